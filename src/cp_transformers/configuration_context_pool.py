@@ -1,0 +1,81 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""The configuration fields of ContextPool, shared by every model family."""
+
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+
+
+@dataclass
+class ContextPoolConfigMixin:
+    """
+    The fields that a configuration adds to its upstream class.
+
+    Args:
+        pool_hidden_size: channels inside the predictor.
+        pool_kernel_size: kernel of the predictor's convolution, odd.
+        pool_range: the largest support size sigma, as a fraction of the number of valid tokens (text) or of the longer
+            side of the grid (images).
+        pool_num_heads: pooling heads, each owning an equal slice of the channels.
+        pool_max_offset: how far the centre of a head's pool may move from its token, in positions; 0 for not at all.
+        pool_gate: whether a gate, one a channel and zero at the start, mixes the pooled tokens in. Conversion of a
+            pretrained checkpoint sets it, so that the converted model starts where its source stood.
+        pool_placement: "attention" pools what queries, keys and values are computed from and leaves the residual
+            stream alone; "block" pools the block's whole input.
+        pool_layers: the indices of the layers that pool; None for all.
+        output_pool_sizes: whether the models return the predicted support sizes, see `pool_sizes` of the outputs.
+
+    Raises:
+        huggingface_hub.errors.StrictDataclassError: a value is of the wrong type or out of its range, or a name that
+            begins with `pool_` is not one of these fields.
+    """
+
+    pool_hidden_size: int = 64
+    pool_kernel_size: int = 3
+    pool_range: float | int = 0.1
+    pool_num_heads: int = 1
+    pool_max_offset: float | int = 0.0
+    pool_gate: bool = False
+    pool_placement: str = "attention"
+    pool_layers: list[int] | tuple[int, ...] | None = None
+    output_pool_sizes: bool = False
+
+    def __post_init__(self, **kwargs):
+        # Configurations take any keyword, so a misspelt field, or one of a later version, would do nothing, silently.
+        known = [field.name for field in fields(self) if field.name.startswith("pool_")]
+        for name in kwargs:
+            if name.startswith("pool_"):
+                close = get_close_matches(name, known, n=1)
+                hint = f"did you mean {close[0]}?" if close else f"the fields are {', '.join(known)}."
+                raise ValueError(f"{type(self).__name__} of this version has no field {name}; {hint}")
+        if self.pool_layers is not None:
+            self.pool_layers = list(self.pool_layers)  # as JSON gives it back
+        super().__post_init__(**kwargs)  # type: ignore[misc]
+
+    def validate_context_pool(self):
+        """Checks the `pool_*` fields; run by transformers after construction and before saving."""
+        for name in ("pool_hidden_size", "pool_num_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        if self.pool_kernel_size < 1 or self.pool_kernel_size % 2 == 0:
+            raise ValueError(f"pool_kernel_size must be odd and positive, not {self.pool_kernel_size}.")
+        if not 0 < self.pool_range < float("inf"):
+            raise ValueError(f"pool_range must be positive and finite, not {self.pool_range}.")
+        if not 0 <= self.pool_max_offset < float("inf"):
+            raise ValueError(f"pool_max_offset must be zero or positive and finite, not {self.pool_max_offset}.")
+        if self.pool_placement not in ("attention", "block"):
+            raise ValueError(f'pool_placement must be "attention" or "block", not "{self.pool_placement}".')
+        if self.hidden_size % self.pool_num_heads:
+            raise ValueError(
+                f"pool_num_heads ({self.pool_num_heads}) must divide hidden_size ({self.hidden_size}): "
+                "each pooling head owns an equal slice of the channels."
+            )
+        if self.pool_layers is not None:
+            outside = [layer for layer in self.pool_layers if not 0 <= layer < self.num_hidden_layers]
+            if outside:
+                raise ValueError(
+                    f"pool_layers names {outside}, but the layers are 0 to {self.num_hidden_layers - 1}; "
+                    "use None to pool before every layer."
+                )
+            if len(set(self.pool_layers)) < len(self.pool_layers):
+                raise ValueError(f"pool_layers names a layer twice: {self.pool_layers}.")

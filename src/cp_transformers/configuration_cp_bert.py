@@ -1,0 +1,29 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""CP-BERT model configuration."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import BertConfig
+
+from .configuration_context_pool import ContextPoolConfigMixin
+
+
+@strict
+class CPBertConfig(ContextPoolConfigMixin, BertConfig):
+    __doc__ = f"""
+    Configuration of the CP-BERT models: every field of [`~transformers.BertConfig`], with the same defaults, and
+    those of ContextPool.
+    {ContextPoolConfigMixin.__doc__}
+    Example:
+
+    ```python
+    >>> from cp_transformers import CPBertConfig, CPBertModel
+
+    >>> model = CPBertModel(CPBertConfig(num_hidden_layers=4, pool_num_heads=2, pool_max_offset=2.0))
+    ```"""
+
+    model_type = "cp_bert"
+    keys_to_ignore_at_inference = ["past_key_values", "pool_sizes"]
+
+
+__all__ = ["CPBertConfig"]

@@ -1,0 +1,244 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""ContextPool: every token pools its neighbours with learned weights over a learned support size.
+
+The idea is that of Huang, Talbott, Jaitly and Susskind, "Efficient Representation Learning via Adaptive Context
+Pooling", ICML 2022 (arXiv 2207.01844). The equations are this project's own definition of it, consistent with the
+paper's abstract; pooling heads and offsets are additions of this project:
+
+    (w, s, o) = predictor(x * m)                                   per token and pooling head
+    sigma_ih  = max(pool_range * extent * sigmoid(s_ih), MIN_SIGMA)
+    centre_ih = position_i + pool_max_offset * tanh(o_ih)
+    p_ijh     = softmax over valid j of (w_jh - |centre_ih - position_j|^2 / (2 sigma_ih^2))
+    y_i       = for each head h, its slice of the channels: sum_j p_ijh x_j[slice h]
+    out_i     = y_i, or x_i + gate * (y_i - x_i) where there is a gate
+
+A sequence is a grid of one row. `extent` is the number of valid tokens of the example (a sequence) or the longer side
+of the grid (an image).
+"""
+
+import math
+
+import torch
+from torch import nn
+
+
+# The floor of sigma, in positions. Below it the next neighbour weighs less than exp(-50), so pooling is the identity.
+MIN_SIGMA = 0.1
+
+# Where sigma starts, as a fraction of its range (pool_range * extent), by the number of spatial dimensions.
+INITIAL_SIGMA = {1: 0.25, 2: 0.5}
+
+
+def pooling_weights(
+    weights: torch.Tensor,
+    sigma: torch.Tensor,
+    offsets: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
+    grid_size: tuple[int, int] | None = None,
+) -> torch.Tensor:
+    """The weight `p` with which every token enters every other token's pool.
+
+    Args:
+        weights: `(batch, heads, tokens)`, the logarithm of each token's weight in anybody's pool.
+        sigma: `(batch, heads, tokens)`, positive, the width of each token's Gaussian in positions.
+        offsets: `(batch, heads, tokens, 1)` for a sequence, `(batch, heads, tokens, 2)` (rows, columns) for a grid:
+            the centre of each token's Gaussian relative to the token, in positions. None: the token itself.
+        mask: `(batch, tokens)`, boolean or 0/1, True where a token is valid. None: all are.
+        grid_size: (rows, columns) of a grid whose tokens come row by row. None: the tokens are a sequence.
+
+    Returns:
+        `(batch, heads, tokens, tokens)` in float32, or float64 for float64 input. Rows sum to one; invalid columns are
+        exactly zero, except in examples without any valid token.
+
+    Raises:
+        ValueError: `grid_size` does not hold as many positions as there are tokens, or `offsets` has the wrong number
+            of coordinates.
+    """
+    num_tokens = weights.shape[-1]
+    dtype = torch.promote_types(weights.dtype, torch.float32)
+    positions = _positions(num_tokens, grid_size, weights.device, dtype)  # one (tokens,) vector a dimension
+    if offsets is None:
+        centres = positions
+    elif offsets.shape[-1] != len(positions):
+        raise ValueError(f"offsets need {len(positions)} coordinates a token, not {offsets.shape[-1]}.")
+    else:
+        centres = [position + offset for position, offset in zip(positions, offsets.to(dtype).unbind(-1))]
+    squared_distance = sum((centre[..., None] - position) ** 2 for centre, position in zip(centres, positions))
+
+    log_weights = weights.to(dtype)
+    if mask is not None:
+        log_weights = log_weights.masked_fill(~mask.bool()[:, None], torch.finfo(dtype).min)
+    precision = -0.5 / sigma.to(dtype) ** 2
+    return torch.addcmul(log_weights[:, :, None, :], squared_distance, precision[..., None]).softmax(dim=-1)
+
+
+def context_pool(
+    hidden_states: torch.Tensor,
+    weights: torch.Tensor,
+    sigma: torch.Tensor,
+    offsets: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
+    grid_size: tuple[int, int] | None = None,
+) -> torch.Tensor:
+    """Pools `hidden_states` of shape `(batch, tokens, channels)` with the weights of [`pooling_weights`].
+
+    Head `h` of `heads` pools the `h`-th of `heads` equal slices of the channels. The result has the shape and dtype of
+    `hidden_states`. What invalid tokens hold, NaN included, reaches neither the result nor a gradient; an example
+    without any valid token gives zeros.
+
+    Raises:
+        ValueError: the channels are not divisible by the number of heads, or see [`pooling_weights`].
+    """
+    num_heads = weights.shape[1]
+    if hidden_states.shape[-1] % num_heads:
+        raise ValueError(f"{hidden_states.shape[-1]} channels cannot be split into {num_heads} pooling heads.")
+    return _mix(
+        _zero_invalid(hidden_states, mask), pooling_weights(weights, sigma, offsets, mask=mask, grid_size=grid_size)
+    )
+
+
+class ContextPool(nn.Module):
+    """Predicts weights, support sizes and offsets from the tokens, and pools with them. See the module's docstring.
+
+    Args:
+        hidden_size: channels of the tokens.
+        pool_hidden_size: channels inside the predictor, a `kernel x kernel` convolution, GELU and a linear layer.
+        pool_kernel_size: kernel of the predictor's convolution, odd.
+        pool_range: the largest sigma, as a fraction of the extent.
+        pool_num_heads: pooling heads, each owning an equal slice of the channels.
+        pool_max_offset: how far a head's centre may move from its token, in positions. 0: it does not move.
+        pool_gate: whether a learned gate, one a channel and zero at the start, mixes the pooled tokens in.
+        num_dims: 1 for sequences, 2 for grids.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        pool_hidden_size: int = 64,
+        pool_kernel_size: int = 3,
+        pool_range: float = 0.1,
+        pool_num_heads: int = 1,
+        pool_max_offset: float = 0.0,
+        pool_gate: bool = False,
+        num_dims: int = 1,
+    ):
+        super().__init__()
+        if hidden_size % pool_num_heads:
+            raise ValueError(f"hidden_size ({hidden_size}) must be divisible by pool_num_heads ({pool_num_heads}).")
+        self.pool_range = pool_range
+        self.pool_num_heads = pool_num_heads
+        self.pool_max_offset = pool_max_offset
+        self.num_dims = num_dims
+
+        # A sequence is a grid of one row: its kernel is 1 x k, and (batch, tokens, channels) is seen as an image in
+        # channels-last order, so that nothing is transposed in memory.
+        kernel = (1 if num_dims == 1 else pool_kernel_size, pool_kernel_size)
+        self.conv = nn.Conv2d(hidden_size, pool_hidden_size, kernel, padding=(kernel[0] // 2, kernel[1] // 2))
+        self.act = nn.GELU()
+        self.proj = nn.Linear(pool_hidden_size, pool_num_heads * (2 + (num_dims if pool_max_offset else 0)))
+        self.gate = nn.Parameter(torch.zeros(hidden_size)) if pool_gate else None
+        with torch.no_grad():
+            self.proj.bias.copy_(self.initial_bias())
+
+    def initial_bias(self) -> torch.Tensor:
+        """The bias of the predictor at the start, `(heads * numbers a head,)` in float32: equal weights, sigma at
+        `INITIAL_SIGMA` of its range, and the heads' centres spread over the offset's range (left and right in a
+        sequence, around the compass on a grid)."""
+        bias = torch.zeros(self.pool_num_heads, self.proj.out_features // self.pool_num_heads)
+        bias[:, 1] = math.log(INITIAL_SIGMA[self.num_dims] / (1 - INITIAL_SIGMA[self.num_dims]))
+        if self.pool_max_offset and self.pool_num_heads > 1:
+            head = torch.arange(self.pool_num_heads)
+            if self.num_dims == 1:
+                side, step = 2 * (head % 2) - 1, head // 2 + 1
+                bias[:, 2] = torch.atanh(side * step / ((self.pool_num_heads + 1) // 2 + 1))
+            else:
+                angle = 2 * math.pi * head / self.pool_num_heads
+                bias[:, 2:] = torch.atanh(0.5 * torch.stack([angle.sin(), angle.cos()], dim=-1))
+        return bias.flatten()
+
+    def predict(
+        self, hidden_states: torch.Tensor, mask: torch.Tensor | None = None, grid_size: tuple[int, int] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """The `weights`, `sigma` and `offsets` that [`context_pool`] takes, in float32 (float64 for float64 input).
+
+        `hidden_states` must be zero where `mask` is False: a neighbour beyond the end looks like padding.
+        """
+        batch_size, num_tokens, _ = hidden_states.shape
+        rows, columns = grid_size or (1, num_tokens)
+        features = self.conv(hidden_states.transpose(1, 2).unflatten(2, (rows, columns)))
+        prediction = self.proj(self.act(features).flatten(2).transpose(1, 2))
+        prediction = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
+        # (batch, tokens, heads * numbers) -> numbers of (batch, heads, tokens)
+        prediction = prediction.view(batch_size, num_tokens, self.pool_num_heads, -1).transpose(1, 2)
+
+        if grid_size is not None:
+            largest_sigma = self.pool_range * max(rows, columns)
+        elif mask is not None:
+            largest_sigma = self.pool_range * mask.sum(dim=-1, dtype=prediction.dtype)[:, None, None]
+        else:
+            largest_sigma = self.pool_range * num_tokens
+        sigma = (largest_sigma * prediction[..., 1].sigmoid()).clamp(min=MIN_SIGMA)
+        offsets = self.pool_max_offset * prediction[..., 2:].tanh() if self.pool_max_offset else None
+        return prediction[..., 0], sigma, offsets
+
+    def forward(
+        self, hidden_states: torch.Tensor, mask: torch.Tensor | None = None, grid_size: tuple[int, int] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Args:
+            hidden_states: `(batch, tokens, channels)`.
+            mask: `(batch, tokens)`, True or 1 where a token is valid. None: all are.
+            grid_size: (rows, columns), for `num_dims=2` only and required there.
+
+        Returns:
+            The pooled tokens, of the shape and dtype of `hidden_states`, and sigma in positions, `(batch, heads,
+            tokens)` in float32, zero at invalid tokens.
+
+        Raises:
+            ValueError: `grid_size` is missing, not expected, or does not hold as many positions as there are tokens.
+        """
+        if (grid_size is not None) != (self.num_dims == 2):
+            raise ValueError(f"grid_size is for num_dims=2 and required there; num_dims is {self.num_dims}.")
+        _check_grid(grid_size, hidden_states.shape[1])
+        valid_states = _zero_invalid(hidden_states, mask)
+        weights, sigma, offsets = self.predict(valid_states, mask=mask, grid_size=grid_size)
+        pooled = _mix(valid_states, pooling_weights(weights, sigma, offsets, mask=mask, grid_size=grid_size))
+        if self.gate is not None:
+            pooled = hidden_states + self.gate * (pooled - hidden_states)
+        return pooled, sigma if mask is None else sigma * mask[:, None]
+
+    def extra_repr(self) -> str:
+        return (
+            f"pool_range={self.pool_range}, pool_num_heads={self.pool_num_heads}, "
+            f"pool_max_offset={self.pool_max_offset}, pool_gate={self.gate is not None}, num_dims={self.num_dims}"
+        )
+
+
+def _positions(
+    num_tokens: int, grid_size: tuple[int, int] | None, device: torch.device, dtype: torch.dtype
+) -> list[torch.Tensor]:
+    """The coordinates of the tokens, one `(tokens,)` vector a dimension."""
+    _check_grid(grid_size, num_tokens)
+    index = torch.arange(num_tokens, device=device)
+    if grid_size is None:
+        return [index.to(dtype)]
+    return [(index // grid_size[1]).to(dtype), (index % grid_size[1]).to(dtype)]
+
+
+def _check_grid(grid_size: tuple[int, int] | None, num_tokens: int) -> None:
+    if grid_size is not None and grid_size[0] * grid_size[1] != num_tokens:
+        raise ValueError(f"grid_size {grid_size[0]} x {grid_size[1]} does not hold {num_tokens} tokens.")
+
+
+def _zero_invalid(hidden_states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    return hidden_states if mask is None else hidden_states.masked_fill(~mask.bool()[..., None], 0.0)
+
+
+def _mix(hidden_states: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    """`sum_j p_ijh x_j[slice h]` for `(batch, tokens, channels)` and `(batch, heads, tokens, tokens)`."""
+    p = p.to(hidden_states.dtype)
+    if p.shape[1] == 1:
+        return p.squeeze(1) @ hidden_states
+    slices = hidden_states.unflatten(-1, (p.shape[1], -1)).transpose(1, 2)  # (batch, heads, tokens, channels / heads)
+    return (p @ slices).transpose(1, 2).flatten(2)

@@ -1,0 +1,281 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""PyTorch CP-BERT model: BERT whose attention compares pooled contexts, on transformers' own BERT classes.
+
+Only constructors are written anew, since upstream's build stock layers; what they compute is inherited.
+"""
+
+import torch
+from torch import nn
+from transformers.models.bert.modeling_bert import (
+    BertAttention,
+    BertEmbeddings,
+    BertEncoder,
+    BertForMaskedLM,
+    BertForMultipleChoice,
+    BertForNextSentencePrediction,
+    BertForPreTraining,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertIntermediate,
+    BertLayer,
+    BertModel,
+    BertOnlyMLMHead,
+    BertOnlyNSPHead,
+    BertOutput,
+    BertPooler,
+    BertPreTrainedModel,
+    BertPreTrainingHeads,
+    BertSelfAttention,
+    BertSelfOutput,
+)
+
+from .configuration_cp_bert import CPBertConfig
+from .modeling_context_pool import build_context_pool, init_context_pool, with_pool_sizes
+
+
+class CPBertSelfAttention(BertSelfAttention):
+    """Self-attention whose queries, keys and values are computed from pooled tokens."""
+
+    def __init__(self, config: CPBertConfig, layer_idx: int | None = None):
+        super().__init__(config, layer_idx=layer_idx)
+        self.context_pool = build_context_pool(config, num_dims=1)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        pool_mask: torch.Tensor | None = None,
+        pool_sizes: list[torch.Tensor] | None = None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        hidden_states, sizes = self.context_pool(hidden_states, mask=pool_mask)
+        if pool_sizes is not None:
+            pool_sizes.append(sizes)
+        return super().forward(hidden_states, attention_mask, **kwargs)
+
+
+class CPBertAttention(BertAttention):
+    def __init__(self, config: CPBertConfig, layer_idx: int):
+        nn.Module.__init__(self)
+        self.is_cross_attention = False
+        self.self = CPBertSelfAttention(config, layer_idx=layer_idx)
+        self.output = BertSelfOutput(config)
+
+
+class CPBertLayer(BertLayer):
+    """A BERT layer that pools its attention's input or, with `pool_placement="block"`, its own."""
+
+    def __init__(self, config: CPBertConfig, layer_idx: int):
+        nn.Module.__init__(self)
+        pools = config.pool_layers is None or layer_idx in config.pool_layers
+        self.pools_attention = pools and config.pool_placement == "attention"
+        self.context_pool = build_context_pool(config, num_dims=1) if pools and not self.pools_attention else None
+        self.chunk_size_feed_forward = config.chunk_size_feed_forward
+        self.seq_len_dim = 1
+        self.attention = (CPBertAttention if self.pools_attention else BertAttention)(config, layer_idx=layer_idx)
+        self.is_decoder = False
+        self.add_cross_attention = False
+        self.intermediate = BertIntermediate(config)
+        self.output = BertOutput(config)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        *args,
+        pool_mask: torch.Tensor | None = None,
+        pool_sizes: list[torch.Tensor] | None = None,
+        **kwargs,
+    ) -> torch.Tensor:
+        if self.context_pool is not None:
+            hidden_states, sizes = self.context_pool(hidden_states, mask=pool_mask)
+            if pool_sizes is not None:
+                pool_sizes.append(sizes)
+        elif self.pools_attention:
+            kwargs.update(pool_mask=pool_mask, pool_sizes=pool_sizes)
+        return super().forward(hidden_states, attention_mask, *args, **kwargs)
+
+
+class CPBertEncoder(BertEncoder):
+    def __init__(self, config: CPBertConfig):
+        nn.Module.__init__(self)
+        self.config = config
+        self.layer = nn.ModuleList([CPBertLayer(config, layer_idx) for layer_idx in range(config.num_hidden_layers)])
+
+
+class CPBertPreTrainedModel(BertPreTrainedModel):
+    config_class = CPBertConfig
+    config: CPBertConfig
+    _can_record_outputs = {"hidden_states": CPBertLayer, "attentions": BertSelfAttention}
+
+    def __init__(self, config: CPBertConfig):
+        if config.is_decoder or config.add_cross_attention:
+            raise ValueError(
+                "CP-BERT is an encoder: pooling looks at both neighbours, so it would leak the future into a decoder. "
+                "Set is_decoder and add_cross_attention to False."
+            )
+        # Not super(): in the heads that would be upstream's constructor, which builds a stock BertModel.
+        BertPreTrainedModel.__init__(self, config)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        init_context_pool(module)
+
+
+class CPBertModel(CPBertPreTrainedModel, BertModel):
+    """The bare CP-BERT encoder.
+
+    `forward` takes and returns what [`~transformers.BertModel`]'s does as an encoder, and two things more:
+    `output_pool_sizes=True` (see `pool_sizes` of the output) and `pool_mask`, `(batch, tokens)`, True where a token
+    may be pooled. It defaults to `attention_mask` where that has this shape and is required where it has not.
+    """
+
+    _no_split_modules = ["BertEmbeddings", "CPBertLayer"]
+
+    def __init__(self, config: CPBertConfig, add_pooling_layer: bool = True):
+        super().__init__(config)
+        self.gradient_checkpointing = False
+        self.embeddings = BertEmbeddings(config)
+        self.encoder = CPBertEncoder(config)
+        self.pooler = BertPooler(config) if add_pooling_layer else None
+        self.post_init()
+
+    @with_pool_sizes
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        pool_mask: torch.Tensor | None = None,
+        **kwargs,
+    ):
+        for name in ("encoder_hidden_states", "past_key_values"):
+            if kwargs.get(name) is not None:
+                raise ValueError(f"CP-BERT is an encoder and takes no {name}.")
+        if pool_mask is None and attention_mask is not None:
+            if getattr(attention_mask, "ndim", None) != 2:
+                raise ValueError(
+                    "With an attention_mask that is not of shape (batch, tokens), say which tokens may be pooled: "
+                    "pass pool_mask of that shape, True where a token is valid."
+                )
+            pool_mask = attention_mask
+        return super().forward(
+            input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            pool_mask=None if pool_mask is None else pool_mask.bool(),
+            **kwargs,
+        )
+
+
+class CPBertForPreTraining(CPBertPreTrainedModel, BertForPreTraining):
+    """CP-BERT with the two heads of BERT's pretraining: masked language modelling and next sentence prediction."""
+
+    def __init__(self, config: CPBertConfig):
+        super().__init__(config)
+        self.bert = CPBertModel(config)
+        self.cls = BertPreTrainingHeads(config)
+        self.post_init()
+
+    forward = with_pool_sizes(BertForPreTraining.forward)
+
+
+class CPBertForMaskedLM(CPBertPreTrainedModel, BertForMaskedLM):
+    """CP-BERT with a masked language modelling head."""
+
+    def __init__(self, config: CPBertConfig):
+        super().__init__(config)
+        self.bert = CPBertModel(config, add_pooling_layer=False)
+        self.cls = BertOnlyMLMHead(config)
+        self.post_init()
+
+    forward = with_pool_sizes(BertForMaskedLM.forward)
+
+
+class CPBertForNextSentencePrediction(CPBertPreTrainedModel, BertForNextSentencePrediction):
+    """CP-BERT with a next sentence prediction head."""
+
+    def __init__(self, config: CPBertConfig):
+        super().__init__(config)
+        self.bert = CPBertModel(config)
+        self.cls = BertOnlyNSPHead(config)
+        self.post_init()
+
+    forward = with_pool_sizes(BertForNextSentencePrediction.forward)
+
+
+def _classifier_dropout(config: CPBertConfig) -> nn.Dropout:
+    return nn.Dropout(config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout)
+
+
+class CPBertForSequenceClassification(CPBertPreTrainedModel, BertForSequenceClassification):
+    """CP-BERT with a classification or regression head for whole sequences, as GLUE asks for."""
+
+    def __init__(self, config: CPBertConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.bert = CPBertModel(config)
+        self.dropout = _classifier_dropout(config)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    forward = with_pool_sizes(BertForSequenceClassification.forward)
+
+
+class CPBertForMultipleChoice(CPBertPreTrainedModel, BertForMultipleChoice):
+    """CP-BERT with a head that scores each of several choices."""
+
+    def __init__(self, config: CPBertConfig):
+        super().__init__(config)
+        self.bert = CPBertModel(config)
+        self.dropout = _classifier_dropout(config)
+        self.classifier = nn.Linear(config.hidden_size, 1)
+        self.post_init()
+
+    forward = with_pool_sizes(BertForMultipleChoice.forward)
+
+
+class CPBertForTokenClassification(CPBertPreTrainedModel, BertForTokenClassification):
+    """CP-BERT with a classification head for every token, as for named entities."""
+
+    def __init__(self, config: CPBertConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.bert = CPBertModel(config, add_pooling_layer=False)
+        self.dropout = _classifier_dropout(config)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    forward = with_pool_sizes(BertForTokenClassification.forward)
+
+
+class CPBertForQuestionAnswering(CPBertPreTrainedModel, BertForQuestionAnswering):
+    """CP-BERT with a head that finds the start and the end of an answer."""
+
+    def __init__(self, config: CPBertConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.bert = CPBertModel(config, add_pooling_layer=False)
+        self.qa_outputs = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    forward = with_pool_sizes(BertForQuestionAnswering.forward)
+
+
+__all__ = [
+    "CPBertForMaskedLM",
+    "CPBertForMultipleChoice",
+    "CPBertForNextSentencePrediction",
+    "CPBertForPreTraining",
+    "CPBertForQuestionAnswering",
+    "CPBertForSequenceClassification",
+    "CPBertForTokenClassification",
+    "CPBertModel",
+    "CPBertPreTrainedModel",
+]

@@ -1,0 +1,58 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""Registration of the model families with transformers' Auto classes."""
+
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForMultipleChoice,
+    AutoModelForNextSentencePrediction,
+    AutoModelForPreTraining,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    BertTokenizer,
+)
+
+from .configuration_cp_bert import CPBertConfig
+from .modeling_cp_bert import (
+    CPBertForMaskedLM,
+    CPBertForMultipleChoice,
+    CPBertForNextSentencePrediction,
+    CPBertForPreTraining,
+    CPBertForQuestionAnswering,
+    CPBertForSequenceClassification,
+    CPBertForTokenClassification,
+    CPBertModel,
+)
+
+
+# configuration -> the model that each Auto class gives for it
+AUTO_MODELS = {
+    CPBertConfig: {
+        AutoModel: CPBertModel,
+        AutoModelForPreTraining: CPBertForPreTraining,
+        AutoModelForMaskedLM: CPBertForMaskedLM,
+        AutoModelForNextSentencePrediction: CPBertForNextSentencePrediction,
+        AutoModelForSequenceClassification: CPBertForSequenceClassification,
+        AutoModelForMultipleChoice: CPBertForMultipleChoice,
+        AutoModelForTokenClassification: CPBertForTokenClassification,
+        AutoModelForQuestionAnswering: CPBertForQuestionAnswering,
+    },
+}
+
+# configuration -> tokenizer
+AUTO_TOKENIZERS = {CPBertConfig: BertTokenizer}
+
+
+def register() -> None:
+    """Makes the Auto classes know every family of this package. Calling it again, or after another copy of the package
+    has registered the same names, is harmless: the last copy wins."""
+    for config_class, models in AUTO_MODELS.items():
+        AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+        for auto_class, model_class in models.items():
+            auto_class.register(config_class, model_class, exist_ok=True)
+    for config_class, tokenizer_class in AUTO_TOKENIZERS.items():
+        AutoTokenizer.register(config_class, tokenizer_class=tokenizer_class, exist_ok=True)
