@@ -1,0 +1,38 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""Shared fixtures. Nothing here or in the tests reaches beyond this machine."""
+
+import logging
+import os
+
+
+# Before transformers and datasets are imported: no test may fall back on a hub.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+import pytest
+import torch
+
+
+class _ErrorOnDeprecation(logging.Handler):
+    """Fails on what transformers and torch deprecate through their loggers instead of through warnings."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if "deprecat" in message.lower():
+            raise DeprecationWarning(f"{record.name}: {message}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def error_on_logged_deprecation():
+    handler = _ErrorOnDeprecation(level=logging.WARNING)
+    for name in ("transformers", "torch"):
+        logging.getLogger(name).addHandler(handler)
+    yield
+    for name in ("transformers", "torch"):
+        logging.getLogger(name).removeHandler(handler)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
