@@ -20,4 +20,21 @@ from .registration import register
 
 __version__ = "0.1.0"
 
+__all__ = [
+    "CPBertConfig",
+    "CPBertForMaskedLM",
+    "CPBertForMultipleChoice",
+    "CPBertForNextSentencePrediction",
+    "CPBertForPreTraining",
+    "CPBertForQuestionAnswering",
+    "CPBertForSequenceClassification",
+    "CPBertForTokenClassification",
+    "CPBertModel",
+    "CPBertPreTrainedModel",
+    "ContextPool",
+    "context_pool",
+    "pooling_weights",
+    "register",
+]
+
 register()

@@ -4,6 +4,7 @@
 
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
+from typing import TYPE_CHECKING, ClassVar
 
 
 @dataclass
@@ -29,6 +30,10 @@ class ContextPoolConfigMixin:
         huggingface_hub.errors.StrictDataclassError: a value is of the wrong type or out of its range, or a name that
             begins with `pool_` is not one of these fields.
     """
+
+    if TYPE_CHECKING:  # of the upstream configuration
+        hidden_size: ClassVar[int]
+        num_hidden_layers: ClassVar[int]
 
     pool_hidden_size: int = 64
     pool_kernel_size: int = 3

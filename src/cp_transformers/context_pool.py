@@ -64,7 +64,8 @@ def pooling_weights(
         raise ValueError(f"offsets need {len(positions)} coordinates a token, not {offsets.shape[-1]}.")
     else:
         centres = [position + offset for position, offset in zip(positions, offsets.to(dtype).unbind(-1))]
-    squared_distance = sum((centre[..., None] - position) ** 2 for centre, position in zip(centres, positions))
+    squared_distances = [(centre[..., None] - position) ** 2 for centre, position in zip(centres, positions)]
+    squared_distance = sum(squared_distances[1:], squared_distances[0])
 
     log_weights = weights.to(dtype)
     if mask is not None:
@@ -172,6 +173,7 @@ class ContextPool(nn.Module):
         # (batch, tokens, heads * numbers) -> numbers of (batch, heads, tokens)
         prediction = prediction.view(batch_size, num_tokens, self.pool_num_heads, -1).transpose(1, 2)
 
+        largest_sigma: float | torch.Tensor
         if grid_size is not None:
             largest_sigma = self.pool_range * max(rows, columns)
         elif mask is not None:

@@ -1,0 +1,54 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""The command line: `cp-transformers <command>`."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from . import __version__
+
+
+# command -> (the module whose main() it runs, what it does)
+COMMANDS = {
+    "demo": ("cp_transformers.tasks.demo", "convert real weights, fine-tune them, compare with stock models"),
+    "convert": ("cp_transformers.conversion", "turn a pretrained checkpoint into its ContextPool variant"),
+}
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs a command and returns the exit status: 0, or 1 after an error that the user can do something about."""
+    args = sys.argv[1:] if args is None else list(args)
+    if args == ["--version"]:
+        print(__version__)
+        return 0
+    if not args or args[0] in ("-h", "--help"):
+        print("usage: cp-transformers <command> [options]\n\ncommands:")
+        for name, (_, text) in COMMANDS.items():
+            print(f"  {name:<10}{text}")
+        print("\nHelp on a command: cp-transformers <command> --help")
+        return 0
+    if args[0] not in COMMANDS:
+        return _fail(f"there is no command {args[0]}; the commands are {', '.join(COMMANDS)}")
+    return run(COMMANDS[args[0]][0], args[1:])
+
+
+def run(module: str, args: Sequence[str] | None = None) -> int:
+    """Runs the `main` of a module, with errors as sentences instead of tracebacks; for `scripts/` as well."""
+    try:
+        importlib.import_module(module).main(args)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, ImportError) as error:
+        return _fail(str(error))
+    return 0
+
+
+def _fail(message: str) -> int:
+    print(f"cp-transformers: {message}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

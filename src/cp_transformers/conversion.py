@@ -1,0 +1,541 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""Conversion of pretrained checkpoints: loads one, inserts the pooling modules, checks the result and writes it."""
+
+import argparse
+import copy
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import safetensors
+import torch
+import transformers
+from huggingface_hub import ModelCard, ModelCardData, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    StrictDataclassError,
+)
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from . import __version__
+from .configuration_cp_bert import CPBertConfig
+from .files import new_checkpoint_folder
+from .registration import AUTO_MODELS
+
+
+class ConversionError(ValueError):
+    """A checkpoint cannot be converted; the message says why and what to do about it."""
+
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+)
+
+
+def _text_inputs(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> dict[str, torch.Tensor]:
+    """Seeded token ids of mixed lengths, padded on the right, as `model_class` takes them."""
+    generator = torch.Generator().manual_seed(0)
+    longest = min(64, config.max_position_embeddings)
+    lengths = torch.tensor([longest, max(1, longest // 2), max(1, longest // 8), 1])
+    input_ids = torch.randint(config.vocab_size, (len(lengths), longest), generator=generator)
+    attention_mask = (torch.arange(longest) < lengths[:, None]).long()
+    if config.pad_token_id is not None:
+        input_ids = input_ids.masked_fill(attention_mask == 0, config.pad_token_id)
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+    if model_class.__name__.endswith("ForMultipleChoice"):
+        inputs = {name: tensor.unflatten(0, (2, 2)) for name, tensor in inputs.items()}  # two examples, two choices
+    return inputs
+
+
+@dataclass(frozen=True)
+class Family:
+    """What conversion has to know of a model family."""
+
+    config_class: type[PreTrainedConfig]
+    layer_key: str  # matches the name of a layer's parameter: what precedes its index, the index, what follows
+    full_head: str  # the upstream class that holds every pretraining head
+    example_inputs: Callable[[PreTrainedConfig, type[PreTrainedModel]], dict[str, torch.Tensor]]
+    processor_files: tuple[str, ...]
+
+    @property
+    def models(self) -> dict[str, type[PreTrainedModel]]:
+        """From the name of an upstream class to the class that it is converted to."""
+        return {model.__name__.removeprefix("CP"): model for model in AUTO_MODELS[self.config_class].values()}
+
+
+# by the source's model_type
+FAMILIES = {
+    "bert": Family(
+        CPBertConfig,
+        layer_key=r"(.*\bencoder\.layer\.)(\d+)(\..*)",
+        full_head="BertForPreTraining",
+        example_inputs=_text_inputs,
+        processor_files=TOKENIZER_FILES,
+    ),
+}
+
+
+def parse_layers(layers: str | Sequence[int] | None, num_layers: int) -> list[int]:
+    """The indices of the layers to keep.
+
+    Args:
+        layers: indices, or a string: "0,1,2,3"; "first:4"; "last:4"; "every:2" (layers 0, 2, 4, ...). None: all.
+        num_layers: how many layers there are.
+
+    Raises:
+        ConversionError: the string has another form, or an index is out of range or repeated.
+    """
+    if layers is None:
+        return list(range(num_layers))
+    if isinstance(layers, str):
+        if match := re.fullmatch(r"(first|last|every):(\d+)", layers.strip()):
+            count = int(match[2])
+            if not 1 <= count <= num_layers:
+                raise ConversionError(f"{layers}: the number must be from 1 to {num_layers}.")
+            every = range(num_layers)
+            return list({"first": every[:count], "last": every[-count:], "every": every[::count]}[match[1]])
+        if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", layers):
+            raise ConversionError(f"{layers}: give layers as in 0,1,2,3, or first:4, last:4 or every:2.")
+        layers = [int(index) for index in layers.split(",")]
+    layers = list(layers)
+    if not layers:
+        raise ConversionError("No layer would be left; name at least one.")
+    outside = [index for index in layers if not 0 <= index < num_layers]
+    if outside:
+        raise ConversionError(f"There is no layer {outside[0]}; the layers are 0 to {num_layers - 1}.")
+    if len(set(layers)) < len(layers):
+        raise ConversionError(f"A layer can be kept only once: {','.join(map(str, layers))}.")
+    return layers
+
+
+def cut_layers(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
+    """A model of the same class and dtype that has only these layers of `model`, in this order.
+
+    Raises:
+        ConversionError: the model's family is not one that can be converted.
+        ValueError: an index is out of range or repeated.
+    """
+    family = _family(model.config.model_type)
+    layers = parse_layers(layers, model.config.num_hidden_layers)
+    config = copy.deepcopy(model.config)
+    config.num_hidden_layers = len(layers)
+    cut = type(model)(config).to(model.dtype)
+    cut.load_state_dict(_renumber(model.state_dict(), layers, family.layer_key))
+    return cut.train(model.training)
+
+
+def convert_model(model: PreTrainedModel, layers: Sequence[int] | None = None, **pool_config: Any) -> PreTrainedModel:
+    """The ContextPool variant of `model`, in memory: same weights, new pooling modules, same head.
+
+    Args:
+        model: a stock model of a family that can be converted, with any of its heads.
+        layers: the indices of the layers to keep; None for all.
+        pool_config: fields of the new configuration that begin with `pool_`; `pool_gate` is True by default.
+
+    Returns:
+        A model in evaluation mode, of the dtype of `model`. Its pooling modules are drawn from torch's generator.
+
+    Raises:
+        ConversionError: the model cannot be converted, a `pool_` field is wrong, or the keys of the two models differ
+            by more than the pooling modules.
+    """
+    family = _family(model.config.model_type)
+    model_class = _converted_class(family, type(model).__name__)
+    if foreign := [name for name in pool_config if not name.startswith("pool_")]:
+        raise ConversionError(f"Only fields that begin with pool_ can be set, not {_some(foreign)}.")
+    if getattr(model.config, "is_decoder", False):
+        raise ConversionError("The source is a decoder; only encoders can be converted.")
+    layers = parse_layers(layers, model.config.num_hidden_layers)
+    if pool_config.get("pool_layers") is not None:
+        pool_config["pool_layers"] = parse_layers(pool_config["pool_layers"], len(layers))
+    fields = {name: value for name, value in model.config.to_dict().items() if name not in ("model_type", "auto_map")}
+    fields.update({"pool_gate": True, **pool_config, "num_hidden_layers": len(layers)})
+    try:
+        config = family.config_class.from_dict(fields)
+    except (StrictDataclassError, ValueError) as error:
+        raise ConversionError(str(error.__cause__ or error)) from error
+    config._attn_implementation = model.config._attn_implementation
+
+    converted = model_class(config).to(model.dtype)
+    missing, unexpected = converted.load_state_dict(_renumber(model.state_dict(), layers, family.layer_key), False)
+    foreign = [key for key in missing if ".context_pool." not in key] + unexpected
+    if foreign:
+        raise ConversionError(f"The source's weights do not fit {model_class.__name__}: {_some(foreign)}.")
+    return converted.eval()
+
+
+@torch.no_grad()
+def parity(model: PreTrainedModel, converted: PreTrainedModel) -> float:
+    """The largest absolute difference between any outputs of the two models, hidden states included, on the same
+    seeded inputs of mixed lengths with padding. Both are put into evaluation mode."""
+    inputs = _family(model.config.model_type).example_inputs(model.config, type(model))
+    outputs = [each.eval()(**inputs, output_hidden_states=True).to_tuple() for each in (model, converted)]
+    pairs = list(zip(*(list(_tensors(output)) for output in outputs), strict=True))
+    return max((a.double() - b.double()).abs().max().item() for a, b in pairs)
+
+
+def convert_checkpoint(
+    source: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    revision: str | None = None,
+    layers: str | Sequence[int] | None = None,
+    dtype: str | None = None,
+    overwrite: bool = False,
+    **pool_config: Any,
+) -> dict[str, Any]:
+    """Converts a pretrained checkpoint and writes the result: config, safetensors, tokenizer, card, conversion.json.
+
+    Nothing is written unless every check passes: all of the source's weights are used and none is missing, the
+    converted model's keys are the source's and the pooling's, and, in float32, its outputs equal those of the source
+    (cut to the same layers); with the gate, which starts at zero, the difference must be exactly 0.0.
+
+    Args:
+        source: a folder, or the id of a model on the Hub, of any head of a family that can be converted. A Hub token
+            is taken from the environment or from `hf auth login`.
+        output: the folder to write.
+        revision: branch, tag or commit, for a source on the Hub.
+        layers: the source's layers to keep, see [`parse_layers`].
+        dtype: "float32", "float16" or "bfloat16"; None for the source's own. The checks are made in float32.
+        overwrite: replace a checkpoint that stands at `output`.
+        pool_config: fields of the new configuration that begin with `pool_`; `pool_gate` is True by default.
+
+    Returns:
+        The record that is written to `conversion.json`.
+
+    Raises:
+        ConversionError: with one sentence that says what is wrong and what to do.
+        FileExistsError: see [`~cp_transformers.files.new_checkpoint_folder`].
+        OSError: the output cannot be written.
+    """
+    if dtype not in (None, "float32", "float16", "bfloat16"):
+        raise ConversionError(f"dtype must be float32, float16 or bfloat16, not {dtype}.")
+    with new_checkpoint_folder(output, overwrite) as folder, quiet():
+        source_folder, commit = _fetch(source, revision)
+        family = _family(_read_model_type(source_folder))
+        weight_files = _weight_files(source_folder)
+        model = _load_source(source_folder, family)
+        kept = parse_layers(layers, model.config.num_hidden_layers)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            converted = convert_model(model, kept, **pool_config)
+        source_dtype = model.config.dtype or torch.float32
+        model = model.float()
+        reference = model if kept == list(range(model.config.num_hidden_layers)) else cut_layers(model, kept)
+        difference = parity(reference, converted.float())
+        # written so that NaN fails as well
+        if not (difference == 0.0 if converted.config.pool_gate else difference < float("inf")):
+            raise ConversionError(
+                f"The converted model's outputs differ from the source's by {difference}; nothing was written. "
+                "Please report this with the source's name."
+            )
+
+        record: dict[str, Any] = {
+            "source": os.path.basename(os.path.abspath(source)) if Path(source).is_dir() else str(source),
+            "revision": revision,
+            "commit": commit,
+            "source_sha256": {file.name: _sha256(file) for file in weight_files},
+            "source_class": type(model).__name__,
+            "model_class": type(converted).__name__,
+            "layers": kept,
+            "pool_config": {k: v for k, v in converted.config.to_dict().items() if k.startswith("pool_")},
+            "dtype": dtype or str(source_dtype).removeprefix("torch."),
+            "parity": {"max_abs_difference": difference, "dtype": "float32"},
+            "versions": {
+                "cp_transformers": __version__,
+                "transformers": transformers.__version__,
+                "torch": torch.__version__,
+                "safetensors": safetensors.__version__,
+                "huggingface_hub": huggingface_hub.__version__,
+            },
+        }
+        converted = converted.to(getattr(torch, record["dtype"]))
+        converted.save_pretrained(folder)
+        for name in family.processor_files:
+            if (source_folder / name).is_file():
+                (folder / name).write_bytes((source_folder / name).read_bytes())
+        (folder / "conversion.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        (folder / "README.md").write_text(_card(record, converted, source_folder), encoding="utf-8")
+        _check_written(folder, converted)
+    return record
+
+
+def _family(model_type: str) -> Family:
+    if model_type in {family.config_class.model_type for family in FAMILIES.values()}:
+        raise ConversionError(f"The source is a {model_type} checkpoint already; there is nothing to convert.")
+    if model_type not in FAMILIES:
+        raise ConversionError(
+            f'Model type "{model_type}" cannot be converted; the types that can are: {", ".join(FAMILIES)}.'
+        )
+    return FAMILIES[model_type]
+
+
+def _converted_class(family: Family, source_class: str) -> type[PreTrainedModel]:
+    if source_class not in family.models:
+        raise ConversionError(
+            f"{source_class} cannot be converted; the classes that can are: {', '.join(sorted(family.models))}."
+        )
+    return family.models[source_class]
+
+
+def _renumber(state_dict: dict[str, torch.Tensor], layers: Sequence[int], layer_key: str) -> dict[str, torch.Tensor]:
+    """The entries outside the layers, and those of `layers` under their new indices."""
+    new_index = {old: new for new, old in enumerate(layers)}
+    renumbered = {}
+    for key, tensor in state_dict.items():
+        match = re.fullmatch(layer_key, key)
+        if match is None:
+            renumbered[key] = tensor
+        elif int(match[2]) in new_index:
+            renumbered[f"{match[1]}{new_index[int(match[2])]}{match[3]}"] = tensor
+    return renumbered
+
+
+def _fetch(source: str | os.PathLike, revision: str | None) -> tuple[Path, str | None]:
+    """A local folder that holds the source, and the commit where it comes from the Hub."""
+    if Path(source).is_dir():
+        if revision is not None:
+            raise ConversionError(f"--revision is for models on the Hub, but {source} is a folder; leave it out.")
+        return Path(source), None
+    patterns = ["config.json", "README.md", "model*.safetensors", "model.safetensors.index.json"]
+    patterns += [name for family in FAMILIES.values() for name in family.processor_files]
+    try:
+        folder = Path(snapshot_download(str(source), revision=revision, allow_patterns=patterns))
+    except HFValidationError as error:
+        raise ConversionError(f"{source} is neither a folder nor the id of a model on the Hub.") from error
+    except GatedRepoError as error:
+        raise ConversionError(
+            f"{source} is gated: ask for access on its page, then log in with `hf auth login`."
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ConversionError(f"{source} has no revision {revision}.") from error
+    except RepositoryNotFoundError as error:
+        raise ConversionError(
+            f"{source} is neither a folder nor a model on the Hub that you may read; if it is private, log in with "
+            "`hf auth login`."
+        ) from error
+    except LocalEntryNotFoundError as error:
+        raise ConversionError(
+            f"{source} is no folder, and the Hub cannot be reached; check the name, or the network connection."
+        ) from error
+    except (HfHubHTTPError, OSError) as error:
+        raise ConversionError(f"{source} could not be downloaded from the Hub: {_first_line(error)}") from error
+    return folder, folder.name
+
+
+def _read_model_type(folder: Path) -> str:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return str(config["model_type"])
+    except FileNotFoundError as error:
+        raise ConversionError(f"{folder} is not a checkpoint: it has no config.json.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConversionError(f"{folder / 'config.json'} is not a model's configuration (no model_type).") from error
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint, each of which can be opened."""
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").is_file():
+        names = ["model.safetensors"]
+    elif index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConversionError(f"{index} is corrupted; fetch the source again.") from error
+    elif pickles := sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern)):
+        raise ConversionError(
+            f"{folder} has its weights only as pickle ({pickles[0]}), which is never loaded here, because loading it "
+            "can run any code; save the model as safetensors first."
+        )
+    else:
+        raise ConversionError(f"{folder} is not a checkpoint: it has no model.safetensors.")
+    for name in names:
+        if Path(name).name != name:
+            raise ConversionError(f"{index} names {name}, which is not a file beside it.")
+        try:
+            with safetensors.safe_open(folder / name, framework="pt"):
+                pass
+        except FileNotFoundError as error:
+            raise ConversionError(f"{folder} is incomplete: {name} is missing; fetch the source again.") from error
+        except (safetensors.SafetensorError, OSError) as error:
+            raise ConversionError(
+                f"{folder / name} is truncated or corrupted ({_first_line(error)}); fetch the source again."
+            ) from error
+    return [folder / name for name in names]
+
+
+def _load_source(folder: Path, family: Family) -> PreTrainedModel:
+    """The source's model, in the class that its config names, with all of its weights: where they hold more than that
+    class (as BERT's own do: masked language modelling is named, all pretraining heads are there), the full one."""
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (StrictDataclassError, ValueError, TypeError, OSError) as error:
+        raise ConversionError(f"{folder / 'config.json'} is not valid: {_first_line(error)}") from error
+    named = (config.architectures or [None])[0]
+    if named is None:
+        raise ConversionError(
+            f'{folder / "config.json"} does not name the model\'s class; add "architectures", one of: '
+            f"{', '.join(sorted(family.models))}."
+        )
+    _converted_class(family, named)
+    problems = {}
+    for name in dict.fromkeys([named, family.full_head]):
+        try:
+            model, info = getattr(transformers, name).from_pretrained(
+                folder, config=config, use_safetensors=True, output_loading_info=True
+            )
+        except (RuntimeError, ValueError, OSError, safetensors.SafetensorError) as error:
+            raise ConversionError(f"{folder} cannot be loaded as {name}: {_first_line(error)}") from error
+        missing = sorted(info["missing_keys"])
+        unexpected = sorted(key for key in info["unexpected_keys"] if not key.endswith(".position_ids"))
+        if not missing and not unexpected:
+            return model
+        problems[name] = f"missing {_some(missing)}" if missing else f"not part of it {_some(unexpected)}"
+    raise ConversionError(
+        f"The weights in {folder} are not those of {named}, which its config.json names: {problems[named]}. "
+        'Correct "architectures", or save the model again with its class.'
+    )
+
+
+def _check_written(folder: Path, converted: PreTrainedModel) -> None:
+    """Loads what was written and compares every tensor."""
+    loaded, info = type(converted).from_pretrained(folder, output_loading_info=True)
+    expected = converted.state_dict()
+    same = all(torch.equal(tensor, expected[key]) for key, tensor in loaded.state_dict().items())
+    if not same or any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")):
+        raise ConversionError(f"What was written cannot be loaded as it was saved ({info}); nothing was kept.")
+
+
+def _card(record: dict[str, Any], model: PreTrainedModel, source_folder: Path) -> str:
+    """A first model card: what the checkpoint is, how it was made and how to load it."""
+    license_name = None
+    if (source_folder / "README.md").is_file():
+        try:
+            license_name = ModelCard.load(source_folder / "README.md").data.license
+        except (ValueError, OSError):  # a README that is no model card
+            pass
+    on_the_hub = record["commit"] is not None
+    data = ModelCardData(
+        library_name="transformers",
+        license=license_name,
+        base_model=record["source"] if on_the_hub else None,
+        tags=["context-pool", model.config.model_type],
+    )
+    auto_class = next(
+        auto.__name__ for auto, cls in AUTO_MODELS[type(model.config)].items() if cls.__name__ == record["model_class"]
+    )
+    return f"""---
+{data.to_yaml()}
+---
+
+# ContextPool variant of {record["source"]}
+
+`{record["model_class"]}`, converted from `{record["source_class"]}` with layers {record["layers"]} of the source and
+pooling modules before attention that have not been trained. On the conversion's seeded inputs its outputs differ from
+the source's (cut to the same layers) by at most {record["parity"]["max_abs_difference"]} in float32. `conversion.json`
+has the whole record. It is meant to be fine-tuned; the source's limits apply.
+
+```python
+import cp_transformers
+from transformers import {auto_class}
+model = {auto_class}.from_pretrained("path/to/this/folder")
+```
+
+ContextPool: Huang, Talbott, Jaitly, Susskind, "Efficient Representation Learning via Adaptive Context Pooling",
+ICML 2022, arXiv 2207.01844.
+"""
+
+
+def _tensors(output: Any) -> Iterable[torch.Tensor]:
+    if isinstance(output, torch.Tensor):
+        yield output
+    else:
+        for part in output:
+            yield from _tensors(part)
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _some(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silences transformers' report on the keys of a checkpoint, for those who check the keys themselves."""
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """The command `cp-transformers convert`."""
+    parser = argparse.ArgumentParser(
+        prog="cp-transformers convert",
+        description="Load a pretrained checkpoint, insert the pooling modules before attention, check that the result "
+        f"computes what the source computes, and write it. Model types: {', '.join(FAMILIES)}, any of their heads.",
+        epilog="A Hub token is taken from the environment (HF_TOKEN) or from `hf auth login`.",
+    )
+    parser.add_argument("source", help="a folder, or the id of a model on the Hub")
+    parser.add_argument("output", help="the folder to write; it appears when it is whole")
+    parser.add_argument("--revision", help="branch, tag or commit of a source on the Hub")
+    parser.add_argument("--layers", help="layers to keep: 0,1,2,3 or first:4, last:4, every:2 (default: all)")
+    parser.add_argument(
+        "--pool-layers", help="layers that pool, in the same notation, counted in the converted model (default: all)"
+    )
+    defaults = CPBertConfig()
+    for name, kind, text in (
+        ("pool_hidden_size", int, "channels inside the predictor"),
+        ("pool_kernel_size", int, "kernel of the predictor's convolution, odd"),
+        ("pool_range", float, "largest support size, as a fraction of the sequence"),
+        ("pool_num_heads", int, "pooling heads"),
+        ("pool_max_offset", float, "how far a pool's centre may move, in positions"),
+    ):
+        flag = "--" + name.replace("_", "-")
+        parser.add_argument(flag, type=kind, default=getattr(defaults, name), help=f"{text} (default: %(default)s)")
+    parser.add_argument("--pool-placement", choices=("attention", "block"), default=defaults.pool_placement)
+    parser.add_argument(
+        "--no-gate", action="store_true", help="leave out the gate; the result then differs from the source at once"
+    )
+    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="of the result (default: as is)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint that stands at OUTPUT")
+    options = vars(parser.parse_args(args))
+    options["pool_gate"] = not options.pop("no_gate")
+
+    record = convert_checkpoint(**options)
+    print(
+        f"{record['source']} ({record['source_class']}) -> {options['output']} ({record['model_class']}, "
+        f"{len(record['layers'])} layers); largest difference of any output, in float32: "
+        f"{record['parity']['max_abs_difference']}"
+    )

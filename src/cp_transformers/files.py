@@ -1,0 +1,46 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""Writing folders whole or not at all."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def new_checkpoint_folder(output: str | os.PathLike, overwrite: bool = False) -> Iterator[Path]:
+    """Yields an empty folder beside `output`, which takes the name `output` when the block ends without an error.
+
+    Until then nothing can be seen at `output`; an existing folder there stays whole until it is replaced, and an error
+    or an interruption leaves it as it was.
+
+    Raises:
+        FileExistsError: `output` exists and is not an empty folder, and `overwrite` is False; or it is True, but what
+            stands there is no checkpoint (it has no `config.json`), so that a slip of the hand deletes nothing else.
+        OSError: the parent folder cannot be written to.
+    """
+    output = Path(output).resolve()
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        if not overwrite:
+            raise FileExistsError(f"{output} exists; choose another output or pass --overwrite to replace it.")
+        if not (output / "config.json").is_file():
+            raise FileExistsError(f"{output} is not a checkpoint, so it is not overwritten; choose another output.")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    try:
+        folder = work / "new"
+        folder.mkdir()
+        yield folder
+        if output.exists():
+            output.rename(work / "old")
+        try:
+            folder.rename(output)
+        except BaseException:
+            if (work / "old").exists():
+                (work / "old").rename(output)
+            raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)

@@ -1,0 +1,39 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""Training helpers."""
+
+from typing import Any
+
+from torch import nn
+
+
+def param_groups(
+    model: nn.Module, learning_rate: float, pool_learning_rate: float | None = None, weight_decay: float = 0.0
+) -> list[dict[str, Any]]:
+    """Parameter groups for an optimiser that give the pooling modules a learning rate of their own.
+
+    In a converted checkpoint everything is pretrained but the pooling, whose gate starts at zero: at the learning rate
+    that suits the pretrained weights it hardly opens. Biases, norms and gates get no weight decay.
+
+    Args:
+        model: a CP model, or any other (then there is no pooling group).
+        learning_rate: for all parameters but the pooling's.
+        pool_learning_rate: for the pooling's parameters; None for the same.
+        weight_decay: for matrices.
+
+    Returns:
+        Groups for a torch optimiser, the pooling's last. With `Trainer`, which builds the schedule for all groups:
+        `Trainer(..., optimizers=(torch.optim.AdamW(param_groups(model, 5e-5, 1e-3)), None))`.
+    """
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault(("context_pool." in name, parameter.ndim > 1), []).append(parameter)
+    return [
+        {
+            "params": groups[pooling, decays],
+            "lr": pool_learning_rate if pooling and pool_learning_rate is not None else learning_rate,
+            "weight_decay": weight_decay if decays else 0.0,
+        }
+        for pooling, decays in sorted(groups)
+    ]
