@@ -49,16 +49,14 @@ def reference_context_pool(hidden_states, weights, sigma, offsets=None, mask=Non
     pooled = torch.zeros(batch_size, num_tokens, num_channels, dtype=torch.float64)
     for b in range(batch_size):
         valid = [j for j in range(num_tokens) if m[b][j]]
-        for channel in range(num_channels):
-            h = channel // (num_channels // num_heads)
+        for h in range(num_heads):
             for i in range(num_tokens):
                 centre = [position[i][axis] + o[b][h][i][axis] for axis in (0, 1)]
-                distance = {j: math.dist(centre, position[j]) for j in valid}
-                logit = {j: w[b][h][j] - distance[j] ** 2 / (2 * s[b][h][i] ** 2) for j in valid}
+                logit = {j: w[b][h][j] - math.dist(centre, position[j]) ** 2 / (2 * s[b][h][i] ** 2) for j in valid}
                 largest = max(logit.values(), default=0.0)
                 total = sum(math.exp(logit[j] - largest) for j in valid)
-                for j in valid:
-                    pooled[b, i, channel] += math.exp(logit[j] - largest) / total * x[b][j][channel]
+                for channel in range(h * num_channels // num_heads, (h + 1) * num_channels // num_heads):
+                    pooled[b, i, channel] = sum(math.exp(logit[j] - largest) / total * x[b][j][channel] for j in valid)
     return pooled
 
 

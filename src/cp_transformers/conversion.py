@@ -227,6 +227,8 @@ def convert_checkpoint(
     """
     if dtype not in (None, "float32", "float16", "bfloat16"):
         raise ConversionError(f"dtype must be float32, float16 or bfloat16, not {dtype}.")
+    if Path(source).resolve() == Path(output).resolve():
+        raise ConversionError(f"{output} is the source itself; choose another output.")
     with new_checkpoint_folder(output, overwrite) as folder, quiet():
         source_folder, commit = _fetch(source, revision)
         family = _family(_read_model_type(source_folder))
@@ -267,7 +269,10 @@ def convert_checkpoint(
             },
         }
         converted = converted.to(getattr(torch, record["dtype"]))
-        converted.save_pretrained(folder)
+        try:
+            converted.save_pretrained(folder)
+        except safetensors.SafetensorError as error:  # a full disk
+            raise OSError(f"The weights cannot be written ({_first_line(error)}).") from error
         for name in family.processor_files:
             if (source_folder / name).is_file():
                 (folder / name).write_bytes((source_folder / name).read_bytes())

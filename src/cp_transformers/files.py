@@ -20,7 +20,7 @@ def new_checkpoint_folder(output: str | os.PathLike, overwrite: bool = False) ->
     Raises:
         FileExistsError: `output` exists and is not an empty folder, and `overwrite` is False; or it is True, but what
             stands there is no checkpoint (it has no `config.json`), so that a slip of the hand deletes nothing else.
-        OSError: the parent folder cannot be written to.
+        OSError: `output` cannot be written.
     """
     output = Path(output).resolve()
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
@@ -28,8 +28,11 @@ def new_checkpoint_folder(output: str | os.PathLike, overwrite: bool = False) ->
             raise FileExistsError(f"{output} exists; choose another output or pass --overwrite to replace it.")
         if not (output / "config.json").is_file():
             raise FileExistsError(f"{output} is not a checkpoint, so it is not overwritten; choose another output.")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    except OSError as error:
+        raise OSError(f"{output} cannot be written ({error.strerror}); choose another output.") from error
     try:
         folder = work / "new"
         folder.mkdir()

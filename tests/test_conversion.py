@@ -1,0 +1,397 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""Conversion: every head, the checks, what is written, and what is refused."""
+
+import errno
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import safetensors
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel
+
+import cp_transformers.conversion as conversion
+from cp_transformers import CPBertForPreTraining, CPBertModel
+from cp_transformers.cli import main as cli
+from cp_transformers.conversion import (
+    FAMILIES,
+    ConversionError,
+    convert_checkpoint,
+    convert_model,
+    cut_layers,
+    parity,
+    parse_layers,
+)
+from cp_transformers.tasks.demo import minilm_folder
+
+
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "film", "good", "bad"]
+
+
+def tiny_config(**kwargs) -> BertConfig:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 24}
+    return BertConfig(vocab_size=len(VOCABULARY), max_position_embeddings=40, **{**sizes, **kwargs})
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A small stock checkpoint with its tokenizer."""
+    folder = tmp_path / "source"
+    BertModel(tiny_config()).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(VOCABULARY))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
+    return folder
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+# What comes out
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES["bert"].models))
+def test_every_head_converts_with_equal_outputs(name, tmp_path):
+    stock = getattr(transformers, name)(tiny_config())
+    stock.save_pretrained(tmp_path / "source")
+    record = convert_checkpoint(tmp_path / "source", tmp_path / "cp", pool_num_heads=2, pool_max_offset=2.0)
+    assert record["parity"]["max_abs_difference"] == 0.0
+    assert (record["source_class"], record["model_class"]) == (name, f"CP{name}")
+    loaded, info = conversion.FAMILIES["bert"].models[name].from_pretrained(tmp_path / "cp", output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert parity(stock, loaded) == 0.0
+
+
+def test_parity_sees_a_difference_in_any_weight():
+    stock = transformers.BertForPreTraining(tiny_config())
+    converted = convert_model(stock)
+    assert parity(stock, converted) == 0.0
+    with torch.no_grad():
+        converted.bert.encoder.layer[3].attention.self.context_pool.gate[0] = 0.1
+    assert parity(stock, converted) > 0.0
+
+
+def test_real_weights_convert_cut_and_load_through_auto_classes(tmp_path):
+    record = convert_checkpoint(minilm_folder(), tmp_path / "cp", layers="first:4")
+    assert record["parity"]["max_abs_difference"] == 0.0
+    assert record["layers"] == [0, 1, 2, 3]
+    assert record["source_sha256"]["model.safetensors"] == (
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+    )
+    model, tokenizer = AutoModel.from_pretrained(tmp_path / "cp"), AutoTokenizer.from_pretrained(tmp_path / "cp")
+    source = cut_layers(AutoModel.from_pretrained(minilm_folder()), [0, 1, 2, 3]).eval()
+    inputs = tokenizer(["A good film.", "Bad, and much, much longer."], padding=True, return_tensors="pt")
+    assert torch.equal(model.eval()(**inputs).last_hidden_state, source(**inputs).last_hidden_state)
+
+
+def test_a_checkpoint_with_all_pretraining_heads_keeps_them_all(tmp_path):
+    """As bert-base-uncased: the config names one head, the weights hold both and the pooler."""
+    transformers.BertForPreTraining(tiny_config()).save_pretrained(tmp_path / "source")
+    config = json.loads((tmp_path / "source" / "config.json").read_text())
+    (tmp_path / "source" / "config.json").write_text(json.dumps({**config, "architectures": ["BertForMaskedLM"]}))
+    convert_checkpoint(tmp_path / "source", tmp_path / "cp")
+    _, info = CPBertForPreTraining.from_pretrained(tmp_path / "cp", output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+
+
+def test_layers_are_taken_in_the_order_given(source):
+    stock = BertModel.from_pretrained(source)
+    converted = convert_model(stock, layers=[3, 1])
+    weights = [layer.output.dense.weight for layer in stock.encoder.layer]
+    assert torch.equal(converted.encoder.layer[0].output.dense.weight, weights[3])
+    assert torch.equal(converted.encoder.layer[1].output.dense.weight, weights[1])
+    assert parity(cut_layers(stock, [3, 1]), converted) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("text", "layers"),
+    [("0,1,2,3", [0, 1, 2, 3]), ("first:2", [0, 1]), ("last:2", [4, 5]), ("every:2", [0, 2, 4]), (" 5 , 0 ", [5, 0])],
+)
+def test_layer_notation(text, layers):
+    assert parse_layers(text, 6) == layers
+
+
+@pytest.mark.parametrize("text", ["", "6", "0,0", "-1", "first:7", "every:0", "middle:2", "0;1", "1-3"])
+def test_wrong_layers_are_refused(text):
+    with pytest.raises(ConversionError):
+        parse_layers(text, 6)
+
+
+def test_half_precision_is_checked_in_float32_and_saved_in_half(source, tmp_path):
+    record = convert_checkpoint(source, tmp_path / "cp", dtype="bfloat16")
+    assert record["parity"] == {"max_abs_difference": 0.0, "dtype": "float32"}
+    assert {tensor.dtype for tensor in load_file(tmp_path / "cp" / "model.safetensors").values()} == {torch.bfloat16}
+    assert AutoModel.from_pretrained(tmp_path / "cp").dtype == torch.bfloat16
+
+
+def test_the_dtype_of_the_source_is_kept(tmp_path):
+    BertModel(tiny_config()).half().save_pretrained(tmp_path / "source")
+    assert convert_checkpoint(tmp_path / "source", tmp_path / "cp")["dtype"] == "float16"
+    assert AutoModel.from_pretrained(tmp_path / "cp").dtype == torch.float16
+
+
+def test_without_gate_the_difference_is_recorded(source, tmp_path):
+    record = convert_checkpoint(source, tmp_path / "cp", pool_gate=False)
+    assert 0.0 < record["parity"]["max_abs_difference"] < float("inf")
+    assert not any("gate" in key for key in load_file(tmp_path / "cp" / "model.safetensors"))
+
+
+def test_the_same_source_gives_the_same_files(source, tmp_path):
+    torch.manual_seed(1)
+    convert_checkpoint(source, tmp_path / "a")
+    torch.manual_seed(2)
+    convert_checkpoint(source, tmp_path / "b")
+    assert snapshot(tmp_path / "a") == snapshot(tmp_path / "b")
+
+
+def test_sharded_sources_convert(tmp_path):
+    BertModel(tiny_config()).save_pretrained(tmp_path / "source", max_shard_size="10KB")
+    assert (tmp_path / "source" / "model.safetensors.index.json").is_file()
+    record = convert_checkpoint(tmp_path / "source", tmp_path / "cp")
+    assert len(record["source_sha256"]) > 1 and record["parity"]["max_abs_difference"] == 0.0
+
+
+def test_labels_and_tokenizer_come_along(source, tmp_path):
+    config = tiny_config(id2label={0: "bad", 1: "good", 2: "neither"}, problem_type="single_label_classification")
+    transformers.BertForSequenceClassification(config).save_pretrained(source)
+    convert_checkpoint(source, tmp_path / "cp")
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "cp")
+    assert loaded.config.id2label == {0: "bad", 1: "good", 2: "neither"}
+    assert loaded.config.problem_type == "single_label_classification"
+    assert (tmp_path / "cp" / "vocab.txt").read_bytes() == (source / "vocab.txt").read_bytes()
+    assert AutoTokenizer.from_pretrained(tmp_path / "cp").tokenize("a good film") == ["a", "good", "film"]
+
+
+def test_the_record_and_the_card_name_no_path_of_this_machine(source, tmp_path):
+    convert_checkpoint(source, tmp_path / "cp")
+    for name in ("conversion.json", "README.md", "config.json"):
+        assert str(tmp_path) not in (tmp_path / "cp" / name).read_text()
+
+
+def test_a_source_on_the_hub_is_recorded_with_its_commit(source, tmp_path, monkeypatch):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    source.rename(tmp_path / commit)
+    asked = {}
+
+    def snapshot_download(repo_id, **kwargs):
+        asked.update(repo_id=repo_id, **kwargs)
+        return str(tmp_path / commit)
+
+    monkeypatch.setattr(conversion, "snapshot_download", snapshot_download)
+    record = convert_checkpoint("someone/bert", tmp_path / "cp", revision="v1")
+    assert (asked["repo_id"], asked["revision"]) == ("someone/bert", "v1")
+    assert (record["source"], record["revision"], record["commit"]) == ("someone/bert", "v1", commit)
+    assert "base_model: someone/bert" in (tmp_path / "cp" / "README.md").read_text()
+
+
+# What is refused
+
+
+def write_config(folder: Path, **fields) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **fields}))
+
+
+def truncate(file: Path, size: int) -> None:
+    file.write_bytes(file.read_bytes()[:size])
+
+
+def only_pickle(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def drop_key(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    del weights["encoder.layer.1.output.dense.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def add_key(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    save_file({**weights, "adapter.weight": torch.ones(2)}, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def wrong_shape(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["pooler.dense.weight"] = torch.ones(3, 3)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+REFUSED = {
+    "an unsupported type": (lambda folder: write_config(folder, model_type="gpt2"), "bert"),
+    "an unknown type": (lambda folder: write_config(folder, model_type="frobnicate"), "frobnicate"),
+    "a decoder": (lambda folder: write_config(folder, is_decoder=True), "decoder"),
+    "an unknown class": (lambda folder: write_config(folder, architectures=["BertForPoetry"]), "BertForPoetry"),
+    "no class": (lambda folder: write_config(folder, architectures=None), "architectures"),
+    "an invalid config": (lambda folder: write_config(folder, hidden_size="wide"), "config.json"),
+    "no config": (lambda folder: (folder / "config.json").unlink(), "no config.json"),
+    "a broken config": (lambda folder: truncate(folder / "config.json", 20), "config.json"),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "no model.safetensors"),
+    "only pickle": (only_pickle, "pickle"),
+    "truncated weights": (lambda folder: truncate(folder / "model.safetensors", 5000), "truncated"),
+    "a truncated header": (lambda folder: truncate(folder / "model.safetensors", 20), "truncated"),
+    "empty weights": (lambda folder: truncate(folder / "model.safetensors", 0), "truncated"),
+    "a missing key": (drop_key, "encoder.layer.1.output.dense.weight"),
+    "an unexpected key": (add_key, "adapter.weight"),
+    "a wrong shape": (wrong_shape, "cannot be loaded"),
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_a_bad_source_gives_one_sentence_and_no_output(reason, source, tmp_path, capsys):
+    spoil, words = REFUSED[reason]
+    spoil(source)
+    assert cli(["convert", str(source), str(tmp_path / "cp")]) == 1
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("cp-transformers: ") and words in message and "Traceback" not in message
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--layers", "0,9"], "no layer 9"),
+        (["--layers", "0,0"], "only once"),
+        (["--layers", "some"], "first:4"),
+        (["--pool-layers", "4"], "no layer 4"),
+        (["--pool-num-heads", "3"], "pool_num_heads (3) must divide hidden_size (16)"),
+        (["--pool-kernel-size", "2"], "odd"),
+        (["--pool-range", "nan"], "pool_range"),
+        (["--revision", "main"], "--revision"),
+    ],
+)
+def test_bad_options_give_one_sentence_and_no_output(options, words, source, tmp_path, capsys):
+    assert cli(["convert", str(source), str(tmp_path / "cp"), *options]) == 1
+    assert words in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
+
+
+def test_a_converted_checkpoint_is_not_converted_again(source, tmp_path):
+    convert_checkpoint(source, tmp_path / "cp")
+    with pytest.raises(ConversionError, match="already"):
+        convert_checkpoint(tmp_path / "cp", tmp_path / "cp2")
+
+
+def test_fields_that_are_not_the_poolings_are_refused(source):
+    with pytest.raises(ConversionError, match="hidden_size"):
+        convert_model(BertModel.from_pretrained(source), hidden_size=8)
+
+
+@pytest.mark.parametrize(("name", "words"), [("someone/bert", "cannot be reached"), ("no such//name", "neither")])
+def test_without_network_a_hub_id_gives_one_sentence(name, words, tmp_path, capsys):
+    assert cli(["convert", name, str(tmp_path / "cp")]) == 1  # the tests run with the Hub switched off
+    assert words in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+# How it is written
+
+
+def test_an_existing_output_needs_overwrite(source, tmp_path, capsys):
+    convert_checkpoint(source, tmp_path / "cp", layers="first:2")
+    before = snapshot(tmp_path / "cp")
+    assert cli(["convert", str(source), str(tmp_path / "cp")]) == 1
+    assert "--overwrite" in capsys.readouterr().err
+    assert snapshot(tmp_path / "cp") == before
+    assert cli(["convert", str(source), str(tmp_path / "cp"), "--overwrite"]) == 0
+    assert AutoModel.from_pretrained(tmp_path / "cp").config.num_hidden_layers == 4
+
+
+def test_overwrite_spares_what_is_no_checkpoint(source, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1.tex").write_text("precious")
+    with pytest.raises(FileExistsError, match="not a checkpoint"):
+        convert_checkpoint(source, tmp_path / "thesis", overwrite=True)
+    assert (tmp_path / "thesis" / "chapter1.tex").read_text() == "precious"
+
+
+def test_the_source_is_not_overwritten_by_its_own_conversion(source):
+    before = snapshot(source)
+    with pytest.raises(ConversionError, match="source"):
+        convert_checkpoint(source, source, overwrite=True)
+    assert snapshot(source) == before
+
+
+def test_a_failed_check_leaves_the_old_output_whole(source, tmp_path, monkeypatch):
+    convert_checkpoint(source, tmp_path / "cp")
+    before = snapshot(tmp_path / "cp")
+    for difference in (1e-7, float("nan")):
+        monkeypatch.setattr(conversion, "parity", lambda *models, difference=difference: difference)
+        with pytest.raises(ConversionError, match="differ"):
+            convert_checkpoint(source, tmp_path / "cp", overwrite=True)
+        assert snapshot(tmp_path / "cp") == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cp", "source"]
+
+
+def test_weights_that_are_written_wrongly_are_noticed(source, tmp_path, monkeypatch):
+    save = CPBertModel.save_pretrained
+
+    def save_badly(model, folder, **kwargs):
+        save(model, folder, **kwargs)
+        weights = load_file(folder / "model.safetensors")
+        weights["encoder.layer.0.output.dense.bias"] += 1
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+    monkeypatch.setattr(CPBertModel, "save_pretrained", save_badly)
+    with pytest.raises(ConversionError, match="cannot be loaded as it was saved"):
+        convert_checkpoint(source, tmp_path / "cp")
+    assert not (tmp_path / "cp").exists()
+
+
+def test_an_unwritable_output_gives_one_sentence(source, tmp_path, capsys, monkeypatch):
+    def mkdtemp(**kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied")  # as for everybody but root in a closed folder
+
+    monkeypatch.setattr(tempfile, "mkdtemp", mkdtemp)
+    assert cli(["convert", str(source), str(tmp_path / "cp")]) == 1
+    assert "cp cannot be written (Permission denied); choose another output." in capsys.readouterr().err
+
+
+def test_a_full_disk_gives_one_sentence_and_no_output(source, tmp_path, capsys, monkeypatch):
+    def save_pretrained(*args, **kwargs):
+        raise safetensors.SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr(CPBertModel, "save_pretrained", save_pretrained)
+    assert cli(["convert", str(source), str(tmp_path / "cp")]) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
+
+
+def test_an_output_below_a_file_gives_one_sentence(source, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert cli(["convert", str(source), str(tmp_path / "file" / "cp")]) == 1
+    assert "cp-transformers: " in capsys.readouterr().err
+
+
+def test_an_interrupted_run_leaves_the_old_output_whole(source, tmp_path):
+    convert_checkpoint(source, tmp_path / "cp")
+    before = snapshot(tmp_path / "cp")
+    # The process stops itself in the middle of writing, as Ctrl-C would.
+    program = f"""
+import os, signal, sys
+import cp_transformers.conversion as conversion
+from cp_transformers.cli import main
+conversion._check_written = lambda *args: os.kill(os.getpid(), signal.SIGINT)
+sys.exit(main(["convert", {str(source)!r}, {str(tmp_path / "cp")!r}, "--overwrite", "--layers", "first:1"]))
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == 130 and "Traceback" not in result.stderr
+    assert snapshot(tmp_path / "cp") == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cp", "source"]
+
+
+def test_the_script_is_the_same_command(source, tmp_path):
+    script = Path(__file__).parents[1] / "scripts" / "convert.py"
+    subprocess.run([sys.executable, script, source, tmp_path / "cp", "--layers", "last:2"], check=True)
+    assert json.loads((tmp_path / "cp" / "conversion.json").read_text())["layers"] == [2, 3]
