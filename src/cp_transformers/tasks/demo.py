@@ -172,8 +172,15 @@ def run(
     """
     import matplotlib  # noqa: F401  (before any work, so that a missing extra is found now)
 
-    if train_samples < 1 or epochs <= 0 or learning_rate <= 0 or pool_learning_rate <= 0:
-        raise ValueError("--train-samples, --epochs and the learning rates must be positive.")
+    positive = {
+        "--train-samples": train_samples,
+        "--epochs": epochs,
+        "--learning-rate": learning_rate,
+        "--pool-learning-rate": pool_learning_rate,
+    }
+    for name, value in positive.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be positive, not {value}.")
     if quick:
         train_samples, epochs = min(train_samples, 128), min(epochs, 1.0)
     output = Path(output)

