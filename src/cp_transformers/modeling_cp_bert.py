@@ -7,6 +7,7 @@ Only constructors are written anew, since upstream's build stock layers; what th
 
 import torch
 from torch import nn
+from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 from transformers.models.bert.modeling_bert import (
     BertAttention,
     BertEmbeddings,
@@ -30,6 +31,8 @@ from transformers.models.bert.modeling_bert import (
     BertSelfAttention,
     BertSelfOutput,
 )
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
 
 from .configuration_cp_bert import CPBertConfig
 from .modeling_context_pool import build_context_pool, init_context_pool, with_pool_sizes
@@ -151,8 +154,8 @@ class CPBertModel(CPBertPreTrainedModel, BertModel):
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         pool_mask: torch.Tensor | None = None,
-        **kwargs,
-    ):
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, ...] | BaseModelOutputWithPoolingAndCrossAttentions:
         for name in ("encoder_hidden_states", "past_key_values"):
             if kwargs.get(name) is not None:
                 raise ValueError(f"CP-BERT is an encoder and takes no {name}.")
