@@ -16,16 +16,11 @@ import torch
 from transformers import AutoTokenizer
 
 from cp_transformers.conversion import convert_model, cut_layers
-from cp_transformers.tasks.demo import KEPT_LAYERS, load_stock, make_trainer, minilm_folder, tokenize
+from cp_transformers.tasks.demo import KEPT_LAYERS, POOL_CONFIG, load_stock, make_trainer, minilm_folder, tokenize
 from cp_transformers.tasks.film_reviews import load_film_reviews
 
 
-POOLINGS = {
-    "none": None,
-    "1 head": {},
-    "2 heads, offsets up to 2": {"pool_num_heads": 2, "pool_max_offset": 2.0},
-}
-COLUMNS = ["pooling", "pool_learning_rate", "seed", "validation_accuracy", "mean_absolute_gate"]
+COLUMNS = ["model", "pool_learning_rate", "seed", "validation_accuracy", "mean_absolute_gate"]
 
 
 def main() -> None:
@@ -34,7 +29,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--pool-learning-rates", type=float, nargs="+", default=[1e-4, 1e-3, 1e-2])
     parser.add_argument("--learning-rate", type=float, default=1e-4)
-    parser.add_argument("--train-samples", type=int, default=3000)
+    parser.add_argument("--train-samples", type=int, default=2000)
     parser.add_argument("--epochs", type=float, default=2.0)
     options = parser.parse_args()
 
@@ -42,20 +37,20 @@ def main() -> None:
     data = tokenize(load_film_reviews(), tokenizer)
     data["train"] = data["train"].select(range(options.train_samples))
     runs = [
-        (pooling, rate, seed)
+        (name, rate, seed)
         for seed in options.seeds
-        for pooling in POOLINGS
-        for rate in ([0.0] if POOLINGS[pooling] is None else options.pool_learning_rates)
+        for name, rates in {"BERT": [0.0], "CP-BERT": options.pool_learning_rates}.items()
+        for rate in rates
     ]
-    for pooling, rate, seed in runs:
-        key = [pooling, str(rate), str(seed)]
+    for name, rate, seed in runs:
+        key = [name, str(rate), str(seed)]
         if key in [row[:3] for row in read(options.output)]:
             continue
-        print(f"{pooling}, pooling learning rate {rate}, seed {seed}", flush=True)
+        print(f"{name}, pooling learning rate {rate}, seed {seed}", flush=True)
         model = cut_layers(load_stock(minilm_folder(), seed), KEPT_LAYERS)
-        if POOLINGS[pooling] is not None:
+        if name == "CP-BERT":
             torch.manual_seed(seed)
-            model = convert_model(model, **POOLINGS[pooling])
+            model = convert_model(model, **POOL_CONFIG)
         with tempfile.TemporaryDirectory() as folder:
             trainer = make_trainer(
                 model,
@@ -65,7 +60,7 @@ def main() -> None:
                 epochs=options.epochs,
                 seed=seed,
                 learning_rate=options.learning_rate,
-                pool_learning_rate=rate,
+                pool_learning_rate=rate or options.learning_rate,
             )
             trainer.train()
             accuracy = trainer.evaluate(data["validation"])["eval_accuracy"]

@@ -2,7 +2,9 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """The model classes that the shared tests run over, each with a tiny configuration, inputs and labels."""
 
+import logging
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,6 +107,25 @@ def assert_same_outputs(actual, expected, atol: float = 0.0) -> None:
     torch.testing.assert_close(tensors(actual), tensors(expected), rtol=0.0, atol=atol)
 
 
+def at_valid_tokens(case: ModelCase, outputs) -> list[torch.Tensor]:
+    """The tensors of an output, those that have a value for each token without the padded ones."""
+    valid = case.valid_tokens(case.inputs())
+    return [tensor[valid] if tensor.shape[:2] == valid.shape else tensor for tensor in tensors(outputs)]
+
+
+@contextmanager
+def messages_of_transformers():
+    """The list of what transformers logs as a warning or worse within the block."""
+    messages: list[str] = []
+    handler = logging.Handler(level=logging.WARNING)
+    handler.emit = lambda record: messages.append(record.getMessage())
+    logging.getLogger("transformers").addHandler(handler)
+    try:
+        yield messages
+    finally:
+        logging.getLogger("transformers").removeHandler(handler)
+
+
 # ---------------------------------------------------------------------------------------------------------- text
 
 VOCABULARY_SIZE, NUM_TOKENS = 99, 12
@@ -204,7 +225,7 @@ MODELS = [*BERT_MODELS]
 
 # The pools reach far (pool_range), so that pooling is seen in so few tokens.
 VARIANTS = {
-    "default": {"pool_range": 0.5},
+    "plain": {"pool_range": 0.5},
     "heads": {"pool_range": 0.5, "pool_num_heads": 2, "pool_max_offset": 2.0, "pool_gate": True},
     "block": {"pool_range": 0.5, "pool_placement": "block", "pool_layers": [1]},
 }

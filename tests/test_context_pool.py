@@ -276,7 +276,7 @@ def test_output_lies_between_the_smallest_and_the_largest_valid_token(grid_size)
 @sequence_and_grid
 def test_a_constant_added_to_all_weights_changes_nothing(grid_size):
     hidden_states, weights, sigma, offsets = random_inputs(grid_size)
-    constant = torch.randn(BATCH_SIZE, weights.shape[1], 1, dtype=torch.float64)
+    constant = 1e6 * torch.randn(BATCH_SIZE, weights.shape[1], 1, dtype=torch.float64)
     pooled = context_pool(hidden_states, weights, sigma, offsets, mask=padding_mask(), grid_size=grid_size)
     shifted = context_pool(hidden_states, weights + constant, sigma, offsets, mask=padding_mask(), grid_size=grid_size)
     assert_close(shifted, pooled)

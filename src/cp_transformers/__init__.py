@@ -3,7 +3,7 @@
 """ContextPool variants of BERT for transformers. Importing the package registers them with the Auto classes."""
 
 from .configuration_cp_bert import CPBertConfig
-from .context_pool import ContextPool, context_pool, pooling_weights
+from .context_pool import ContextPool
 from .modeling_cp_bert import (
     CPBertForMaskedLM,
     CPBertForMultipleChoice,
@@ -32,8 +32,6 @@ __all__ = [
     "CPBertModel",
     "CPBertPreTrainedModel",
     "ContextPool",
-    "context_pool",
-    "pooling_weights",
     "register",
 ]
 

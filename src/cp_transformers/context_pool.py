@@ -58,14 +58,13 @@ def pooling_weights(
     num_tokens = weights.shape[-1]
     dtype = torch.promote_types(weights.dtype, torch.float32)
     positions = _positions(num_tokens, grid_size, weights.device, dtype)  # one (tokens,) vector a dimension
-    if offsets is None:
-        centres = positions
-    elif offsets.shape[-1] != len(positions):
-        raise ValueError(f"offsets need {len(positions)} coordinates a token, not {offsets.shape[-1]}.")
-    else:
-        centres = [position + offset for position, offset in zip(positions, offsets.to(dtype).unbind(-1))]
-    squared_distances = [(centre[..., None] - position) ** 2 for centre, position in zip(centres, positions)]
-    squared_distance = sum(squared_distances[1:], squared_distances[0])
+    # From token j to token i, exact in floating point however long the sequence; (tokens, tokens) a dimension.
+    distances = [position[:, None] - position for position in positions]
+    if offsets is not None:
+        if offsets.shape[-1] != len(positions):
+            raise ValueError(f"offsets need {len(positions)} coordinates a token, not {offsets.shape[-1]}.")
+        distances = [distance + offset[..., None] for distance, offset in zip(distances, offsets.to(dtype).unbind(-1))]
+    squared_distance = distances[0] ** 2 if len(distances) == 1 else distances[0] ** 2 + distances[1] ** 2
 
     log_weights = weights.to(dtype)
     if mask is not None:
@@ -207,7 +206,8 @@ class ContextPool(nn.Module):
         weights, sigma, offsets = self.predict(valid_states, mask=mask, grid_size=grid_size)
         pooled = _mix(valid_states, pooling_weights(weights, sigma, offsets, mask=mask, grid_size=grid_size))
         if self.gate is not None:
-            pooled = hidden_states + self.gate * (pooled - hidden_states)
+            # Counted from zero at invalid tokens, so that what they hold cannot reach the gate's gradient.
+            pooled = hidden_states + self.gate * (pooled - valid_states)
         return pooled, sigma if mask is None else sigma * mask[:, None]
 
     def extra_repr(self) -> str:
