@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, ClassVar
 
 
-@dataclass
+@dataclass(repr=False, eq=False)
 class ContextPoolConfigMixin:
     """
     The fields that a configuration adds to its upstream class.
