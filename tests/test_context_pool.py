@@ -117,12 +117,12 @@ def random_states(num_tokens=NUM_TOKENS):
     return torch.randn(BATCH_SIZE, num_tokens, HIDDEN_SIZE, dtype=torch.float64)
 
 
-def random_module(grid_size=None, **options):
+def random_module(grid_size=None, std=0.5, **options):
     """A module in float64 with random parameters, far from its initial state."""
     num_dims = 1 if grid_size is None else 2
     module = ContextPool(HIDDEN_SIZE, pool_hidden_size=8, num_dims=num_dims, **{"pool_range": 0.5, **options})
     for parameter in module.parameters():
-        torch.nn.init.normal_(parameter, std=0.5)
+        torch.nn.init.normal_(parameter, std=std)
     return module.double()
 
 
@@ -504,10 +504,10 @@ def test_weights_of_float64_are_computed_in_float64():
 
 
 @sequence_and_grid
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 0.01), (torch.bfloat16, 0.1)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 0.01), (torch.bfloat16, 0.05)])
 @every_module
 def test_half_precision_keeps_its_dtype_and_is_near_float32(grid_size, dtype, tolerance, options):
-    module, hidden_states = random_module(grid_size, **options).to(dtype), random_states().to(dtype)
+    module, hidden_states = random_module(grid_size, std=0.2, **options).to(dtype), random_states().to(dtype)
     mask = padding_mask()
     mask[1] = False
     pooled, sigma = module(hidden_states, mask, grid_size)
@@ -520,7 +520,7 @@ def test_half_precision_keeps_its_dtype_and_is_near_float32(grid_size, dtype, to
 @sequence_and_grid
 @every_module
 def test_autocast_is_near_float32(grid_size, options):
-    module, hidden_states = random_module(grid_size, **options).float(), random_states().float()
+    module, hidden_states = random_module(grid_size, std=0.2, **options).float(), random_states().float()
     mask = padding_mask()
     mask[1] = False
     expected, _ = module(hidden_states, mask, grid_size)
@@ -529,7 +529,7 @@ def test_autocast_is_near_float32(grid_size, options):
     gradients = torch.autograd.grad(pooled.float().square().sum(), list(module.parameters()))
     assert sigma.dtype == torch.float32
     assert all(tensor.isfinite().all() for tensor in (pooled, sigma, *gradients))
-    assert_close(pooled[mask].float(), expected[mask], atol=0.1, rtol=0.1)
+    assert_close(pooled[mask].float(), expected[mask], atol=0.05, rtol=0.05)
 
 
 # The module: gate, initial state, sizes, errors

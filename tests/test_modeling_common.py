@@ -255,14 +255,20 @@ def test_equal_seeds_give_equal_models(case):
     torch.testing.assert_close(first.state_dict(), second.state_dict(), rtol=0.0, atol=0.0)
 
 
+def assert_parameter_is_at_its_start(pool: ContextPool, name: str, std: float) -> None:
+    parameter = pool.get_parameter(name)
+    if name == "proj.bias":
+        assert torch.equal(parameter, pool.initial_bias())
+    elif name.endswith("weight"):
+        assert parameter.std().item() == pytest.approx(std, rel=0.4)
+    else:
+        assert not parameter.any()
+
+
 def assert_pools_are_at_their_start(model) -> None:
-    std = model.config.initializer_range
     for pool in context_pools(model):
-        assert torch.equal(pool.proj.bias, pool.initial_bias())
-        assert pool.gate is None or not pool.gate.any()
-        assert not pool.conv.bias.any()
-        assert pool.conv.weight.std().item() == pytest.approx(std, rel=0.1)
-        assert pool.proj.weight.std().item() == pytest.approx(std, rel=0.4)
+        for name, _ in pool.named_parameters():
+            assert_parameter_is_at_its_start(pool, name, model.config.initializer_range)
 
 
 @every_variant
@@ -311,19 +317,22 @@ def test_only_the_pools_are_initialised_when_stock_weights_are_loaded(case, vari
     assert_pools_are_at_their_start(model)
 
 
+@pytest.mark.parametrize("missing", ["conv.weight", "conv.bias", "proj.weight", "proj.bias", "gate"])
 @every_family
-def test_only_what_is_missing_of_a_pool_is_initialised(case, tmp_path):
-    model = case.model(pool_gate=True)
-    for pool in context_pools(model):
-        nn.init.normal_(pool.proj.bias)
+def test_only_what_is_missing_of_a_pool_is_initialised(case, missing, tmp_path):
+    model = case.fresh_model(pool_gate=True)
+    for name, parameter in model.named_parameters():
+        if is_pooling(name):
+            nn.init.constant_(parameter, 17)
     model.save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
-    kept = {name: tensor for name, tensor in weights.items() if not name.endswith("context_pool.proj.bias")}
+    kept = {name: tensor for name, tensor in weights.items() if not name.endswith(f"context_pool.{missing}")}
     save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
 
     loaded = case.model_class.from_pretrained(tmp_path)
-    assert all(torch.equal(pool.proj.bias, pool.initial_bias()) for pool in context_pools(loaded))
     assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in kept.items())
+    for pool in context_pools(loaded):
+        assert_parameter_is_at_its_start(pool, missing, loaded.config.initializer_range)
 
 
 # ------------------------------------------------------------------------------- the same construction as upstream
@@ -345,8 +354,8 @@ def attributes(module: nn.Module) -> dict[str, object]:
 @every_variant
 @every_model
 def test_every_module_has_the_attributes_of_its_stock_counterpart(case, variant):
-    model = case.model_class(case.config(**variant))
-    stock = case.stock_class(case.stock_config())
+    model = case.model_class(case.config(**variant, chunk_size_feed_forward=4))
+    stock = case.stock_class(case.stock_config(chunk_size_feed_forward=4))
     for name, stock_module in stock.named_modules():
         assert isinstance(model.get_submodule(name), type(stock_module)), name
         assert attributes(model.get_submodule(name)) == attributes(stock_module), name
@@ -368,6 +377,12 @@ def test_the_state_besides_the_pools_is_the_stock_one(case, variant):
     stock_state = case.stock_class(case.stock_config()).state_dict()
     shapes = {name: tensor.shape for name, tensor in state.items() if not is_pooling(name)}
     assert shapes == {name: tensor.shape for name, tensor in stock_state.items()}
+
+
+@every_model
+def test_modules_that_no_device_map_may_split_are_in_the_model(case):
+    model = case.fresh_model()
+    assert set(model._no_split_modules) <= {type(module).__name__ for module in model.modules()}
 
 
 class CountDraws(TorchDispatchMode):
@@ -704,7 +719,7 @@ def fresh_compiler():
     ids=lambda value: f"pool_sizes={value}" if isinstance(value, bool) else str(value),
 )
 def test_a_compiled_model_has_the_same_outputs(case, variant, output_pool_sizes, fresh_compiler):
-    model = case.model(**VARIANTS[variant])
+    model = case.model(**{**VARIANTS[variant], "num_hidden_layers": 1, "pool_layers": None})
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     expected = run(model, case, output_pool_sizes=output_pool_sizes)
     assert_same_outputs(run(compiled, case, output_pool_sizes=output_pool_sizes), expected, atol=1e-5)
