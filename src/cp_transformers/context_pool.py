@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 
-# The floor of sigma, in positions. Below it the next neighbour weighs less than exp(-50), so pooling is the identity.
+# The floor of sigma, in positions: of equal weights, the next neighbour's is then exp(-50) of the token's own.
 MIN_SIGMA = 0.1
 
 # Where sigma starts, as a fraction of its range (pool_range * extent), by the number of spatial dimensions.
@@ -84,8 +84,8 @@ def context_pool(
     """Pools `hidden_states` of shape `(batch, tokens, channels)` with the weights of [`pooling_weights`].
 
     Head `h` of `heads` pools the `h`-th of `heads` equal slices of the channels. The result has the shape and dtype of
-    `hidden_states`. What invalid tokens hold, NaN included, reaches neither the result nor a gradient; an example
-    without any valid token gives zeros.
+    `hidden_states`. What `hidden_states` and `weights` hold at invalid tokens, NaN included, reaches neither the
+    result nor a gradient; an example without any valid token gives zeros.
 
     Raises:
         ValueError: the channels are not divisible by the number of heads, or see [`pooling_weights`].
@@ -164,13 +164,14 @@ class ContextPool(nn.Module):
 
         `hidden_states` must be zero where `mask` is False: a neighbour beyond the end looks like padding.
         """
-        batch_size, num_tokens, _ = hidden_states.shape
+        num_tokens = hidden_states.shape[1]
         rows, columns = grid_size or (1, num_tokens)
         features = self.conv(hidden_states.transpose(1, 2).unflatten(2, (rows, columns)))
         prediction = self.proj(self.act(features).flatten(2).transpose(1, 2))
         prediction = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
         # (batch, tokens, heads * numbers) -> numbers of (batch, heads, tokens)
-        prediction = prediction.view(batch_size, num_tokens, self.pool_num_heads, -1).transpose(1, 2)
+        numbers = self.proj.out_features // self.pool_num_heads
+        prediction = prediction.unflatten(-1, (self.pool_num_heads, numbers)).transpose(1, 2)
 
         largest_sigma: float | torch.Tensor
         if grid_size is not None:
