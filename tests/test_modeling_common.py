@@ -258,7 +258,7 @@ def test_equal_seeds_give_equal_models(case):
 def assert_parameter_is_at_its_start(pool: ContextPool, name: str, std: float) -> None:
     parameter = pool.get_parameter(name)
     if name == "proj.bias":
-        assert torch.equal(parameter, pool.initial_bias())
+        assert torch.equal(parameter, pool.proj.initial_bias())
     elif name.endswith("weight"):
         assert parameter.std().item() == pytest.approx(std, rel=0.4)
     else:

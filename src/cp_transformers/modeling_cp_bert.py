@@ -5,9 +5,19 @@
 Only constructors are written anew, since upstream's build stock layers; what they compute is inherited.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import nn
-from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPoolingAndCrossAttentions,
+    MaskedLMOutput,
+    MultipleChoiceModelOutput,
+    NextSentencePredictorOutput,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
 from transformers.models.bert.modeling_bert import (
     BertAttention,
     BertEmbeddings,
@@ -16,6 +26,7 @@ from transformers.models.bert.modeling_bert import (
     BertForMultipleChoice,
     BertForNextSentencePrediction,
     BertForPreTraining,
+    BertForPreTrainingOutput,
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
@@ -35,7 +46,50 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
 from .configuration_cp_bert import CPBertConfig
-from .modeling_context_pool import build_context_pool, init_context_pool, with_pool_sizes
+from .modeling_context_pool import PoolSizes, build_context_pool, init_context_pool, with_pool_sizes
+
+
+# What the models return with `output_pool_sizes=True`; see `with_pool_sizes`.
+
+
+@dataclass
+class CPBertModelOutput(BaseModelOutputWithPoolingAndCrossAttentions):
+    pool_sizes: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class CPBertForPreTrainingOutput(BertForPreTrainingOutput):
+    pool_sizes: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class CPBertMaskedLMOutput(MaskedLMOutput):
+    pool_sizes: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class CPBertNextSentencePredictorOutput(NextSentencePredictorOutput):
+    pool_sizes: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class CPBertSequenceClassifierOutput(SequenceClassifierOutput):
+    pool_sizes: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class CPBertMultipleChoiceModelOutput(MultipleChoiceModelOutput):
+    pool_sizes: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class CPBertTokenClassifierOutput(TokenClassifierOutput):
+    pool_sizes: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class CPBertQuestionAnsweringModelOutput(QuestionAnsweringModelOutput):
+    pool_sizes: tuple[torch.Tensor, ...] | None = None
 
 
 class CPBertSelfAttention(BertSelfAttention):
@@ -50,7 +104,7 @@ class CPBertSelfAttention(BertSelfAttention):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         pool_mask: torch.Tensor | None = None,
-        pool_sizes: list[torch.Tensor] | None = None,
+        pool_sizes: PoolSizes | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         hidden_states, sizes = self.context_pool(hidden_states, mask=pool_mask)
@@ -89,7 +143,7 @@ class CPBertLayer(BertLayer):
         attention_mask: torch.Tensor | None = None,
         *args,
         pool_mask: torch.Tensor | None = None,
-        pool_sizes: list[torch.Tensor] | None = None,
+        pool_sizes: PoolSizes | None = None,
         **kwargs,
     ) -> torch.Tensor:
         if self.context_pool is not None:
@@ -145,7 +199,7 @@ class CPBertModel(CPBertPreTrainedModel, BertModel):
         self.pooler = BertPooler(config) if add_pooling_layer else None
         self.post_init()
 
-    @with_pool_sizes
+    @with_pool_sizes(CPBertModelOutput)
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -186,7 +240,7 @@ class CPBertForPreTraining(CPBertPreTrainedModel, BertForPreTraining):
         self.cls = BertPreTrainingHeads(config)
         self.post_init()
 
-    forward = with_pool_sizes(BertForPreTraining.forward)
+    forward = with_pool_sizes(CPBertForPreTrainingOutput)(BertForPreTraining.forward)
 
 
 class CPBertForMaskedLM(CPBertPreTrainedModel, BertForMaskedLM):
@@ -198,7 +252,7 @@ class CPBertForMaskedLM(CPBertPreTrainedModel, BertForMaskedLM):
         self.cls = BertOnlyMLMHead(config)
         self.post_init()
 
-    forward = with_pool_sizes(BertForMaskedLM.forward)
+    forward = with_pool_sizes(CPBertMaskedLMOutput)(BertForMaskedLM.forward)
 
 
 class CPBertForNextSentencePrediction(CPBertPreTrainedModel, BertForNextSentencePrediction):
@@ -210,7 +264,7 @@ class CPBertForNextSentencePrediction(CPBertPreTrainedModel, BertForNextSentence
         self.cls = BertOnlyNSPHead(config)
         self.post_init()
 
-    forward = with_pool_sizes(BertForNextSentencePrediction.forward)
+    forward = with_pool_sizes(CPBertNextSentencePredictorOutput)(BertForNextSentencePrediction.forward)
 
 
 def _classifier_dropout(config: CPBertConfig) -> nn.Dropout:
@@ -228,7 +282,7 @@ class CPBertForSequenceClassification(CPBertPreTrainedModel, BertForSequenceClas
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
-    forward = with_pool_sizes(BertForSequenceClassification.forward)
+    forward = with_pool_sizes(CPBertSequenceClassifierOutput)(BertForSequenceClassification.forward)
 
 
 class CPBertForMultipleChoice(CPBertPreTrainedModel, BertForMultipleChoice):
@@ -241,7 +295,7 @@ class CPBertForMultipleChoice(CPBertPreTrainedModel, BertForMultipleChoice):
         self.classifier = nn.Linear(config.hidden_size, 1)
         self.post_init()
 
-    forward = with_pool_sizes(BertForMultipleChoice.forward)
+    forward = with_pool_sizes(CPBertMultipleChoiceModelOutput)(BertForMultipleChoice.forward)
 
 
 class CPBertForTokenClassification(CPBertPreTrainedModel, BertForTokenClassification):
@@ -255,7 +309,7 @@ class CPBertForTokenClassification(CPBertPreTrainedModel, BertForTokenClassifica
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
-    forward = with_pool_sizes(BertForTokenClassification.forward)
+    forward = with_pool_sizes(CPBertTokenClassifierOutput)(BertForTokenClassification.forward)
 
 
 class CPBertForQuestionAnswering(CPBertPreTrainedModel, BertForQuestionAnswering):
@@ -268,7 +322,7 @@ class CPBertForQuestionAnswering(CPBertPreTrainedModel, BertForQuestionAnswering
         self.qa_outputs = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
-    forward = with_pool_sizes(BertForQuestionAnswering.forward)
+    forward = with_pool_sizes(CPBertQuestionAnsweringModelOutput)(BertForQuestionAnswering.forward)
 
 
 __all__ = [
