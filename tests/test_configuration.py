@@ -10,7 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from model_cases import MODELS, messages_of_transformers
 from transformers import AutoConfig
 
-from cp_transformers import CPBertConfig
+from cp_transformers import CPBertConfig, CPBertModel
 
 
 CONFIGS = {type(case.config()): case for case in MODELS}  # one case of each family
@@ -293,3 +293,15 @@ def test_other_unknown_names_are_taken_as_upstream_does(config_class):
 
 def test_no_layer_is_a_choice_of_layers():
     assert CPBertConfig(pool_layers=[]).pool_layers == []
+
+
+def test_the_repr_shows_upstreams_fields_and_the_poolings():
+    shown = repr(CPBertConfig(hidden_size=96, pool_num_heads=2))
+    assert '"hidden_size": 96' in shown and '"pool_num_heads": 2' in shown
+
+
+def test_a_field_that_was_spoilt_later_is_refused_by_the_model():
+    config = CPBertConfig(num_hidden_layers=1)
+    config.pool_placement = "mlp"
+    with pytest.raises(ValueError, match="pool_placement"):
+        CPBertModel(config)

@@ -750,6 +750,17 @@ def test_an_exported_model_has_the_same_outputs_for_other_shapes(case, output_po
 # -------------------------------------------------------------------------------------------------------- the rest
 
 
+@pytest.mark.parametrize("placement", ["attention", "block"])
+@every_family
+def test_pools_are_built_as_the_config_says(case, placement):
+    options = {"pool_range": 0.3, "pool_num_heads": 2, "pool_max_offset": 1.5}
+    sizes = {"pool_hidden_size": 7, "pool_kernel_size": 5, "pool_gate": True}
+    for pool in context_pools(case.fresh_model(**options, **sizes, pool_placement=placement)):
+        assert {name: getattr(pool, name) for name in options} == options
+        assert (pool.conv.out_channels, pool.conv.kernel_size[-1]) == (7, 5)
+        assert pool.gate is not None
+
+
 @every_model
 def test_layers_that_do_not_pool_have_no_pool(case):
     model = case.fresh_model(num_hidden_layers=3, pool_layers=[1])

@@ -2,15 +2,20 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """The README: its code runs, in order, as it stands, and its table of fields is the configuration's."""
 
+import csv
+import json
 import re
+import statistics
 import subprocess
 import sys
 from pathlib import Path
 
 from cp_transformers import CPBertConfig
+from cp_transformers.tasks.demo import report
 
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_code_runs(tmp_path):
@@ -29,3 +34,27 @@ def test_the_table_of_fields_is_complete_and_right():
     fields = dict(re.findall(r"^\| `(pool_\w+)` \| (.*?) \|", README, flags=re.MULTILINE))
     expected = {name: getattr(config, name) for name in vars(config) if name.startswith("pool_")}
     assert {name: value.strip('`"') for name, value in fields.items()} == {k: str(v) for k, v in expected.items()}
+
+
+def test_what_the_demo_printed_is_what_results_hold():
+    results = json.loads((ROOT / "results" / "demo_text.json").read_text())
+    assert not results["quick"]
+    table, figures = report(results).split("\n\n")[:2]
+    assert table in README and figures in README
+    gain, error = 100 * results["gain_of_pooling_at_4_layers"], 100 * results["gain_standard_error"]
+    assert f"({gain:+.1f} ± {error:.1f} points)" in README
+    cut, converted = (arm["milliseconds_a_batch"] for arm in results["arms"][1:])
+    assert f"takes {100 * (converted / cut - 1):.0f} % more time" in README
+
+
+def test_the_table_of_learning_rates_is_what_results_hold():
+    with (ROOT / "results" / "pool_learning_rate.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    cells = {(row["model"], float(row["pool_learning_rate"])): [] for row in rows}
+    for row in rows:
+        cells[row["model"], float(row["pool_learning_rate"])].append(row)
+    for (model, rate), runs in cells.items():
+        assert sorted(run["seed"] for run in runs) == ["0", "1", "2"]
+        accuracy = 100 * statistics.mean(float(run["validation_accuracy"]) for run in runs)
+        gate = f"{statistics.mean(float(run['mean_absolute_gate']) for run in runs):.4f}" if rate else "-"
+        assert f"| {model} | {f'{rate:g}' if rate else '-'} | {accuracy:.2f} | {gate} |" in README

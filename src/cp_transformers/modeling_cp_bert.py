@@ -168,6 +168,7 @@ class CPBertPreTrainedModel(BertPreTrainedModel):
     _can_record_outputs = {"hidden_states": CPBertLayer, "attentions": BertSelfAttention}
 
     def __init__(self, config: CPBertConfig):
+        config.validate_context_pool()  # the fields may have been changed since the configuration was made
         if config.is_decoder or config.add_cross_attention:
             raise ValueError(
                 "CP-BERT is an encoder: pooling looks at both neighbours, so it would leak the future into a decoder. "
@@ -207,6 +208,7 @@ class CPBertModel(CPBertPreTrainedModel, BertModel):
         token_type_ids: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        *,
         pool_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, ...] | BaseModelOutputWithPoolingAndCrossAttentions:

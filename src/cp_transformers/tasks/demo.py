@@ -41,7 +41,7 @@ from .metrics import Accuracy
 
 
 KEPT_LAYERS = [0, 1, 2, 3]
-# Chosen on the validation sentences, see results/pool_learning_rate.csv.
+# Two heads whose centres may move, so that a pool can look to one side.
 POOL_CONFIG: dict[str, Any] = {"pool_num_heads": 2, "pool_max_offset": 2.0}
 SENTENCES = ["A warm, funny and quietly moving film.", "It is not funny, it is not moving, and it is far too long."]
 
@@ -145,8 +145,8 @@ def run(
     output: str | os.PathLike,
     *,
     seed: int = 0,
-    train_samples: int = 3000,
-    epochs: float = 2.0,
+    train_samples: int = 2000,
+    epochs: float = 1.0,
     learning_rate: float = 1e-4,
     pool_learning_rate: float = 1e-3,
     quick: bool = False,
@@ -300,7 +300,7 @@ def report(results: dict[str, Any]) -> str:
         "",
         f"Pooling at 4 layers: {gain:+.1f} ± {error:.1f} points of accuracy (paired, {settings['test_samples']} test "
         f"sentences; ± is one standard error).",
-        f"One seed, {settings['train_samples']} training sentences, {settings['epochs']:g} epochs; times: median "
+        f"One seed, {settings['train_samples']} training sentences, epochs: {settings['epochs']:g}; times: median "
         f"forward pass, {results['batch'][0]} sentences of up to {results['batch'][1]} tokens, "
         f"{results['threads']} threads.",
         "",
@@ -327,8 +327,8 @@ def _draw(results: dict[str, Any], path: Path) -> None:
         color = "tab:orange" if arm["model"].startswith("CP") else "tab:blue"
         x, y, error = arm["milliseconds_a_batch"], 100 * arm["accuracy"], 100 * arm["accuracy_standard_error"]
         axes.errorbar(x, y, yerr=error, fmt="o", capsize=3, color=color)
-        axes.annotate(arm["model"], (x, y), textcoords="offset points", xytext=(7, 5), color=color)
-    axes.margins(x=0.25, y=0.15)
+        axes.annotate(arm["model"], (x, y - error), (0, -14), textcoords="offset points", ha="center", color=color)
+    axes.margins(x=0.25, y=0.2)
     axes.set_xlabel(f"forward pass, ms a batch of {results['batch'][0]} ({results['threads']} threads)")
     axes.set_ylabel("accuracy on held-out film reviews, %")
     axes.set_title("all-MiniLM-L6-v2, fine-tuned" + (" (quick run: no evidence)" if results["quick"] else ""))
@@ -345,8 +345,8 @@ def main(args: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--output", default="out", help="folder for the results (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
-    parser.add_argument("--train-samples", type=int, default=3000, help="training sentences (default: %(default)s)")
-    parser.add_argument("--epochs", type=float, default=2.0, help="passes over them (default: %(default)s)")
+    parser.add_argument("--train-samples", type=int, default=2000, help="training sentences (default: %(default)s)")
+    parser.add_argument("--epochs", type=float, default=1.0, help="passes over them (default: %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=1e-4, help="(default: %(default)s)")
     parser.add_argument(
         "--pool-learning-rate", type=float, default=1e-3, help="of the pooling modules (default: %(default)s)"
