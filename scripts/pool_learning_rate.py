@@ -81,7 +81,7 @@ def append(path: Path, row: list[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     new = not path.is_file()
     with path.open("a", newline="") as stream:
-        csv.writer(stream).writerows([COLUMNS, row] if new else [row])
+        csv.writer(stream, lineterminator="\n").writerows([COLUMNS, row] if new else [row])
 
 
 if __name__ == "__main__":
