@@ -480,6 +480,16 @@ def lora_steps(model) -> list[float]:
 
 
 @third_party_warning
+def test_lora_on_every_linear_layer_starts_where_the_model_stood():
+    base = CLASSIFIER.model(pool_range=0.5, pool_num_heads=2, pool_max_offset=2.0)
+    expected = run(base, CLASSIFIER.inputs())
+    options = LoraConfig(task_type="SEQ_CLS", target_modules="all-linear", r=4)
+    model = get_peft_model(copy.deepcopy(base), options).eval()
+    assert any(".context_pool.proj.lora_" in name for name, _ in model.named_parameters())
+    assert_same_outputs(run(model, CLASSIFIER.inputs()), expected, atol=1e-6)
+
+
+@third_party_warning
 def test_lora_trains():
     losses = lora_steps(lora_model())
     assert losses[-1] < 0.5 * losses[0]

@@ -98,6 +98,37 @@ def context_pool(
     )
 
 
+class PoolProjection(nn.Linear):
+    """The predictor's last layer: from its hidden channels to `w`, `s` and, where predicted, `o` of each head."""
+
+    def __init__(self, in_features: int, num_heads: int, numbers_a_head: int, num_dims: int):
+        self.num_heads = num_heads
+        self.numbers_a_head = numbers_a_head
+        self.num_dims = num_dims
+        super().__init__(in_features, num_heads * numbers_a_head)
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        with torch.no_grad():
+            self.bias.copy_(self.initial_bias())
+
+    def initial_bias(self) -> torch.Tensor:
+        """The bias at the start, `(heads * numbers a head,)` in float32: equal weights, sigma at `INITIAL_SIGMA` of
+        its range, and the heads' centres spread over the offset's range (left and right in a sequence, around the
+        compass on a grid)."""
+        bias = torch.zeros(self.num_heads, self.numbers_a_head)
+        bias[:, 1] = math.log(INITIAL_SIGMA[self.num_dims] / (1 - INITIAL_SIGMA[self.num_dims]))
+        if self.numbers_a_head > 2 and self.num_heads > 1:
+            head = torch.arange(self.num_heads)
+            if self.num_dims == 1:
+                side, step = 2 * (head % 2) - 1, head // 2 + 1
+                bias[:, 2] = torch.atanh(side * step / ((self.num_heads + 1) // 2 + 1))
+            else:
+                angle = 2 * math.pi * head / self.num_heads
+                bias[:, 2:] = torch.atanh(0.5 * torch.stack([angle.sin(), angle.cos()], dim=-1))
+        return bias.flatten()
+
+
 class ContextPool(nn.Module):
     """Predicts weights, support sizes and offsets from the tokens, and pools with them. See the module's docstring.
 
@@ -136,7 +167,8 @@ class ContextPool(nn.Module):
         kernel = (1 if num_dims == 1 else pool_kernel_size, pool_kernel_size)
         self.conv = nn.Conv2d(hidden_size, pool_hidden_size, kernel, padding=(kernel[0] // 2, kernel[1] // 2))
         self.act = nn.GELU()
-        self.proj = PoolProjection(pool_hidden_size, pool_num_heads, num_dims, predicts_offsets=pool_max_offset > 0)
+        self.numbers_a_head = 2 + (num_dims if pool_max_offset else 0)  # w, s and, where predicted, o
+        self.proj = PoolProjection(pool_hidden_size, pool_num_heads, self.numbers_a_head, num_dims)
         self.gate = nn.Parameter(torch.zeros(hidden_size)) if pool_gate else None
 
     def predict(
@@ -152,7 +184,7 @@ class ContextPool(nn.Module):
         prediction = self.proj(self.act(features).flatten(2).transpose(1, 2))
         prediction = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
         # (batch, tokens, heads * numbers) -> numbers of (batch, heads, tokens)
-        prediction = prediction.unflatten(-1, (self.pool_num_heads, self.proj.numbers_a_head)).transpose(1, 2)
+        prediction = prediction.unflatten(-1, (self.pool_num_heads, self.numbers_a_head)).transpose(1, 2)
 
         largest_sigma: float | torch.Tensor
         if grid_size is not None:
@@ -197,37 +229,6 @@ class ContextPool(nn.Module):
             f"pool_range={self.pool_range}, pool_num_heads={self.pool_num_heads}, "
             f"pool_max_offset={self.pool_max_offset}, pool_gate={self.gate is not None}, num_dims={self.num_dims}"
         )
-
-
-class PoolProjection(nn.Linear):
-    """The predictor's last layer: from its hidden channels to `w`, `s` and, where predicted, `o` of each head."""
-
-    def __init__(self, in_features: int, num_heads: int, num_dims: int, predicts_offsets: bool):
-        self.num_heads = num_heads
-        self.num_dims = num_dims
-        self.numbers_a_head = 2 + (num_dims if predicts_offsets else 0)
-        super().__init__(in_features, num_heads * self.numbers_a_head)
-
-    def reset_parameters(self) -> None:
-        super().reset_parameters()
-        with torch.no_grad():
-            self.bias.copy_(self.initial_bias())
-
-    def initial_bias(self) -> torch.Tensor:
-        """The bias at the start, `(heads * numbers a head,)` in float32: equal weights, sigma at `INITIAL_SIGMA` of
-        its range, and the heads' centres spread over the offset's range (left and right in a sequence, around the
-        compass on a grid)."""
-        bias = torch.zeros(self.num_heads, self.numbers_a_head)
-        bias[:, 1] = math.log(INITIAL_SIGMA[self.num_dims] / (1 - INITIAL_SIGMA[self.num_dims]))
-        if self.numbers_a_head > 2 and self.num_heads > 1:
-            head = torch.arange(self.num_heads)
-            if self.num_dims == 1:
-                side, step = 2 * (head % 2) - 1, head // 2 + 1
-                bias[:, 2] = torch.atanh(side * step / ((self.num_heads + 1) // 2 + 1))
-            else:
-                angle = 2 * math.pi * head / self.num_heads
-                bias[:, 2:] = torch.atanh(0.5 * torch.stack([angle.sin(), angle.cos()], dim=-1))
-        return bias.flatten()
 
 
 def _positions(
