@@ -707,3 +707,13 @@ def test_an_exported_grid_module_takes_any_batch_size():
     exported = torch.export.export(module, arguments, dynamic_shapes=(batch, batch, (None, None)))
     hidden_states, mask = random_states().repeat(2, 1, 1), padding_mask().repeat(2, 1)
     assert_close(exported.module()(hidden_states, mask, (3, 5)), module(hidden_states, mask, (3, 5)))
+
+
+def test_an_error_tells_of_an_even_kernel():
+    with pytest.raises(ValueError, match="odd"):
+        ContextPool(HIDDEN_SIZE, pool_kernel_size=2)
+
+
+def test_an_error_tells_of_a_mask_of_another_shape():
+    with pytest.raises(ValueError, match="mask must be of shape"):
+        random_module()(random_states(), torch.ones(BATCH_SIZE, NUM_TOKENS - 1))

@@ -20,7 +20,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def test_the_code_runs(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     result = subprocess.run(
         [sys.executable, "-c", "\n".join(blocks)], cwd=tmp_path, capture_output=True, text=True, check=False
     )
@@ -42,7 +42,7 @@ def test_what_the_demo_printed_is_what_results_hold():
     table, figures = report(results).split("\n\n")[:2]
     assert table in README and figures in README
     gain, error = 100 * results["gain_of_pooling_at_4_layers"], 100 * results["gain_standard_error"]
-    assert f"({gain:+.1f} ± {error:.1f} points)" in README
+    assert f"({gain:+.2f} ± {error:.2f} points)" in README
     cut, converted = (arm["milliseconds_a_batch"] for arm in results["arms"][1:])
     assert f"takes {100 * (converted / cut - 1):.0f} % more time" in README
 

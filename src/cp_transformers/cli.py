@@ -26,7 +26,7 @@ def main(args: Sequence[str] | None = None) -> int:
         print("usage: cp-transformers <command> [options]\n\ncommands:")
         for name, (_, text) in COMMANDS.items():
             print(f"  {name:<10}{text}")
-        print("\nHelp on a command: cp-transformers <command> --help")
+        print("\nHelp on a command: cp-transformers <command> --help; the version: cp-transformers --version")
         return 0
     if args[0] not in COMMANDS:
         return _fail(f"there is no command {args[0]}; the commands are {', '.join(COMMANDS)}")

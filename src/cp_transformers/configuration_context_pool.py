@@ -24,11 +24,12 @@ class ContextPoolConfigMixin:
         pool_placement: "attention" pools what queries, keys and values are computed from and leaves the residual
             stream alone; "block" pools the block's whole input.
         pool_layers: the indices of the layers that pool; None for all.
-        output_pool_sizes: whether the models return the predicted support sizes, see `pool_sizes` of the outputs.
+        output_pool_sizes: whether the models return the predicted support sizes as `pool_sizes`, a tuple with one
+            float32 tensor for each layer that pools, in order; sigma in positions, zero at padding.
 
     Raises:
-        huggingface_hub.errors.StrictDataclassError: a value is of the wrong type or out of its range, or a name that
-            begins with `pool_` is not one of these fields.
+        huggingface_hub.errors.StrictDataclassError: a value is of the wrong type or out of its range.
+        ValueError: a name that begins with `pool_` is not one of these fields.
     """
 
     if TYPE_CHECKING:  # of the upstream configuration

@@ -130,7 +130,8 @@ class PoolProjection(nn.Linear):
 
 
 class ContextPool(nn.Module):
-    """Predicts weights, support sizes and offsets from the tokens, and pools with them. See the module's docstring.
+    """Predicts weights, support sizes and offsets from the tokens and pools with them, by the equations at the head of
+    `cp_transformers.context_pool`.
 
     Args:
         hidden_size: channels of the tokens.
@@ -157,6 +158,8 @@ class ContextPool(nn.Module):
         super().__init__()
         if hidden_size % pool_num_heads:
             raise ValueError(f"hidden_size ({hidden_size}) must be divisible by pool_num_heads ({pool_num_heads}).")
+        if pool_kernel_size % 2 == 0:
+            raise ValueError(f"pool_kernel_size must be odd, not {pool_kernel_size}.")
         self.pool_range = pool_range
         self.pool_num_heads = pool_num_heads
         self.pool_max_offset = pool_max_offset
@@ -207,15 +210,19 @@ class ContextPool(nn.Module):
             grid_size: (rows, columns), for `num_dims=2` only and required there.
 
         Returns:
-            The pooled tokens, of the shape and dtype of `hidden_states`, and sigma in positions, `(batch, heads,
+            The pooled tokens, of the shape and dtype of `hidden_states` (invalid tokens pool valid ones too, and mean
+            nothing), and sigma in positions, `(batch, heads,
             tokens)` in float32, zero at invalid tokens.
 
         Raises:
-            ValueError: `grid_size` is missing, not expected, or does not hold as many positions as there are tokens.
+            ValueError: `grid_size` is missing, not expected, or does not hold as many positions as there are tokens;
+                or `mask` is not of shape `(batch, tokens)`.
         """
         if (grid_size is not None) != (self.num_dims == 2):
             raise ValueError(f"grid_size is for num_dims=2 and required there; num_dims is {self.num_dims}.")
         _check_grid(grid_size, hidden_states.shape[1])
+        if mask is not None and mask.shape != hidden_states.shape[:2]:
+            raise ValueError(f"mask must be of shape {tuple(hidden_states.shape[:2])}, not {tuple(mask.shape)}.")
         valid_states = _zero_invalid(hidden_states, mask)
         weights, sigma, offsets = self.predict(valid_states, mask=mask, grid_size=grid_size)
         pooled = _mix(valid_states, pooling_weights(weights, sigma, offsets, mask=mask, grid_size=grid_size))

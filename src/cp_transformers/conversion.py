@@ -215,7 +215,8 @@ def convert_checkpoint(
         layers: the source's layers to keep, see [`parse_layers`].
         dtype: "float32", "float16" or "bfloat16"; None for the source's own. The checks are made in float32.
         overwrite: replace a checkpoint that stands at `output`.
-        pool_config: fields of the new configuration that begin with `pool_`; `pool_gate` is True by default.
+        pool_config: fields of the new configuration that begin with `pool_`; `pool_gate` is True by default, and
+            `pool_layers` takes the notation of [`parse_layers`] as well.
 
     Returns:
         The record that is written to `conversion.json`.
@@ -277,7 +278,7 @@ def convert_checkpoint(
             if (source_folder / name).is_file():
                 (folder / name).write_bytes((source_folder / name).read_bytes())
         (folder / "conversion.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        (folder / "README.md").write_text(_card(record, converted, source_folder), encoding="utf-8")
+        (folder / "README.md").write_text(_card(record, converted, source_folder, Path(output).name), encoding="utf-8")
         _check_written(folder, converted)
     return record
 
@@ -429,7 +430,7 @@ def _check_written(folder: Path, converted: PreTrainedModel) -> None:
         raise ConversionError(f"What was written cannot be loaded as it was saved ({info}); nothing was kept.")
 
 
-def _card(record: dict[str, Any], model: PreTrainedModel, source_folder: Path) -> str:
+def _card(record: dict[str, Any], model: PreTrainedModel, source_folder: Path, model_name: str) -> str:
     """A first model card: what the checkpoint is, how it was made and how to load it."""
     license_name = None
     if (source_folder / "README.md").is_file():
@@ -451,12 +452,13 @@ def _card(record: dict[str, Any], model: PreTrainedModel, source_folder: Path) -
 {data.to_yaml()}
 ---
 
-# ContextPool variant of {record["source"]}
+# {model_name}: a ContextPool variant of {record["source"]}
 
 `{record["model_class"]}`, converted from `{record["source_class"]}` with layers {record["layers"]} of the source and
 pooling modules before attention that have not been trained. On the conversion's seeded inputs its outputs differ from
-the source's (cut to the same layers) by at most {record["parity"]["max_abs_difference"]} in float32. `conversion.json`
-has the whole record. It is meant to be fine-tuned; the source's limits apply.
+the source's (cut to the same layers) by at most {record["parity"]["max_abs_difference"]:.3g} in float32{
+        "" if model.config.pool_gate else ", as is to be expected without a gate"
+    }. `conversion.json` has the whole record. It is meant to be fine-tuned; the source's limits apply.
 
 ```python
 import cp_transformers
@@ -515,7 +517,9 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("source", help="a folder, or the id of a model on the Hub")
     parser.add_argument("output", help="the folder to write; it appears when it is whole")
     parser.add_argument("--revision", help="branch, tag or commit of a source on the Hub")
-    parser.add_argument("--layers", help="layers to keep: 0,1,2,3 or first:4, last:4, every:2 (default: all)")
+    parser.add_argument(
+        "--layers", help="layers to keep: 0,1,2,3 or first:4, last:4, every:2 for 0,2,4,... (default: all)"
+    )
     parser.add_argument(
         "--pool-layers", help="layers that pool, in the same notation, counted in the converted model (default: all)"
     )
@@ -523,13 +527,18 @@ def main(args: Sequence[str] | None = None) -> None:
     for name, kind, text in (
         ("pool_hidden_size", int, "channels inside the predictor"),
         ("pool_kernel_size", int, "kernel of the predictor's convolution, odd"),
-        ("pool_range", float, "largest support size, as a fraction of the sequence"),
+        ("pool_range", float, "largest support size, as a fraction of the valid tokens"),
         ("pool_num_heads", int, "pooling heads"),
         ("pool_max_offset", float, "how far a pool's centre may move, in positions"),
     ):
         flag = "--" + name.replace("_", "-")
         parser.add_argument(flag, type=kind, default=getattr(defaults, name), help=f"{text} (default: %(default)s)")
-    parser.add_argument("--pool-placement", choices=("attention", "block"), default=defaults.pool_placement)
+    parser.add_argument(
+        "--pool-placement",
+        choices=("attention", "block"),
+        default=defaults.pool_placement,
+        help="pool what attention is computed from, or the block's whole input (default: %(default)s)",
+    )
     parser.add_argument(
         "--no-gate", action="store_true", help="leave out the gate; the result then differs from the source at once"
     )
@@ -540,7 +549,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
     record = convert_checkpoint(**options)
     print(
-        f"{record['source']} ({record['source_class']}) -> {options['output']} ({record['model_class']}, "
+        f"{options['source']} ({record['source_class']}) -> {options['output']} ({record['model_class']}, "
         f"{len(record['layers'])} layers); largest difference of any output, in float32: "
         f"{record['parity']['max_abs_difference']}"
     )

@@ -54,6 +54,9 @@ from .modeling_context_pool import PoolSizes, build_context_pool, init_context_p
 
 @dataclass
 class CPBertModelOutput(BaseModelOutputWithPoolingAndCrossAttentions):
+    """What upstream returns and, as in the classes below, `pool_sizes`: for each layer that pools, in order, the
+    predicted sigma in positions, `(batch, heads, tokens)` in float32, zero at padding."""
+
     pool_sizes: tuple[torch.Tensor, ...] | None = None
 
 
@@ -186,8 +189,10 @@ class CPBertModel(CPBertPreTrainedModel, BertModel):
     """The bare CP-BERT encoder.
 
     `forward` takes and returns what [`~transformers.BertModel`]'s does as an encoder, and two things more:
-    `output_pool_sizes=True` (see `pool_sizes` of the output) and `pool_mask`, `(batch, tokens)`, True where a token
-    may be pooled. It defaults to `attention_mask` where that has this shape and is required where it has not.
+
+    - `output_pool_sizes=True` adds `pool_sizes` to the output, see [`CPBertModelOutput`]; so it does in every head.
+    - `pool_mask`, `(batch, tokens)`, True where a token may be pooled. It defaults to `attention_mask` where that has
+      this shape and is required where it has not.
     """
 
     _no_split_modules = ["BertEmbeddings", "CPBertLayer"]
@@ -212,6 +217,7 @@ class CPBertModel(CPBertPreTrainedModel, BertModel):
         pool_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, ...] | BaseModelOutputWithPoolingAndCrossAttentions:
+        """See the class, and [`~transformers.BertModel.forward`] for what both share."""
         for name in ("encoder_hidden_states", "past_key_values"):
             if kwargs.get(name) is not None:
                 raise ValueError(f"CP-BERT is an encoder and takes no {name}.")
