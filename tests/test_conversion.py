@@ -149,9 +149,9 @@ def test_without_gate_the_difference_is_recorded(source, tmp_path):
 
 def test_the_same_source_gives_the_same_files(source, tmp_path):
     torch.manual_seed(1)
-    convert_checkpoint(source, tmp_path / "a")
+    convert_checkpoint(source, tmp_path / "a" / "cp")
     torch.manual_seed(2)
-    convert_checkpoint(source, tmp_path / "b")
+    convert_checkpoint(source, tmp_path / "b" / "cp")
     assert snapshot(tmp_path / "a") == snapshot(tmp_path / "b")
 
 

@@ -42,7 +42,7 @@ def test_what_the_demo_printed_is_what_results_hold():
     table, figures = report(results).split("\n\n")[:2]
     assert table in README and figures in README
     gain, error = 100 * results["gain_of_pooling_at_4_layers"], 100 * results["gain_standard_error"]
-    assert f"({gain:+.2f} ± {error:.2f} points)" in README
+    assert f"({gain:+.2f} ± {error:.2f} points" in README
     cut, converted = (arm["milliseconds_a_batch"] for arm in results["arms"][1:])
     assert f"takes {100 * (converted / cut - 1):.0f} % more time" in README
 
