@@ -3,6 +3,7 @@
 """What the models of every family share: how a layer gets its ContextPool, and how support sizes get out."""
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from functools import wraps
 
 import torch
@@ -37,39 +38,61 @@ def init_context_pool(module: nn.Module) -> None:
         init.zeros_(module.gate)
 
 
-class PoolSizes:
-    """Travels down through a model and collects sigma from every layer that pools.
+class _Collector:
+    """Where the pooling modules leave their support sizes during a forward pass that was asked for them.
 
-    Not a list, which accelerate's hooks (`device_map`) and FSDP would copy on the way.
+    Upstream's models hand unknown arguments down in part and nothing new up, so the sizes go past them. Each thread
+    and task has a collection of its own; under torch.compile, which cannot trace a ContextVar, a plain attribute does.
     """
 
     def __init__(self) -> None:
-        self.collected: list[torch.Tensor] = []
+        self._of_context: ContextVar[list[torch.Tensor] | None] = ContextVar("pool_sizes", default=None)
+        self._of_compiler: list[torch.Tensor] | None = None
 
-    def append(self, sizes: torch.Tensor) -> None:
-        self.collected.append(sizes)
+    def get(self) -> list[torch.Tensor] | None:
+        return self._of_compiler if torch.compiler.is_compiling() else self._of_context.get()
+
+    def set(self, collected: list[torch.Tensor] | None) -> None:
+        if torch.compiler.is_compiling():
+            self._of_compiler = collected
+        else:
+            self._of_context.set(collected)
+
+
+_COLLECTOR = _Collector()
+
+
+def record_pool_sizes(sizes: torch.Tensor) -> None:
+    """Called by whatever pools, with its sigma, for [`with_pool_sizes`]."""
+    collected = _COLLECTOR.get()
+    if collected is not None:
+        collected.append(sizes)
 
 
 def with_pool_sizes(output_class: type[ModelOutput]) -> Callable:
     """Decorator that gives a model's `forward` the argument `output_pool_sizes` (default: the config's).
 
-    With it, the output is an `output_class`, which adds `pool_sizes`: a tuple with the predicted sigma of every layer
-    that pools, in positions and float32; `(batch, heads, tokens)` for text, zero at padding.
+    With it, the output is an `output_class`, which adds `pool_sizes`: a tuple with the predicted sigma of every module
+    that pools, in positions and float32; `(batch, heads, tokens)` for text, zero at padding; `(batch, heads, rows,
+    columns)` for images.
     """
 
     def decorator(forward: Callable) -> Callable:
-        # Upstream's heads pass unknown keywords down to every layer but nothing new up, so a collector travels down.
         @wraps(forward)
         def wrapper(self, *args, **kwargs):
             requested = kwargs.pop("output_pool_sizes", None)
             requested = self.config.output_pool_sizes if requested is None else requested
-            if not requested or "pool_sizes" in kwargs:  # a head that contains this model has already asked
+            if not requested or _COLLECTOR.get() is not None:  # a head that contains this model has already asked
                 return forward(self, *args, **kwargs)
             return_dict = kwargs.pop("return_dict", None)
             return_dict = self.config.return_dict if return_dict is None else return_dict
-            pool_sizes = PoolSizes()
-            outputs = forward(self, *args, return_dict=True, pool_sizes=pool_sizes, **kwargs)
-            outputs = output_class(**outputs, pool_sizes=tuple(pool_sizes.collected))
+            collected: list[torch.Tensor] = []
+            _COLLECTOR.set(collected)
+            try:
+                outputs = forward(self, *args, return_dict=True, **kwargs)
+            finally:
+                _COLLECTOR.set(None)
+            outputs = output_class(**outputs, pool_sizes=tuple(collected))
             return outputs if return_dict else outputs.to_tuple()
 
         return wrapper

@@ -46,7 +46,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
 from .configuration_cp_bert import CPBertConfig
-from .modeling_context_pool import PoolSizes, build_context_pool, init_context_pool, with_pool_sizes
+from .modeling_context_pool import build_context_pool, init_context_pool, record_pool_sizes, with_pool_sizes
 
 
 # What the models return with `output_pool_sizes=True`; see `with_pool_sizes`.
@@ -107,12 +107,10 @@ class CPBertSelfAttention(BertSelfAttention):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         pool_mask: torch.Tensor | None = None,
-        pool_sizes: PoolSizes | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         hidden_states, sizes = self.context_pool(hidden_states, mask=pool_mask)
-        if pool_sizes is not None:
-            pool_sizes.append(sizes)
+        record_pool_sizes(sizes)
         return super().forward(hidden_states, attention_mask, **kwargs)
 
 
@@ -146,15 +144,13 @@ class CPBertLayer(BertLayer):
         attention_mask: torch.Tensor | None = None,
         *args,
         pool_mask: torch.Tensor | None = None,
-        pool_sizes: PoolSizes | None = None,
         **kwargs,
     ) -> torch.Tensor:
         if self.context_pool is not None:
             hidden_states, sizes = self.context_pool(hidden_states, mask=pool_mask)
-            if pool_sizes is not None:
-                pool_sizes.append(sizes)
+            record_pool_sizes(sizes)
         elif self.pools_attention:
-            kwargs.update(pool_mask=pool_mask, pool_sizes=pool_sizes)
+            kwargs["pool_mask"] = pool_mask
         return super().forward(hidden_states, attention_mask, *args, **kwargs)
 
 
