@@ -1,8 +1,10 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
-"""ContextPool variants of BERT for transformers. Importing the package registers them with the Auto classes."""
+"""ContextPool variants of BERT, ViT and ResNet for transformers; importing the package registers them."""
 
 from .configuration_cp_bert import CPBertConfig
+from .configuration_cp_resnet import CPResNetConfig
+from .configuration_cp_vit import CPViTConfig
 from .context_pool import ContextPool
 from .modeling_cp_bert import (
     CPBertForMaskedLM,
@@ -14,6 +16,18 @@ from .modeling_cp_bert import (
     CPBertForTokenClassification,
     CPBertModel,
     CPBertPreTrainedModel,
+)
+from .modeling_cp_resnet import (
+    CPResNetBackbone,
+    CPResNetForImageClassification,
+    CPResNetModel,
+    CPResNetPreTrainedModel,
+)
+from .modeling_cp_vit import (
+    CPViTForImageClassification,
+    CPViTForMaskedImageModeling,
+    CPViTModel,
+    CPViTPreTrainedModel,
 )
 from .registration import register
 
@@ -31,6 +45,16 @@ __all__ = [
     "CPBertForTokenClassification",
     "CPBertModel",
     "CPBertPreTrainedModel",
+    "CPResNetBackbone",
+    "CPResNetConfig",
+    "CPResNetForImageClassification",
+    "CPResNetModel",
+    "CPResNetPreTrainedModel",
+    "CPViTConfig",
+    "CPViTForImageClassification",
+    "CPViTForMaskedImageModeling",
+    "CPViTModel",
+    "CPViTPreTrainedModel",
     "ContextPool",
     "register",
 ]

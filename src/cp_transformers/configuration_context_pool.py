@@ -10,31 +10,24 @@ from typing import TYPE_CHECKING, ClassVar
 @dataclass(repr=False, eq=False)
 class ContextPoolConfigMixin:
     """
-    The fields that a configuration adds to its upstream class.
+    The fields that the configurations of every family add to their upstream class.
 
     Args:
         pool_hidden_size: channels inside the predictor.
         pool_kernel_size: kernel of the predictor's convolution, odd.
-        pool_range: the largest support size sigma, as a fraction of the number of valid tokens (text) or of the longer
-            side of the grid (images).
+        pool_range: the largest support size sigma, as a fraction of the extent: of the number of valid tokens (text),
+            of the longer side of the grid (patches) or of the window's side (feature maps).
         pool_num_heads: pooling heads, each owning an equal slice of the channels.
         pool_max_offset: how far the centre of a head's pool may move from its token, in positions; 0 for not at all.
         pool_gate: whether a gate, one a channel and zero at the start, mixes the pooled tokens in. Conversion of a
             pretrained checkpoint sets it, so that the converted model starts where its source stood.
-        pool_placement: "attention" pools what queries, keys and values are computed from and leaves the residual
-            stream alone; "block" pools the block's whole input.
-        pool_layers: the indices of the layers that pool; None for all.
         output_pool_sizes: whether the models return the predicted support sizes as `pool_sizes`, a tuple with one
-            float32 tensor for each layer that pools, in order; sigma in positions, zero at padding.
+            float32 tensor for each module that pools, in order; sigma in positions, zero at padding.
 
     Raises:
         huggingface_hub.errors.StrictDataclassError: a value is of the wrong type or out of its range.
-        ValueError: a name that begins with `pool_` is not one of these fields.
+        ValueError: a name that begins with `pool_` is not one of the fields.
     """
-
-    if TYPE_CHECKING:  # of the upstream configuration
-        hidden_size: ClassVar[int]
-        num_hidden_layers: ClassVar[int]
 
     pool_hidden_size: int = 64
     pool_kernel_size: int = 3
@@ -42,8 +35,6 @@ class ContextPoolConfigMixin:
     pool_num_heads: int = 1
     pool_max_offset: float | int = 0.0
     pool_gate: bool = False
-    pool_placement: str = "attention"
-    pool_layers: list[int] | tuple[int, ...] | None = None
     output_pool_sizes: bool = False
 
     def __post_init__(self, **kwargs):
@@ -54,8 +45,6 @@ class ContextPoolConfigMixin:
                 close = get_close_matches(name, known, n=1)
                 hint = f"did you mean {close[0]}?" if close else f"the fields are {', '.join(known)}."
                 raise ValueError(f"{type(self).__name__} of this version has no field {name}; {hint}")
-        if self.pool_layers is not None:
-            self.pool_layers = list(self.pool_layers)  # as JSON gives it back
         super().__post_init__(**kwargs)  # type: ignore[misc]
 
     def validate_context_pool(self):
@@ -69,13 +58,43 @@ class ContextPoolConfigMixin:
             raise ValueError(f"pool_range must be positive and finite, not {self.pool_range}.")
         if not 0 <= self.pool_max_offset < float("inf"):
             raise ValueError(f"pool_max_offset must be zero or positive and finite, not {self.pool_max_offset}.")
-        if self.pool_placement not in ("attention", "block"):
-            raise ValueError(f'pool_placement must be "attention" or "block", not "{self.pool_placement}".')
-        if self.hidden_size % self.pool_num_heads:
+
+    def _validate_pool_num_heads(self, name: str, channels: int) -> None:
+        if channels % self.pool_num_heads:
             raise ValueError(
-                f"pool_num_heads ({self.pool_num_heads}) must divide hidden_size ({self.hidden_size}): "
+                f"pool_num_heads ({self.pool_num_heads}) must divide {name} ({channels}): "
                 "each pooling head owns an equal slice of the channels."
             )
+
+
+@dataclass(repr=False, eq=False)
+class LayerPoolConfigMixin(ContextPoolConfigMixin):
+    """
+    And those of the transformers, which pool in their layers.
+
+    Args:
+        pool_placement: "attention" pools what queries, keys and values are computed from and leaves the residual
+            stream alone; "block" pools the block's whole input.
+        pool_layers: the indices of the layers that pool; None for all.
+    """
+
+    if TYPE_CHECKING:  # of the upstream configuration
+        hidden_size: ClassVar[int]
+        num_hidden_layers: ClassVar[int]
+
+    pool_placement: str = "attention"
+    pool_layers: list[int] | tuple[int, ...] | None = None
+
+    def __post_init__(self, **kwargs):
+        if self.pool_layers is not None:
+            self.pool_layers = list(self.pool_layers)  # as JSON gives it back
+        super().__post_init__(**kwargs)
+
+    def validate_context_pool(self):
+        super().validate_context_pool()
+        if self.pool_placement not in ("attention", "block"):
+            raise ValueError(f'pool_placement must be "attention" or "block", not "{self.pool_placement}".')
+        self._validate_pool_num_heads("hidden_size", self.hidden_size)
         if self.pool_layers is not None:
             outside = [layer for layer in self.pool_layers if not 0 <= layer < self.num_hidden_layers]
             if outside:

@@ -5,15 +5,15 @@
 from huggingface_hub.dataclasses import strict
 from transformers import BertConfig
 
-from .configuration_context_pool import ContextPoolConfigMixin
+from .configuration_context_pool import ContextPoolConfigMixin, LayerPoolConfigMixin
 
 
 @strict
-class CPBertConfig(ContextPoolConfigMixin, BertConfig):
+class CPBertConfig(LayerPoolConfigMixin, BertConfig):
     __doc__ = f"""
     Configuration of the CP-BERT models: every field of [`~transformers.BertConfig`], with the same defaults, and
     those of ContextPool.
-    {ContextPoolConfigMixin.__doc__}
+    {ContextPoolConfigMixin.__doc__}{LayerPoolConfigMixin.__doc__}
     Example:
 
     ```python

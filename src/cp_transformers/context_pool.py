@@ -14,7 +14,7 @@ paper's abstract; pooling heads and offsets are additions of this project:
     out_i     = y_i, or x_i + gate * (y_i - x_i) where there is a gate
 
 A sequence is a grid of one row. `extent` is the number of valid tokens of the example (a sequence) or the longer side
-of the grid (an image).
+of the grid (an image). `feature_map_pool` has the forms for the feature maps of ConvNets.
 """
 
 import math
@@ -99,7 +99,7 @@ def context_pool(
 
 
 class PoolProjection(nn.Linear):
-    """The predictor's last layer: from its hidden channels to `w`, `s` and, where predicted, `o` of each head."""
+    """The predictor's last layer: from its hidden channels to `w` and, where predicted, `s` and `o` of each head."""
 
     def __init__(self, in_features: int, num_heads: int, numbers_a_head: int, num_dims: int):
         self.num_heads = num_heads
@@ -117,7 +117,8 @@ class PoolProjection(nn.Linear):
         its range, and the heads' centres spread over the offset's range (left and right in a sequence, around the
         compass on a grid)."""
         bias = torch.zeros(self.num_heads, self.numbers_a_head)
-        bias[:, 1] = math.log(INITIAL_SIGMA[self.num_dims] / (1 - INITIAL_SIGMA[self.num_dims]))
+        if self.numbers_a_head > 1:
+            bias[:, 1] = math.log(INITIAL_SIGMA[self.num_dims] / (1 - INITIAL_SIGMA[self.num_dims]))
         if self.numbers_a_head > 2 and self.num_heads > 1:
             head = torch.arange(self.num_heads)
             if self.num_dims == 1:
@@ -129,7 +130,44 @@ class PoolProjection(nn.Linear):
         return bias.flatten()
 
 
-class ContextPool(nn.Module):
+class BaseContextPool(nn.Module):
+    """What every kind of pooling shares: the predictor and the gate."""
+
+    def __init__(
+        self,
+        hidden_size: int,
+        numbers_a_head: int,
+        pool_hidden_size: int,
+        pool_kernel_size: int,
+        pool_num_heads: int,
+        pool_gate: bool,
+        num_dims: int,
+    ):
+        super().__init__()
+        if hidden_size % pool_num_heads:
+            raise ValueError(f"hidden_size ({hidden_size}) must be divisible by pool_num_heads ({pool_num_heads}).")
+        if pool_kernel_size % 2 == 0:
+            raise ValueError(f"pool_kernel_size must be odd, not {pool_kernel_size}.")
+        self.pool_num_heads = pool_num_heads
+        self.numbers_a_head = numbers_a_head
+        self.num_dims = num_dims
+
+        # A sequence is a grid of one row: its kernel is 1 x k.
+        kernel = (1 if num_dims == 1 else pool_kernel_size, pool_kernel_size)
+        self.conv = nn.Conv2d(hidden_size, pool_hidden_size, kernel, padding=(kernel[0] // 2, kernel[1] // 2))
+        self.act = nn.GELU()
+        self.proj = PoolProjection(pool_hidden_size, pool_num_heads, numbers_a_head, num_dims)
+        self.gate = nn.Parameter(torch.zeros(hidden_size)) if pool_gate else None
+
+    def predict_numbers(self, feature_map: torch.Tensor) -> torch.Tensor:
+        """From `(batch, channels, rows, columns)` the predicted numbers of each head and position, `(batch, heads,
+        positions, numbers)` in float32 (float64 for float64 input): `w`, then `s` and `o` where they are predicted."""
+        numbers = self.proj(self.act(self.conv(feature_map)).flatten(2).transpose(1, 2))
+        numbers = numbers.to(torch.promote_types(numbers.dtype, torch.float32))
+        return numbers.unflatten(-1, (self.pool_num_heads, self.numbers_a_head)).transpose(1, 2)
+
+
+class ContextPool(BaseContextPool):
     """Predicts weights, support sizes and offsets from the tokens and pools with them, by the equations at the head of
     `cp_transformers.context_pool`.
 
@@ -155,24 +193,20 @@ class ContextPool(nn.Module):
         pool_gate: bool = False,
         num_dims: int = 1,
     ):
-        super().__init__()
-        if hidden_size % pool_num_heads:
-            raise ValueError(f"hidden_size ({hidden_size}) must be divisible by pool_num_heads ({pool_num_heads}).")
-        if pool_kernel_size % 2 == 0:
-            raise ValueError(f"pool_kernel_size must be odd, not {pool_kernel_size}.")
+        numbers_a_head = 2 + (num_dims if pool_max_offset else 0)  # w, s and, where predicted, o
+        super().__init__(
+            hidden_size, numbers_a_head, pool_hidden_size, pool_kernel_size, pool_num_heads, pool_gate, num_dims
+        )
         self.pool_range = pool_range
-        self.pool_num_heads = pool_num_heads
         self.pool_max_offset = pool_max_offset
-        self.num_dims = num_dims
 
-        # A sequence is a grid of one row: its kernel is 1 x k, and (batch, tokens, channels) is seen as an image in
-        # channels-last order, so that nothing is transposed in memory.
-        kernel = (1 if num_dims == 1 else pool_kernel_size, pool_kernel_size)
-        self.conv = nn.Conv2d(hidden_size, pool_hidden_size, kernel, padding=(kernel[0] // 2, kernel[1] // 2))
-        self.act = nn.GELU()
-        self.numbers_a_head = 2 + (num_dims if pool_max_offset else 0)  # w, s and, where predicted, o
-        self.proj = PoolProjection(pool_hidden_size, pool_num_heads, self.numbers_a_head, num_dims)
-        self.gate = nn.Parameter(torch.zeros(hidden_size)) if pool_gate else None
+    def sizes_and_offsets(
+        self, numbers: torch.Tensor, extent: float | torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`sigma` and, where predicted, `offsets` of what [`predict_numbers`] gives, for pools that reach at most
+        `pool_range * extent`."""
+        sigma = (self.pool_range * extent * numbers[..., 1].sigmoid()).clamp(min=MIN_SIGMA)
+        return sigma, self.pool_max_offset * numbers[..., 2:].tanh() if self.pool_max_offset else None
 
     def predict(
         self, hidden_states: torch.Tensor, mask: torch.Tensor | None = None, grid_size: tuple[int, int] | None = None
@@ -182,23 +216,17 @@ class ContextPool(nn.Module):
         `hidden_states` must be zero where `mask` is False: a neighbour beyond the end looks like padding.
         """
         num_tokens = hidden_states.shape[1]
-        rows, columns = grid_size or (1, num_tokens)
-        features = self.conv(hidden_states.transpose(1, 2).unflatten(2, (rows, columns)))
-        prediction = self.proj(self.act(features).flatten(2).transpose(1, 2))
-        prediction = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
-        # (batch, tokens, heads * numbers) -> numbers of (batch, heads, tokens)
-        prediction = prediction.unflatten(-1, (self.pool_num_heads, self.numbers_a_head)).transpose(1, 2)
-
-        largest_sigma: float | torch.Tensor
+        # (batch, tokens, channels) is seen as an image in channels-last order: nothing is transposed in memory.
+        feature_map = hidden_states.transpose(1, 2).unflatten(2, grid_size or (1, num_tokens))
+        numbers = self.predict_numbers(feature_map)
+        extent: float | torch.Tensor
         if grid_size is not None:
-            largest_sigma = self.pool_range * max(rows, columns)
+            extent = max(grid_size)
         elif mask is not None:
-            largest_sigma = self.pool_range * mask.sum(dim=-1, dtype=prediction.dtype)[:, None, None]
+            extent = mask.sum(dim=-1, dtype=numbers.dtype)[:, None, None]
         else:
-            largest_sigma = self.pool_range * num_tokens
-        sigma = (largest_sigma * prediction[..., 1].sigmoid()).clamp(min=MIN_SIGMA)
-        offsets = self.pool_max_offset * prediction[..., 2:].tanh() if self.pool_max_offset else None
-        return prediction[..., 0], sigma, offsets
+            extent = num_tokens
+        return numbers[..., 0], *self.sizes_and_offsets(numbers, extent)
 
     def forward(
         self, hidden_states: torch.Tensor, mask: torch.Tensor | None = None, grid_size: tuple[int, int] | None = None

@@ -32,6 +32,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from . import __version__
 from .configuration_cp_bert import CPBertConfig
+from .configuration_cp_vit import CPViTConfig
 from .files import new_checkpoint_folder
 from .registration import AUTO_MODELS
 
@@ -64,13 +65,30 @@ def _text_inputs(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -
     return inputs
 
 
+def _image_inputs(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> dict[str, torch.Tensor]:
+    """Seeded images of the size that `config` names and, for masked image modelling, a mask of patches."""
+    generator = torch.Generator().manual_seed(0)
+    height, width = _pair(config.image_size)
+    inputs = {"pixel_values": torch.randn(2, config.num_channels, height, width, generator=generator)}
+    if model_class.__name__.endswith("ForMaskedImageModeling") and config.patch_size == config.encoder_stride:
+        patch_height, patch_width = _pair(config.patch_size)
+        num_patches = (height // patch_height) * (width // patch_width)
+        inputs["bool_masked_pos"] = torch.rand(2, num_patches, generator=generator) < 0.5
+    return inputs
+
+
+def _pair(size: int | Sequence[int]) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
+
+
 @dataclass(frozen=True)
 class Family:
     """What conversion has to know of a model family."""
 
     config_class: type[PreTrainedConfig]
     layer_key: str  # matches the name of a layer's parameter: what precedes its index, the index, what follows
-    full_head: str  # the upstream class that holds every pretraining head
+    full_head: str | None  # the upstream class that holds every pretraining head, if there is one
     example_inputs: Callable[[PreTrainedConfig, type[PreTrainedModel]], dict[str, torch.Tensor]]
     processor_files: tuple[str, ...]
 
@@ -88,6 +106,13 @@ FAMILIES = {
         full_head="BertForPreTraining",
         example_inputs=_text_inputs,
         processor_files=TOKENIZER_FILES,
+    ),
+    "vit": Family(
+        CPViTConfig,
+        layer_key=r"((?:vit\.)?layers\.)(\d+)(\..*)",
+        full_head=None,
+        example_inputs=_image_inputs,
+        processor_files=("preprocessor_config.json",),
     ),
 }
 
@@ -403,7 +428,7 @@ def _load_source(folder: Path, family: Family) -> PreTrainedModel:
         )
     _converted_class(family, named)
     problems = {}
-    for name in dict.fromkeys([named, family.full_head]):
+    for name in dict.fromkeys([named, family.full_head or named]):
         try:
             model, info = getattr(transformers, name).from_pretrained(
                 folder, config=config, use_safetensors=True, output_loading_info=True

@@ -5,27 +5,35 @@
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import wraps
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, initialization as init
 from transformers.utils import ModelOutput
 
-from .context_pool import ContextPool, PoolProjection
+from .context_pool import BaseContextPool, ContextPool, PoolProjection
 
 
 def build_context_pool(config: PreTrainedConfig, num_dims: int) -> ContextPool:
-    """The pooling module that `config` describes, for sequences (`num_dims=1`) or grids (2)."""
+    """The pooling module of a layer that `config` describes, for sequences (`num_dims=1`) or grids (2)."""
     return ContextPool(
         config.hidden_size,
-        pool_hidden_size=config.pool_hidden_size,
-        pool_kernel_size=config.pool_kernel_size,
+        **predictor_options(config),
         pool_range=config.pool_range,
-        pool_num_heads=config.pool_num_heads,
         pool_max_offset=config.pool_max_offset,
-        pool_gate=config.pool_gate,
         num_dims=num_dims,
     )
+
+
+def predictor_options(config: PreTrainedConfig) -> dict[str, Any]:
+    """What every kind of pooling takes from `config`."""
+    return {
+        "pool_hidden_size": config.pool_hidden_size,
+        "pool_kernel_size": config.pool_kernel_size,
+        "pool_num_heads": config.pool_num_heads,
+        "pool_gate": config.pool_gate,
+    }
 
 
 @torch.no_grad()
@@ -34,7 +42,7 @@ def init_context_pool(module: nn.Module) -> None:
     # Of code outside transformers only modules that own parameters are initialised, so each is asked for by itself.
     if isinstance(module, PoolProjection):
         init.copy_(module.bias, module.initial_bias())
-    elif isinstance(module, ContextPool) and module.gate is not None:
+    elif isinstance(module, BaseContextPool) and module.gate is not None:
         init.zeros_(module.gate)
 
 

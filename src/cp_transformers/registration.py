@@ -2,9 +2,15 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """Registration of the model families with transformers' Auto classes."""
 
+from typing import Any
+
 from transformers import (
+    AutoBackbone,
     AutoConfig,
+    AutoImageProcessor,
     AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForMaskedImageModeling,
     AutoModelForMaskedLM,
     AutoModelForMultipleChoice,
     AutoModelForNextSentencePrediction,
@@ -14,9 +20,15 @@ from transformers import (
     AutoModelForTokenClassification,
     AutoTokenizer,
     BertTokenizer,
+    ConvNextImageProcessor,
+    ConvNextImageProcessorPil,
+    ViTImageProcessor,
+    ViTImageProcessorPil,
 )
 
 from .configuration_cp_bert import CPBertConfig
+from .configuration_cp_resnet import CPResNetConfig
+from .configuration_cp_vit import CPViTConfig
 from .modeling_cp_bert import (
     CPBertForMaskedLM,
     CPBertForMultipleChoice,
@@ -27,10 +39,12 @@ from .modeling_cp_bert import (
     CPBertForTokenClassification,
     CPBertModel,
 )
+from .modeling_cp_resnet import CPResNetBackbone, CPResNetForImageClassification, CPResNetModel
+from .modeling_cp_vit import CPViTForImageClassification, CPViTForMaskedImageModeling, CPViTModel
 
 
 # configuration -> the model that each Auto class gives for it
-AUTO_MODELS = {
+AUTO_MODELS: dict[type[Any], dict[type[Any], type[Any]]] = {
     CPBertConfig: {
         AutoModel: CPBertModel,
         AutoModelForPreTraining: CPBertForPreTraining,
@@ -41,10 +55,26 @@ AUTO_MODELS = {
         AutoModelForTokenClassification: CPBertForTokenClassification,
         AutoModelForQuestionAnswering: CPBertForQuestionAnswering,
     },
+    CPViTConfig: {
+        AutoModel: CPViTModel,
+        AutoModelForImageClassification: CPViTForImageClassification,
+        AutoModelForMaskedImageModeling: CPViTForMaskedImageModeling,
+    },
+    CPResNetConfig: {
+        AutoModel: CPResNetModel,
+        AutoModelForImageClassification: CPResNetForImageClassification,
+        AutoBackbone: CPResNetBackbone,
+    },
 }
 
 # configuration -> tokenizer
 AUTO_TOKENIZERS = {CPBertConfig: BertTokenizer}
+
+# configuration -> image processors, by what they are built on
+AUTO_IMAGE_PROCESSORS = {
+    CPViTConfig: {"torchvision": ViTImageProcessor, "pil": ViTImageProcessorPil},
+    CPResNetConfig: {"torchvision": ConvNextImageProcessor, "pil": ConvNextImageProcessorPil},
+}
 
 
 def register() -> None:
@@ -56,3 +86,5 @@ def register() -> None:
             auto_class.register(config_class, model_class, exist_ok=True)
     for config_class, tokenizer_class in AUTO_TOKENIZERS.items():
         AutoTokenizer.register(config_class, tokenizer_class=tokenizer_class, exist_ok=True)
+    for config_class, image_processor_classes in AUTO_IMAGE_PROCESSORS.items():
+        AutoImageProcessor.register(config_class, image_processor_classes=image_processor_classes, exist_ok=True)

@@ -1,0 +1,57 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""CP-ResNet model configuration."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import ResNetConfig
+
+from .configuration_context_pool import ContextPoolConfigMixin
+
+
+@strict
+class CPResNetConfig(ContextPoolConfigMixin, ResNetConfig):
+    __doc__ = f"""
+    Configuration of the CP-ResNet models: every field of [`~transformers.ResNetConfig`], with the same defaults, and
+    those of ContextPool, which takes the place of the stem's max pooling or of the final average pooling, or of both.
+    {ContextPoolConfigMixin.__doc__}
+    The defaults of two of them differ here: `pool_hidden_size=16`, since the stem's predictor works at a high
+    resolution on few channels, and `pool_range=0.3`, since the extent is that of a window. And there are three more.
+
+    Args:
+        pool_stem: whether the stem pools a window around each output position in place of its maximum.
+        pool_window: the window's side in the stem, odd.
+        pool_global: whether learned weights pool the last feature map in place of its average.
+
+    Example:
+
+    ```python
+    >>> from cp_transformers import CPResNetConfig, CPResNetModel
+
+    >>> model = CPResNetModel(CPResNetConfig(depths=[3, 4, 6, 3], pool_global=True))
+    ```"""
+
+    model_type = "cp_resnet"
+    keys_to_ignore_at_inference = ["pool_sizes"]
+
+    pool_hidden_size: int = 16
+    pool_range: float | int = 0.3
+    pool_stem: bool = True
+    pool_window: int = 7
+    pool_global: bool = False
+
+    def validate_context_pool(self):
+        super().validate_context_pool()
+        if self.pool_window < 1 or self.pool_window % 2 == 0:
+            raise ValueError(f"pool_window must be odd and positive, not {self.pool_window}.")
+        if self.pool_max_offset > self.pool_window // 2:
+            raise ValueError(
+                f"pool_max_offset ({self.pool_max_offset}) must not lead out of the window: at pool_window="
+                f"{self.pool_window} it is at most {self.pool_window // 2}."
+            )
+        if self.pool_stem:
+            self._validate_pool_num_heads("embedding_size", self.embedding_size)
+        if self.pool_global:
+            self._validate_pool_num_heads("hidden_sizes[-1]", self.hidden_sizes[-1])
+
+
+__all__ = ["CPResNetConfig"]

@@ -1,0 +1,29 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""CP-ViT model configuration."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import ViTConfig
+
+from .configuration_context_pool import ContextPoolConfigMixin, LayerPoolConfigMixin
+
+
+@strict
+class CPViTConfig(LayerPoolConfigMixin, ViTConfig):
+    __doc__ = f"""
+    Configuration of the CP-ViT models: every field of [`~transformers.ViTConfig`], with the same defaults, and those
+    of ContextPool.
+    {ContextPoolConfigMixin.__doc__}{LayerPoolConfigMixin.__doc__}
+    Example:
+
+    ```python
+    >>> from cp_transformers import CPViTConfig, CPViTModel
+
+    >>> model = CPViTModel(CPViTConfig(num_hidden_layers=8, pool_num_heads=4, pool_max_offset=1.0))
+    ```"""
+
+    model_type = "cp_vit"
+    keys_to_ignore_at_inference = ["pool_sizes"]
+
+
+__all__ = ["CPViTConfig"]

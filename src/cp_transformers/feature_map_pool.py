@@ -1,0 +1,222 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""ContextPool for the feature maps of ConvNets, where it takes the place of max pooling or global average pooling.
+
+The equations are those of `context_pool`, in two forms that a feature map needs. The windowed form lets each output
+position pool a window of its neighbours only, with a stride: memory grows with the output, not with the square of the
+positions. Its `extent` is the window's side, so that a ConvNet keeps treating all parts of images of all sizes alike.
+The global form pools the whole map, by its weights alone.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+from .context_pool import BaseContextPool, ContextPool
+
+
+def windowed_pooling_weights(
+    weights: torch.Tensor,
+    sigma: torch.Tensor,
+    offsets: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
+    window: int = 7,
+    stride: int = 1,
+) -> torch.Tensor:
+    """The weight with which each neighbour in its window enters the pool of an output position.
+
+    The window of output `(r, c)` is centred on the input position `(r * stride, c * stride)`, so that there are
+    `ceil(rows / stride)` x `ceil(columns / stride)` outputs.
+
+    Args:
+        weights: `(batch, heads, rows, columns)`, the logarithm of each input position's weight in anybody's pool.
+        sigma: `(batch, heads, out_rows, out_columns)`, positive, the width of each output's Gaussian in positions.
+        offsets: `(batch, heads, out_rows, out_columns, 2)` (rows, columns): the centre of each output's Gaussian
+            relative to its position, in input positions. None: the position itself.
+        mask: `(batch, rows, columns)`, boolean or 0/1, True where a position is valid. None: all are.
+        window: the window's side, odd.
+        stride: input positions from one output to the next.
+
+    Returns:
+        `(batch, heads, window * window, out_rows, out_columns)` in float32, or float64 for float64 input; the
+        neighbours come row by row. They sum to one; those that are invalid or outside the map are exactly zero, except
+        where the whole window is invalid.
+
+    Raises:
+        ValueError: the window is even.
+    """
+    if window % 2 == 0:
+        raise ValueError(f"The window must be odd, not {window}.")
+    radius = window // 2
+    dtype = torch.promote_types(weights.dtype, torch.float32)
+    log_weights = weights.to(dtype)
+    nowhere = torch.finfo(dtype).min
+    if mask is not None:
+        log_weights = log_weights.masked_fill(~mask.bool()[:, None], nowhere)
+    log_weights = nn.functional.pad(log_weights, (radius,) * 4, value=nowhere)
+    # (batch, heads, window, window, out_rows, out_columns)
+    log_weights = log_weights.unfold(2, window, stride).unfold(3, window, stride).permute(0, 1, 4, 5, 2, 3)
+
+    # From the neighbour to the output's own position, down and right.
+    distance = torch.arange(radius, -radius - 1, -1, device=weights.device, dtype=dtype)[:, None, None]
+    down = right = distance  # (window, 1, 1)
+    if offsets is not None:
+        down_offset, right_offset = offsets.to(dtype).unsqueeze(2).unbind(-1)
+        down, right = distance + down_offset, distance + right_offset  # (batch, heads, window, out_rows, out_columns)
+    squared_distance = down.unsqueeze(-3) ** 2 + right.unsqueeze(-4) ** 2
+    precision = (-0.5 / sigma.to(dtype) ** 2)[:, :, None, None]
+    return torch.addcmul(log_weights, squared_distance, precision).flatten(2, 3).softmax(dim=2)
+
+
+def windowed_context_pool(
+    hidden_states: torch.Tensor,
+    weights: torch.Tensor,
+    sigma: torch.Tensor,
+    offsets: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
+    window: int = 7,
+    stride: int = 1,
+) -> torch.Tensor:
+    """Pools `hidden_states` of shape `(batch, channels, rows, columns)` with the weights of
+    [`windowed_pooling_weights`].
+
+    Head `h` of `heads` pools the `h`-th of `heads` equal slices of the channels. On a map that every window covers, as
+    at `window >= 2 * max(rows, columns) - 1`, and at stride 1, this is [`~cp_transformers.context_pool.context_pool`].
+
+    Returns:
+        `(batch, channels, out_rows, out_columns)` in the dtype of `hidden_states`; zeros where the whole window is
+        invalid. What `hidden_states` and `weights` hold at invalid positions reaches neither it nor a gradient. There
+        are no second derivatives.
+
+    Raises:
+        ValueError: the window is even, or the channels are not divisible by the number of heads.
+    """
+    num_heads = weights.shape[1]
+    if hidden_states.shape[1] % num_heads:
+        raise ValueError(f"{hidden_states.shape[1]} channels cannot be split into {num_heads} pooling heads.")
+    if mask is not None:
+        hidden_states = hidden_states.masked_fill(~mask.bool()[:, None], 0.0)
+    p = windowed_pooling_weights(weights, sigma, offsets, mask=mask, window=window, stride=stride)
+    slices = hidden_states.unflatten(1, (num_heads, -1))
+    return _WindowedMix.apply(slices, p.to(hidden_states.dtype), window, stride).flatten(1, 2)
+
+
+class WindowedContextPool(ContextPool):
+    """Predicts weights at every position of a feature map, support sizes and offsets at every output position, and
+    pools each output's window with them.
+
+    Args:
+        hidden_size: channels of the feature map.
+        window: the window's side, odd.
+        stride: input positions from one output to the next.
+        options: see [`~cp_transformers.context_pool.ContextPool`]; the extent is the window's side.
+    """
+
+    def __init__(self, hidden_size: int, window: int = 7, stride: int = 1, **options: Any):
+        super().__init__(hidden_size, num_dims=2, **options)
+        self.window = window
+        self.stride = stride
+
+    def forward(  # type: ignore[override]
+        self, hidden_states: torch.Tensor, original: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Args:
+            hidden_states: `(batch, channels, rows, columns)`.
+            original: `(batch, channels, out_rows, out_columns)`, the pooling whose place this takes: what the gate
+                starts from. Needed where there is a gate.
+
+        Returns:
+            The pooled map, `(batch, channels, out_rows, out_columns)` in the dtype of `hidden_states`, and sigma in
+            input positions, `(batch, heads, out_rows, out_columns)` in float32.
+        """
+        numbers = self.predict_numbers(hidden_states).unflatten(2, hidden_states.shape[-2:])
+        sigma, offsets = self.sizes_and_offsets(numbers[:, :, :: self.stride, :: self.stride], self.window)
+        pooled = windowed_context_pool(
+            hidden_states, numbers[..., 0], sigma, offsets, window=self.window, stride=self.stride
+        )
+        return _gated(self.gate, pooled, original), sigma
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, window={self.window}, stride={self.stride}"
+
+
+class GlobalContextPool(BaseContextPool):
+    """Pools a whole feature map with predicted weights: where all are equal, this is global average pooling.
+
+    Args:
+        hidden_size: channels of the feature map.
+        pool_hidden_size, pool_kernel_size, pool_num_heads, pool_gate: see
+            [`~cp_transformers.context_pool.ContextPool`].
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        pool_hidden_size: int = 64,
+        pool_kernel_size: int = 3,
+        pool_num_heads: int = 1,
+        pool_gate: bool = False,
+    ):
+        super().__init__(hidden_size, 1, pool_hidden_size, pool_kernel_size, pool_num_heads, pool_gate, num_dims=2)
+
+    def forward(self, hidden_states: torch.Tensor, original: torch.Tensor | None = None) -> torch.Tensor:
+        """From `(batch, channels, rows, columns)` to `(batch, channels, 1, 1)`; `original`, of the latter shape, is
+        what the gate starts from, and needed where there is one."""
+        p = self.predict_numbers(hidden_states).softmax(dim=2).to(hidden_states.dtype)  # (batch, heads, positions, 1)
+        slices = hidden_states.flatten(2).unflatten(1, (self.pool_num_heads, -1))
+        pooled = (slices @ p).flatten(1, 2).unsqueeze(-1)
+        return _gated(self.gate, pooled, original)
+
+    def extra_repr(self) -> str:
+        return f"pool_num_heads={self.pool_num_heads}, pool_gate={self.gate is not None}"
+
+
+def _gated(gate: torch.Tensor | None, pooled: torch.Tensor, original: torch.Tensor | None) -> torch.Tensor:
+    if gate is None:
+        return pooled
+    if original is None:
+        raise ValueError("A gated pool needs `original`, the pooling whose place it takes.")
+    return original + gate[:, None, None] * (pooled - original)
+
+
+class _WindowedMix(torch.autograd.Function):
+    """`sum_k p_k x_k` over the neighbours `k` of each window, from `x`, `(batch, heads, channels / heads, rows,
+    columns)`, and `p`, `(batch, heads, window * window, out_rows, out_columns)`. The gradient is written by hand,
+    because autograd would fill and add a whole map for each neighbour."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_states: torch.Tensor, p: torch.Tensor, window: int, stride: int) -> torch.Tensor:
+        ctx.save_for_backward(hidden_states, p)
+        ctx.window, ctx.stride = window, stride
+        padded = nn.functional.pad(hidden_states, (window // 2,) * 4)
+        pooled = hidden_states.new_zeros(*hidden_states.shape[:3], *p.shape[-2:])
+        for weight, neighbour in zip(p.unsqueeze(2).unbind(3), _neighbours(padded, window, stride)):
+            pooled.addcmul_(weight, neighbour)
+        return pooled
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
+        hidden_states, p = ctx.saved_tensors
+        window, stride, radius = ctx.window, ctx.stride, ctx.window // 2
+        padded = nn.functional.pad(hidden_states, (radius,) * 4)
+        padded_grad, p_grads = torch.zeros_like(padded), []
+        neighbours, neighbour_grads = _neighbours(padded, window, stride), _neighbours(padded_grad, window, stride)
+        for index, (neighbour, neighbour_grad) in enumerate(zip(neighbours, neighbour_grads)):
+            neighbour_grad.addcmul_(p[:, :, None, index], grad)
+            p_grads.append((grad * neighbour).sum(dim=2))
+        rows, columns = hidden_states.shape[-2:]
+        grad_of_map = padded_grad[..., radius : radius + rows, radius : radius + columns]
+        return grad_of_map, torch.stack(p_grads, dim=2), None, None
+
+
+def _neighbours(padded: torch.Tensor, window: int, stride: int) -> Iterator[torch.Tensor]:
+    """For each place in the window, row by row, the view of the padded map that the outputs see there."""
+    rows, columns = (size - window + 1 for size in padded.shape[-2:])
+    for row in range(window):
+        for column in range(window):
+            yield padded[..., row : row + rows : stride, column : column + columns : stride]
