@@ -5,14 +5,18 @@
 import logging
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from transformers import (
+    AutoBackbone,
     AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForMaskedImageModeling,
     AutoModelForMaskedLM,
     AutoModelForMultipleChoice,
     AutoModelForNextSentencePrediction,
@@ -30,10 +34,15 @@ from transformers import (
     BertModel,
     PreTrainedConfig,
     PreTrainedModel,
+    ResNetBackbone,
+    ResNetForImageClassification,
+    ResNetModel,
+    ViTForImageClassification,
+    ViTForMaskedImageModeling,
+    ViTModel,
 )
 
 from cp_transformers import (
-    ContextPool,
     CPBertForMaskedLM,
     CPBertForMultipleChoice,
     CPBertForNextSentencePrediction,
@@ -42,7 +51,28 @@ from cp_transformers import (
     CPBertForSequenceClassification,
     CPBertForTokenClassification,
     CPBertModel,
+    CPResNetBackbone,
+    CPResNetForImageClassification,
+    CPResNetModel,
+    CPViTForImageClassification,
+    CPViTForMaskedImageModeling,
+    CPViTModel,
 )
+from cp_transformers.context_pool import BaseContextPool
+
+
+# Configuration fields, by a name that every family has variants under. The pools reach far (pool_range), so that
+# pooling is seen on so few tokens.
+LAYER_VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {"pool_range": 0.5},
+    "heads": {"pool_range": 0.5, "pool_num_heads": 2, "pool_max_offset": 2.0, "pool_gate": True},
+    "elsewhere": {"pool_range": 0.5, "pool_placement": "block", "pool_layers": [1]},
+}
+RESNET_VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "heads": {"pool_num_heads": 2, "pool_max_offset": 2.0, "pool_gate": True, "pool_global": True},
+    "elsewhere": {"pool_window": 5, "pool_global": True, "layer_type": "basic"},
+}
 
 
 @dataclass(frozen=True)
@@ -55,8 +85,12 @@ class ModelCase:
         sizes: configuration fields that make it small.
         base_sizes: configuration fields of the usual size but for the depth, where sizes themselves matter.
         inputs: makes the arguments of a batch, with padding where the family has any.
-        valid_tokens: for those arguments, `(rows, tokens)`, True where a token is not padding.
-        labels: makes the arguments with which a head returns a loss.
+        smaller: a batch of another shape, from such a batch.
+        valid_tokens: for those arguments, True where a token is not padding, in the shape of `pool_sizes` but for the
+            heads.
+        variants: configuration fields, by name.
+        no_pools: configuration fields with which nothing pools.
+        labels: makes the arguments with which a head returns a loss; None for a model without a head.
     """
 
     model_class: type[PreTrainedModel]
@@ -65,17 +99,31 @@ class ModelCase:
     sizes: dict[str, Any]
     base_sizes: dict[str, Any]
     inputs: Callable[[], dict[str, torch.Tensor]]
+    smaller: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
     valid_tokens: Callable[[dict[str, torch.Tensor]], torch.Tensor]
-    labels: Callable[[], dict[str, torch.Tensor]] = field(default=dict)
+    variants: dict[str, dict[str, Any]]
+    no_pools: dict[str, Any]
+    labels: Callable[[], dict[str, torch.Tensor]] | None = None
 
     def __str__(self) -> str:
         return self.model_class.__name__
+
+    @property
+    def has_layers(self) -> bool:
+        """Whether it is a transformer: it pools in its layers and has attention."""
+        return "num_hidden_layers" in self.sizes
 
     def config(self, **overrides) -> PreTrainedConfig:
         return self.model_class.config_class(**{**self.sizes, **overrides})
 
     def stock_config(self, **overrides) -> PreTrainedConfig:
+        """The upstream configuration; of `overrides`, those that begin with `pool_` are left out."""
+        overrides = {name: value for name, value in overrides.items() if not name.startswith("pool_")}
         return self.stock_class.config_class(**{**self.sizes, **overrides})
+
+    def load(self, folder: Path) -> PreTrainedModel:
+        """What the Auto class loads; but AutoBackbone, of transformers 5.23, looks on the Hub alone."""
+        return (self.model_class if self.auto_class is AutoBackbone else self.auto_class).from_pretrained(folder)
 
     def fresh_model(self, **overrides) -> PreTrainedModel:
         """As it is constructed, but in evaluation mode."""
@@ -90,8 +138,8 @@ class ModelCase:
         return model
 
 
-def context_pools(model: nn.Module) -> list[ContextPool]:
-    return [module for module in model.modules() if isinstance(module, ContextPool)]
+def context_pools(model: nn.Module) -> list[BaseContextPool]:
+    return [module for module in model.modules() if isinstance(module, BaseContextPool)]
 
 
 def tensors(outputs) -> list[torch.Tensor]:
@@ -144,7 +192,7 @@ def text_inputs(*rows: int) -> dict[str, torch.Tensor]:
     }
 
 
-def bert_case(model_class, stock_class, auto_class, rows=(3,), labels=dict, **sizes) -> ModelCase:
+def bert_case(model_class, stock_class, auto_class, rows=(3,), labels=None, **sizes) -> ModelCase:
     return ModelCase(
         model_class,
         stock_class,
@@ -161,7 +209,10 @@ def bert_case(model_class, stock_class, auto_class, rows=(3,), labels=dict, **si
         },
         base_sizes={"num_hidden_layers": 1},
         inputs=lambda: text_inputs(*rows),
+        smaller=lambda inputs: {name: tensor[:2, ..., :-2] for name, tensor in inputs.items()},
         valid_tokens=lambda inputs: inputs["attention_mask"].flatten(0, -2).bool(),
+        variants=LAYER_VARIANTS,
+        no_pools={"pool_layers": []},
         labels=labels,
     )
 
@@ -219,16 +270,108 @@ BERT_MODELS = [
     ),
 ]
 
+# -------------------------------------------------------------------------------------------------------- images
+
+GRID = (5, 4)  # of the patches of an image, or of a feature map after ResNet's stem
+NUM_CHANNELS = 3
+
+
+def images(height: int, width: int) -> torch.Tensor:
+    return torch.randn(3, NUM_CHANNELS, height, width, generator=torch.Generator().manual_seed(1))
+
+
+def all_valid(grid: tuple[int, int]) -> Callable[[dict[str, torch.Tensor]], torch.Tensor]:
+    return lambda inputs: torch.ones(len(inputs["pixel_values"]), *grid, dtype=torch.bool)
+
+
+def vit_case(model_class, stock_class, auto_class, grid=GRID, inputs=dict, labels=None, **sizes) -> ModelCase:
+    height, width = 2 * grid[0], 2 * grid[1]
+    return ModelCase(
+        model_class,
+        stock_class,
+        auto_class,
+        sizes={
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "intermediate_size": 40,
+            "image_size": height if height == width else [height, width],
+            "patch_size": 2,
+            "encoder_stride": 2,
+            "num_channels": NUM_CHANNELS,
+            "initializer_range": 0.1,
+            **sizes,
+        },
+        base_sizes={"num_hidden_layers": 1},
+        inputs=lambda: {"pixel_values": images(height, width), **inputs()},
+        smaller=lambda inputs: {name: tensor[:2] for name, tensor in inputs.items()},
+        valid_tokens=all_valid(grid),
+        variants=LAYER_VARIANTS,
+        no_pools={"pool_layers": []},
+        labels=labels,
+    )
+
+
+VIT_MODELS = [
+    vit_case(CPViTModel, ViTModel, AutoModel),
+    vit_case(
+        CPViTForImageClassification,
+        ViTForImageClassification,
+        AutoModelForImageClassification,
+        labels=lambda: {"labels": torch.tensor([0, 1, 2])},
+        num_labels=3,
+    ),
+    vit_case(
+        CPViTForMaskedImageModeling,
+        ViTForMaskedImageModeling,
+        AutoModelForMaskedImageModeling,
+        grid=(4, 4),
+        inputs=lambda: {"bool_masked_pos": (torch.arange(48) % 3 == 0).view(3, 16)},
+        labels=dict,  # the images themselves
+    ),
+]
+
+
+def resnet_case(model_class, stock_class, auto_class, labels=None, **sizes) -> ModelCase:
+    return ModelCase(
+        model_class,
+        stock_class,
+        auto_class,
+        sizes={
+            "embedding_size": 8,
+            "hidden_sizes": [16, 32],
+            "depths": [2, 1],
+            "num_channels": NUM_CHANNELS,
+            **sizes,
+        },
+        base_sizes={},
+        inputs=lambda: {"pixel_values": images(4 * GRID[0], 4 * GRID[1] - 3)},
+        smaller=lambda inputs: {name: tensor[:2, :, :-2, :-1] for name, tensor in inputs.items()},
+        valid_tokens=all_valid(GRID),
+        variants=RESNET_VARIANTS,
+        no_pools={"pool_stem": False},
+        labels=labels,
+    )
+
+
+RESNET_MODELS = [
+    resnet_case(CPResNetModel, ResNetModel, AutoModel),
+    resnet_case(
+        CPResNetForImageClassification,
+        ResNetForImageClassification,
+        AutoModelForImageClassification,
+        labels=lambda: {"labels": torch.tensor([0, 1, 2])},
+        num_labels=3,
+    ),
+    resnet_case(CPResNetBackbone, ResNetBackbone, AutoBackbone, out_features=["stem", "stage1", "stage2"]),
+]
+
 # ------------------------------------------------------------------------------------------------- every family
 
-MODELS = [*BERT_MODELS]
-
-# The pools reach far (pool_range), so that pooling is seen in so few tokens.
-VARIANTS = {
-    "plain": {"pool_range": 0.5},
-    "heads": {"pool_range": 0.5, "pool_num_heads": 2, "pool_max_offset": 2.0, "pool_gate": True},
-    "block": {"pool_range": 0.5, "pool_placement": "block", "pool_layers": [1]},
-}
+MODELS = [*BERT_MODELS, *VIT_MODELS, *RESNET_MODELS]
+LAYERED_MODELS = [case for case in MODELS if case.has_layers]
+HEADS = [case for case in MODELS if case.labels is not None]
+FAMILIES = list({type(case.config()): case for case in reversed(MODELS)}.values())  # the first class of each
 
 
 def over(cases: list[ModelCase]):
@@ -236,5 +379,13 @@ def over(cases: list[ModelCase]):
     return pytest.mark.parametrize("case", cases, ids=str)
 
 
-every_model = over(MODELS)
-every_variant = pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+def over_variants(cases: list[ModelCase]):
+    """Runs a test with each of `cases` and each of its variants, the fields of which are `variant`."""
+    pairs = {f"{case}-{name}": (case, variant) for case in cases for name, variant in case.variants.items()}
+    return pytest.mark.parametrize(("case", "variant"), pairs.values(), ids=pairs)
+
+
+every_model, every_variant = over(MODELS), over_variants(MODELS)
+every_layered_model, every_layered_variant = over(LAYERED_MODELS), over_variants(LAYERED_MODELS)
+every_head, every_variant_of_a_head = over(HEADS), over_variants(HEADS)
+every_family = over(FAMILIES)

@@ -10,35 +10,57 @@ from huggingface_hub.errors import StrictDataclassError
 from model_cases import MODELS, messages_of_transformers
 from transformers import AutoConfig
 
-from cp_transformers import CPBertConfig, CPBertModel
+from cp_transformers import CPBertConfig, CPBertModel, CPResNetConfig, CPViTConfig
 
 
 CONFIGS = {type(case.config()): case for case in MODELS}  # one case of each family
 
 every_config = pytest.mark.parametrize("config_class", CONFIGS, ids=lambda config_class: config_class.__name__)
 
-POOL_DEFAULTS = {
+every_layered_config = pytest.mark.parametrize(
+    "config_class",
+    [config_class for config_class, case in CONFIGS.items() if case.has_layers],
+    ids=lambda config_class: config_class.__name__,
+)
+
+DEFAULTS = {
     "pool_hidden_size": 64,
     "pool_kernel_size": 3,
     "pool_range": 0.1,
     "pool_num_heads": 1,
     "pool_max_offset": 0.0,
     "pool_gate": False,
-    "pool_placement": "attention",
-    "pool_layers": None,
     "output_pool_sizes": False,
 }
-OTHER_VALUES = {
+OTHERS = {
     "pool_hidden_size": 7,
     "pool_kernel_size": 5,
-    "pool_range": 0.3,
+    "pool_range": 0.2,
     "pool_num_heads": 2,
     "pool_max_offset": 1.5,
     "pool_gate": True,
-    "pool_placement": "block",
-    "pool_layers": [0, 1],
     "output_pool_sizes": True,
 }
+LAYER_DEFAULTS = {**DEFAULTS, "pool_placement": "attention", "pool_layers": None}
+LAYER_OTHERS = {**OTHERS, "pool_placement": "block", "pool_layers": [0, 1]}
+POOL_DEFAULTS = {
+    CPBertConfig: LAYER_DEFAULTS,
+    CPViTConfig: LAYER_DEFAULTS,
+    CPResNetConfig: {
+        **DEFAULTS,
+        "pool_hidden_size": 16,
+        "pool_range": 0.3,
+        "pool_stem": True,
+        "pool_window": 7,
+        "pool_global": False,
+    },
+}
+OTHER_VALUES = {
+    CPBertConfig: LAYER_OTHERS,
+    CPViTConfig: LAYER_OTHERS,
+    CPResNetConfig: {**OTHERS, "pool_stem": False, "pool_window": 5, "pool_global": True},
+}
+BOTH = pytest.mark.parametrize("table", [POOL_DEFAULTS, OTHER_VALUES], ids=["defaults", "others"])
 
 
 # -------------------------------------------------------------------------------------------------------- defaults
@@ -55,7 +77,7 @@ def test_defaults_need_no_argument_and_say_nothing(config_class):
 @every_config
 def test_the_pooling_defaults_are_those_of_the_paper_s_module(config_class):
     config = config_class()
-    assert {name: getattr(config, name) for name in POOL_DEFAULTS} == POOL_DEFAULTS
+    assert {name: getattr(config, name) for name in POOL_DEFAULTS[config_class]} == POOL_DEFAULTS[config_class]
 
 
 @every_config
@@ -63,7 +85,7 @@ def test_the_other_defaults_are_those_of_the_stock_config(config_class):
     stock = CONFIGS[config_class].stock_class.config_class().to_dict()
     ours = config_class().to_dict()
     assert stock.pop("model_type") != ours.pop("model_type")
-    assert ours == {**stock, **POOL_DEFAULTS}
+    assert ours == {**stock, **POOL_DEFAULTS[config_class]}
 
 
 @every_config
@@ -75,23 +97,23 @@ def test_pool_sizes_are_no_predictions(config_class):
 
 
 @every_config
-@pytest.mark.parametrize("values", [POOL_DEFAULTS, OTHER_VALUES], ids=["defaults", "others"])
-def test_a_config_is_the_same_after_json(config_class, values):
-    config = config_class(**values)
+@BOTH
+def test_a_config_is_the_same_after_json(config_class, table):
+    config = config_class(**table[config_class])
     assert config_class.from_dict(json.loads(config.to_json_string())).to_dict() == config.to_dict()
 
 
 @every_config
-@pytest.mark.parametrize("values", [POOL_DEFAULTS, OTHER_VALUES], ids=["defaults", "others"])
-def test_a_config_is_the_same_after_saving(config_class, values, tmp_path):
-    config = config_class(**values)
+@BOTH
+def test_a_config_is_the_same_after_saving(config_class, table, tmp_path):
+    config = config_class(**table[config_class])
     config.save_pretrained(tmp_path)
     assert config_class.from_pretrained(tmp_path).to_dict() == config.to_dict()
 
 
 @every_config
 def test_saving_a_reloaded_config_writes_the_same_file(config_class, tmp_path):
-    config_class(**OTHER_VALUES).save_pretrained(tmp_path / "first")
+    config_class(**OTHER_VALUES[config_class]).save_pretrained(tmp_path / "first")
     config_class.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "second")
     first, second = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("first", "second"))
     assert first == second
@@ -101,12 +123,12 @@ def test_saving_a_reloaded_config_writes_the_same_file(config_class, tmp_path):
 def test_the_file_holds_every_pooling_field(config_class, tmp_path):
     config_class().save_pretrained(tmp_path)  # so that a later version with other defaults reads it as it was
     saved = json.loads((tmp_path / "config.json").read_text())
-    assert {name: saved[name] for name in POOL_DEFAULTS} == POOL_DEFAULTS
+    assert {name: saved[name] for name in POOL_DEFAULTS[config_class]} == POOL_DEFAULTS[config_class]
 
 
 @every_config
 def test_auto_config_loads_what_was_saved(config_class, tmp_path):
-    config = config_class(**OTHER_VALUES)
+    config = config_class(**OTHER_VALUES[config_class])
     config.save_pretrained(tmp_path)
     loaded = AutoConfig.from_pretrained(tmp_path)
     assert type(loaded) is config_class and loaded.to_json_string() == config.to_json_string()
@@ -115,16 +137,16 @@ def test_auto_config_loads_what_was_saved(config_class, tmp_path):
 @every_config
 def test_loading_takes_other_values(config_class, tmp_path):
     config_class().save_pretrained(tmp_path)
-    loaded = config_class.from_pretrained(tmp_path, **OTHER_VALUES)
-    assert {name: getattr(loaded, name) for name in OTHER_VALUES} == OTHER_VALUES
+    loaded = config_class.from_pretrained(tmp_path, **OTHER_VALUES[config_class])
+    assert {name: getattr(loaded, name) for name in OTHER_VALUES[config_class]} == OTHER_VALUES[config_class]
 
 
-@every_config
+@every_layered_config
 def test_a_tuple_of_layers_becomes_a_list(config_class):
     assert config_class(pool_layers=(0, 1)).pool_layers == [0, 1]
 
 
-@every_config
+@every_layered_config
 def test_a_list_of_layers_is_copied(config_class):
     layers = [0, 1]
     config = config_class(pool_layers=layers)
@@ -186,10 +208,21 @@ def test_labels_are_the_same_after_saving(config_class, tmp_path):
         ("pool_range", float("inf"), "must be positive and finite, not inf"),
         ("pool_range", float("nan"), "must be positive and finite, not nan"),
         ("pool_num_heads", 0, "must be at least 1, not 0"),
-        ("pool_num_heads", 5, r"\(5\) must divide hidden_size \(768\)"),
         ("pool_max_offset", -1, "must be zero or positive and finite, not -1"),
         ("pool_max_offset", float("inf"), "must be zero or positive and finite, not inf"),
         ("pool_max_offset", float("nan"), "must be zero or positive and finite, not nan"),
+    ],
+)
+def test_a_value_out_of_range_is_refused(config_class, field, value, advice):
+    with pytest.raises(StrictDataclassError, match=rf"{field}.*{advice}"):
+        config_class(**{field: value})
+
+
+@every_layered_config
+@pytest.mark.parametrize(
+    ("field", "value", "advice"),
+    [
+        ("pool_num_heads", 5, r"\(5\) must divide hidden_size \(768\)"),
         ("pool_placement", "mlp", 'must be "attention" or "block", not "mlp"'),
         ("pool_placement", "", 'must be "attention" or "block", not ""'),
         ("pool_layers", [12], r"names \[12\], but the layers are 0 to 11; use None"),
@@ -197,7 +230,7 @@ def test_labels_are_the_same_after_saving(config_class, tmp_path):
         ("pool_layers", [3, 1, 3], r"names a layer twice: \[3, 1, 3\]"),
     ],
 )
-def test_a_value_out_of_range_is_refused(config_class, field, value, advice):
+def test_a_value_out_of_range_is_refused_in_layers(config_class, field, value, advice):
     with pytest.raises(StrictDataclassError, match=rf"{field}.*{advice}"):
         config_class(**{field: value})
 
@@ -219,14 +252,6 @@ def test_a_value_out_of_range_is_refused(config_class, field, value, advice):
         ("pool_gate", 1),
         ("pool_gate", "yes"),
         ("pool_gate", None),
-        ("pool_placement", None),
-        ("pool_placement", 1),
-        ("pool_layers", 1),
-        ("pool_layers", "all"),
-        ("pool_layers", {0, 1}),
-        ("pool_layers", [0.0]),
-        ("pool_layers", [True]),
-        ("pool_layers", ["0"]),
         ("output_pool_sizes", 1),
     ],
 )
@@ -235,15 +260,34 @@ def test_a_value_of_the_wrong_type_is_refused(config_class, field, value):
         config_class(**{field: value})
 
 
+@every_layered_config
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("pool_placement", None),
+        ("pool_placement", 1),
+        ("pool_layers", 1),
+        ("pool_layers", "all"),
+        ("pool_layers", {0, 1}),
+        ("pool_layers", [0.0]),
+        ("pool_layers", [True]),
+        ("pool_layers", ["0"]),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused_in_layers(config_class, field, value):
+    with pytest.raises(StrictDataclassError, match=rf"field '{field}'"):
+        config_class(**{field: value})
+
+
 @every_config
-@pytest.mark.parametrize("field", sorted(OTHER_VALUES))
-def test_a_value_of_the_wrong_type_is_refused_when_assigned(config_class, field):
+def test_a_value_of_the_wrong_type_is_refused_when_assigned(config_class):
     config = config_class()
-    with pytest.raises(StrictDataclassError, match=field):
-        setattr(config, field, object())
+    for field in POOL_DEFAULTS[config_class]:
+        with pytest.raises(StrictDataclassError, match=field):
+            setattr(config, field, object())
 
 
-@every_config
+@every_layered_config
 def test_a_value_out_of_range_is_refused_on_saving(config_class, tmp_path):
     config = config_class()
     config.pool_placement = "mlp"
@@ -260,7 +304,6 @@ def test_a_value_out_of_range_is_refused_on_saving(config_class, tmp_path):
         ("pool_head", "pool_num_heads"),
         ("pool_offset", "pool_max_offset"),
         ("pool_gated", "pool_gate"),
-        ("pool_layer", "pool_layers"),
         ("pool_kernel", "pool_kernel_size"),
     ],
 )
@@ -271,7 +314,7 @@ def test_a_misspelt_pooling_field_is_refused_with_the_nearest_name(config_class,
 
 @every_config
 def test_a_pooling_field_like_no_other_is_refused_with_all_names(config_class):
-    fields = [name for name in POOL_DEFAULTS if name.startswith("pool_")]
+    fields = [name for name in POOL_DEFAULTS[config_class] if name.startswith("pool_")]
     with pytest.raises(ValueError, match=f"no field pool_xyzzy_42; the fields are {', '.join(fields)}"):
         config_class(pool_xyzzy_42=1)
 
@@ -287,7 +330,7 @@ def test_a_file_of_a_later_version_is_refused(config_class, tmp_path):
 
 @every_config
 def test_other_unknown_names_are_taken_as_upstream_does(config_class):
-    config = config_class(anything="kept", pooler_hidden_size=3, attn_implementation="eager", out_features=["a"])
+    config = config_class(anything="kept", pooler_hidden_size=3, attn_implementation="eager", is_decoder=False)
     assert (config.anything, config.pooler_hidden_size) == ("kept", 3)
 
 

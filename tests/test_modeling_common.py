@@ -4,24 +4,33 @@
 
 import copy
 import importlib.util
+import math
 import shutil
 import sys
+from collections import Counter
 from itertools import cycle
 from pathlib import Path
 
 import pytest
 import torch
 from model_cases import (
+    FAMILIES,
+    HEADS,
     MODELS,
-    VARIANTS,
     ModelCase,
     assert_same_outputs,
     at_valid_tokens,
     context_pools,
+    every_family,
+    every_head,
+    every_layered_model,
+    every_layered_variant,
     every_model,
     every_variant,
+    every_variant_of_a_head,
     messages_of_transformers,
     over,
+    over_variants,
     tensors,
 )
 from safetensors.torch import load_file, save_file
@@ -30,21 +39,19 @@ from torch.export import Dim
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 from transformers import AutoConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 import cp_transformers
-from cp_transformers.context_pool import MIN_SIGMA, ContextPool
-
-
-HEADS = [case for case in MODELS if case.labels()]
-FAMILIES = list({type(case.config()): case for case in reversed(MODELS)}.values())  # the first class of each
-
-every_head = over(HEADS)
-every_family = over(FAMILIES)
+from cp_transformers.context_pool import MIN_SIGMA, BaseContextPool, ContextPool
 
 
 @torch.no_grad()
 def run(model, case: ModelCase, **kwargs):
-    return model(**case.inputs(), **kwargs)
+    inputs = case.inputs()
+    for name, tensor in inputs.items():
+        if tensor.is_floating_point():
+            inputs[name] = tensor.to(model.dtype)
+    return model(**inputs, **kwargs)
 
 
 def total(outputs) -> torch.Tensor:
@@ -56,12 +63,16 @@ def gradients(model: nn.Module) -> dict[str, torch.Tensor | None]:
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
+def sized_pools(model: nn.Module) -> list[ContextPool]:
+    return [pool for pool in context_pools(model) if isinstance(pool, ContextPool)]
+
+
 def is_pooling(name: str) -> bool:
     return ".context_pool." in name
 
 
-def saved_stock_model(case: ModelCase, folder: Path):
-    stock = case.stock_class(case.stock_config()).eval()
+def saved_stock_model(case: ModelCase, folder: Path, **overrides):
+    stock = case.stock_class(case.stock_config(**overrides)).eval()
     stock.save_pretrained(folder)
     return stock
 
@@ -96,7 +107,7 @@ def test_the_auto_class_builds_the_model(case):
 @every_model
 def test_the_auto_class_loads_the_model(case, tmp_path):
     case.fresh_model().save_pretrained(tmp_path)
-    assert type(case.auto_class.from_pretrained(tmp_path)) is case.model_class
+    assert type(case.load(tmp_path)) is case.model_class
 
 
 @every_model
@@ -131,7 +142,7 @@ def test_of_two_copies_the_last_to_register_is_loaded(another_copy, tmp_path):
     case.fresh_model().save_pretrained(tmp_path)
     assert type(case.auto_class.from_pretrained(tmp_path)) is getattr(another_copy, str(case))
     cp_transformers.register()
-    assert type(case.auto_class.from_pretrained(tmp_path)) is case.model_class
+    assert type(case.load(tmp_path)) is case.model_class
 
 
 def test_each_of_two_copies_builds_its_own_classes(another_copy):
@@ -145,7 +156,6 @@ def test_each_of_two_copies_builds_its_own_classes(another_copy):
 
 
 @every_variant
-@every_model
 def test_a_reloaded_model_has_the_same_parameters_and_outputs(case, variant, tmp_path):
     model = case.model(**variant)
     model.save_pretrained(tmp_path)
@@ -156,14 +166,14 @@ def test_a_reloaded_model_has_the_same_parameters_and_outputs(case, variant, tmp
 
 @every_model
 def test_saving_a_reloaded_model_writes_the_same_files(case, tmp_path):
-    case.model(**VARIANTS["heads"]).save_pretrained(tmp_path / "first")
+    case.model(**case.variants["heads"]).save_pretrained(tmp_path / "first")
     case.model_class.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "second")
     assert saved_files(tmp_path / "second") == saved_files(tmp_path / "first")
 
 
 @every_model
 def test_loading_reports_no_keys(case, tmp_path):
-    case.fresh_model(**VARIANTS["heads"]).save_pretrained(tmp_path)
+    case.fresh_model(**case.variants["heads"]).save_pretrained(tmp_path)
     _, info = case.model_class.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values()), info
 
@@ -186,12 +196,13 @@ def test_a_model_loaded_with_a_device_map_has_the_same_outputs(case, tmp_path):
 
 @every_family
 def test_a_model_offloaded_to_disk_returns_pool_sizes(case, tmp_path):
-    model = case.model(num_hidden_layers=2)
+    model = case.model()
     model.save_pretrained(tmp_path / "model")
-    layers = {name: "disk" for name, module in model.named_modules() if type(module).__name__.endswith("Layer")}
-    rest = {name: "cpu" for name, _ in model.named_children() if not any(layer.startswith(name) for layer in layers)}
+    whole = model._no_split_modules
+    on_disk = {name: "disk" for name, module in model.named_modules() if type(module).__name__ in whole}
+    rest = {name: "cpu" for name, _ in model.named_children() if not any(part.startswith(name) for part in on_disk)}
     offloaded = case.model_class.from_pretrained(
-        tmp_path / "model", device_map={**layers, **rest}, offload_folder=tmp_path / "offload"
+        tmp_path / "model", device_map={**on_disk, **rest}, offload_folder=tmp_path / "offload"
     )
     assert_same_outputs(run(offloaded, case, output_pool_sizes=True), run(model, case, output_pool_sizes=True))
 
@@ -205,9 +216,10 @@ def test_a_copied_model_has_the_same_outputs(case):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @every_model
 def test_half_precision_is_finite(case, dtype, tmp_path):
-    case.model(**VARIANTS["heads"]).save_pretrained(tmp_path)
+    case.model(**case.variants["heads"]).save_pretrained(tmp_path)
     outputs = run(case.model_class.from_pretrained(tmp_path, dtype=dtype), case)
-    assert all(tensor.dtype == dtype and tensor.isfinite().all() for tensor in tensors(outputs))
+    assert all(tensor.isfinite().all() for tensor in tensors(outputs))
+    assert all(tensor.dtype == dtype for tensor in tensors(outputs) if tensor.ndim)  # but the loss
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -220,7 +232,7 @@ def test_pool_sizes_are_float32_in_half_precision(case, dtype):
 @every_model
 def test_a_bfloat16_checkpoint_stays_bfloat16(case, tmp_path):
     case.model(pool_gate=True).to(torch.bfloat16).save_pretrained(tmp_path)
-    reloaded = case.auto_class.from_pretrained(tmp_path)
+    reloaded = case.load(tmp_path)
     assert {parameter.dtype for parameter in reloaded.parameters()} == {torch.bfloat16}
 
 
@@ -255,12 +267,15 @@ def test_equal_seeds_give_equal_models(case):
     torch.testing.assert_close(first.state_dict(), second.state_dict(), rtol=0.0, atol=0.0)
 
 
-def assert_parameter_is_at_its_start(pool: ContextPool, name: str, std: float) -> None:
+def assert_parameter_is_at_its_start(pool: BaseContextPool, name: str, config) -> None:
     parameter = pool.get_parameter(name)
     if name == "proj.bias":
         assert torch.equal(parameter, pool.proj.initial_bias())
     elif name.endswith("weight"):
-        assert parameter.std().item() == pytest.approx(std, rel=0.4)
+        std = getattr(config, "initializer_range", 0.02)
+        if name == "conv.weight" and not hasattr(config, "initializer_range"):  # ResNet's, after He et al.
+            std = math.sqrt(2 / (parameter.shape[0] * parameter[0, 0].numel()))
+        assert parameter.std().item() == pytest.approx(std, rel=0.4 if parameter.numel() >= 200 else 1.0)
     else:
         assert not parameter.any()
 
@@ -268,17 +283,15 @@ def assert_parameter_is_at_its_start(pool: ContextPool, name: str, std: float) -
 def assert_pools_are_at_their_start(model) -> None:
     for pool in context_pools(model):
         for name, _ in pool.named_parameters():
-            assert_parameter_is_at_its_start(pool, name, model.config.initializer_range)
+            assert_parameter_is_at_its_start(pool, name, model.config)
 
 
 @every_variant
-@every_model
 def test_a_new_model_has_its_pools_at_their_start(case, variant):
     assert_pools_are_at_their_start(case.fresh_model(**variant))
 
 
 @every_variant
-@every_model
 def test_a_model_initialised_after_the_meta_device_has_its_pools_at_their_start(case, variant):
     with torch.device("meta"):
         model = case.fresh_model(**variant)
@@ -291,23 +304,24 @@ def test_a_model_initialised_after_the_meta_device_has_its_pools_at_their_start(
 
 
 @every_variant
-@every_model
 def test_a_model_loaded_from_nothing_is_initialised_as_a_new_one(case, variant):
     new = case.fresh_model(**variant)
     loaded = case.model_class.from_pretrained(None, config=case.config(**variant), state_dict={})
     assert_pools_are_at_their_start(loaded)
     for name, tensor in [*new.named_parameters(), *new.named_buffers()]:
         actual = loaded.get_parameter_or_buffer(name)
-        if tensor.unique().numel() > 8 and tensor.is_floating_point():  # drawn at random
+        drawn = tensor.is_floating_point() and tensor.unique().numel() > 2
+        if drawn and tensor.numel() >= 200:
             assert actual.std().item() == pytest.approx(tensor.std().item(), rel=0.4), name
-        elif not is_pooling(name):
+        elif drawn:  # too few numbers for their spread to tell
+            assert 0 < actual.abs().max() < 20 * tensor.abs().max(), name
+        else:
             assert torch.equal(actual, tensor), name
 
 
 @every_variant
-@every_model
 def test_only_the_pools_are_initialised_when_stock_weights_are_loaded(case, variant, tmp_path):
-    stock = saved_stock_model(case, tmp_path)
+    stock = saved_stock_model(case, tmp_path, **variant)
     model, info = case.model_class.from_pretrained(tmp_path, config=case.config(**variant), output_loading_info=True)
     missing = set(info.pop("missing_keys"))
     assert missing == {name for name in model.state_dict() if is_pooling(name)} and missing
@@ -327,12 +341,15 @@ def test_only_what_is_missing_of_a_pool_is_initialised(case, missing, tmp_path):
     model.save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     kept = {name: tensor for name, tensor in weights.items() if not name.endswith(f"context_pool.{missing}")}
+    assert len(kept) < len(weights)
     save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
 
     loaded = case.model_class.from_pretrained(tmp_path)
-    assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in kept.items())
+    for name, tensor in model.state_dict().items():
+        if not name.endswith(f"context_pool.{missing}"):
+            assert torch.equal(loaded.state_dict()[name], tensor), name
     for pool in context_pools(loaded):
-        assert_parameter_is_at_its_start(pool, missing, loaded.config.initializer_range)
+        assert_parameter_is_at_its_start(pool, missing, loaded.config)
 
 
 # ------------------------------------------------------------------------------- the same construction as upstream
@@ -352,29 +369,26 @@ def attributes(module: nn.Module) -> dict[str, object]:
 
 
 @every_variant
-@every_model
 def test_every_module_has_the_attributes_of_its_stock_counterpart(case, variant):
     model = case.model_class(case.config(**variant, chunk_size_feed_forward=4))
-    stock = case.stock_class(case.stock_config(chunk_size_feed_forward=4))
+    stock = case.stock_class(case.stock_config(**variant, chunk_size_feed_forward=4))
     for name, stock_module in stock.named_modules():
         assert isinstance(model.get_submodule(name), type(stock_module)), name
         assert attributes(model.get_submodule(name)) == attributes(stock_module), name
 
 
 @every_variant
-@every_model
 def test_the_modules_besides_the_pools_are_the_stock_ones(case, variant):
     names = [
         name for name, _ in case.model_class(case.config(**variant)).named_modules() if "context_pool" not in name
     ]
-    assert names == [name for name, _ in case.stock_class(case.stock_config()).named_modules()]
+    assert names == [name for name, _ in case.stock_class(case.stock_config(**variant)).named_modules()]
 
 
 @every_variant
-@every_model
 def test_the_state_besides_the_pools_is_the_stock_one(case, variant):
     state = case.model_class(case.config(**variant)).state_dict()
-    stock_state = case.stock_class(case.stock_config()).state_dict()
+    stock_state = case.stock_class(case.stock_config(**variant)).state_dict()
     shapes = {name: tensor.shape for name, tensor in state.items() if not is_pooling(name)}
     assert shapes == {name: tensor.shape for name, tensor in stock_state.items()}
 
@@ -386,7 +400,7 @@ def test_modules_that_no_device_map_may_split_are_in_the_model(case):
 
 
 class CountDraws(TorchDispatchMode):
-    """Counts the random numbers that are asked for, and does not draw them."""
+    """Counts the random numbers that are drawn."""
 
     DRAWS = {torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default}
 
@@ -395,10 +409,9 @@ class CountDraws(TorchDispatchMode):
         self.draws = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func not in self.DRAWS:
-            return func(*args, **(kwargs or {}))
-        self.draws += args[0].numel()
-        return args[0]
+        if func in self.DRAWS:
+            self.draws += args[0].numel()
+        return func(*args, **(kwargs or {}))
 
 
 @every_model
@@ -413,17 +426,15 @@ def test_construction_draws_hardly_more_numbers_than_the_stock_class(case):
 # -------------------------------------------------------------------------------------- where pooling does nothing
 
 
-@pytest.mark.parametrize("placement", ["attention", "block"])
-@every_model
-def test_a_closed_gate_gives_exactly_the_stock_outputs(case, placement, tmp_path):
-    stock = saved_stock_model(case, tmp_path)
-    config = case.config(pool_gate=True, pool_placement=placement, pool_num_heads=2, pool_max_offset=2.0)
+@every_variant
+def test_a_closed_gate_gives_exactly_the_stock_outputs(case, variant, tmp_path):
+    stock = saved_stock_model(case, tmp_path, **variant)
+    config = case.config(**{**variant, "pool_gate": True})
     model = case.model_class.from_pretrained(tmp_path, config=config)
     assert_same_outputs(run(model, case), run(stock, case))
 
 
-@every_variant
-@every_model
+@every_layered_variant
 def test_pools_at_the_floor_of_sigma_give_the_stock_outputs(case, variant, tmp_path):
     stock = saved_stock_model(case, tmp_path)
     model = case.model_class.from_pretrained(tmp_path, config=case.config(**{**variant, "pool_gate": False}))
@@ -433,17 +444,16 @@ def test_pools_at_the_floor_of_sigma_give_the_stock_outputs(case, variant, tmp_p
 
 
 @every_model
-def test_a_model_without_pooling_layers_gives_exactly_the_stock_outputs(case, tmp_path):
+def test_a_model_without_pools_gives_exactly_the_stock_outputs(case, tmp_path):
     stock = saved_stock_model(case, tmp_path)
-    model = case.model_class.from_pretrained(tmp_path, config=case.config(pool_layers=[]))
+    model = case.model_class.from_pretrained(tmp_path, config=case.config(**case.no_pools))
     assert not context_pools(model)
     assert_same_outputs(run(model, case), run(stock, case))
 
 
 @every_variant
-@every_model
 def test_open_pools_change_every_output(case, variant, tmp_path):
-    stock = saved_stock_model(case, tmp_path)
+    stock = saved_stock_model(case, tmp_path, **variant)
     model = case.model_class.from_pretrained(tmp_path, config=case.config(**variant))
     for pool in context_pools(model):
         if pool.gate is not None:
@@ -471,18 +481,23 @@ def test_evaluation_is_deterministic(case):
 
 
 @every_variant
-@every_model
 def test_a_tuple_holds_what_the_dictionary_holds(case, variant):
-    model = case.model(**variant).eval()
-    model.set_attn_implementation("eager")
-    flags = {"output_hidden_states": True, "output_attentions": True, "output_pool_sizes": True}
+    model = case.model(**variant)
+    flags = {"output_hidden_states": True, "output_pool_sizes": True}
+    if case.has_layers:
+        model.set_attn_implementation("eager")
+        flags["output_attentions"] = True
     as_tuple = run(model, case, return_dict=False, **flags)
     as_dictionary = run(model, case, **flags)
     assert isinstance(as_tuple, tuple) and len(as_tuple) == len(as_dictionary)
     assert_same_outputs(as_tuple, as_dictionary)
 
 
-@every_model
+# Upstream's own classes fail there, in what ours inherit.
+NO_TUPLE_BY_CONFIG = {"CPViTForImageClassification", "CPViTForMaskedImageModeling", "CPResNetBackbone"}
+
+
+@over([case for case in MODELS if str(case) not in NO_TUPLE_BY_CONFIG])
 def test_the_config_asks_for_a_tuple(case):
     model = case.model(return_dict=False, output_pool_sizes=True)
     outputs = run(model, case)
@@ -490,15 +505,13 @@ def test_the_config_asks_for_a_tuple(case):
     assert_same_outputs(outputs, run(model, case, return_dict=True))
 
 
-@every_variant
-@every_model
+@every_layered_variant
 def test_there_is_one_hidden_state_more_than_layers(case, variant):
     model = case.model(**variant, num_hidden_layers=3)
     assert len(run(model, case, output_hidden_states=True).hidden_states) == 4
 
 
-@every_variant
-@every_model
+@every_layered_variant
 def test_there_is_an_attention_a_layer_whose_rows_sum_to_one(case, variant):
     model = case.model(**variant, num_hidden_layers=3, attn_implementation="eager")
     attentions = run(model, case, output_attentions=True).attentions
@@ -507,7 +520,7 @@ def test_there_is_an_attention_a_layer_whose_rows_sum_to_one(case, variant):
         torch.testing.assert_close(attention.sum(-1), torch.ones(attention.shape[:-1]))
 
 
-@every_model
+@every_layered_model
 def test_the_config_asks_for_hidden_states_and_attentions(case):
     config = {"attn_implementation": "eager", "output_hidden_states": True, "output_attentions": True}
     outputs = run(case.model(**config), case)
@@ -515,36 +528,34 @@ def test_the_config_asks_for_hidden_states_and_attentions(case):
 
 
 @every_variant
-@every_model
-def test_pool_sizes_are_one_tensor_a_pooling_layer(case, variant):
+def test_pool_sizes_are_one_tensor_a_pool_that_predicts_them(case, variant):
     model = case.model(**variant)
     sizes = run(model, case, output_pool_sizes=True).pool_sizes
-    shape = (case.valid_tokens(case.inputs()).shape[0], model.config.pool_num_heads)
-    assert isinstance(sizes, tuple) and len(sizes) == len(context_pools(model)) > 0
-    assert all(layer.shape == (*shape, case.valid_tokens(case.inputs()).shape[1]) for layer in sizes)
+    batch_size, *positions = case.valid_tokens(case.inputs()).shape
+    assert isinstance(sizes, tuple) and len(sizes) == len(sized_pools(model))
+    assert all(pool.shape == (batch_size, model.config.pool_num_heads, *positions) for pool in sizes)
 
 
 @every_variant
-@every_model
 def test_pool_sizes_are_zero_at_padding_and_at_least_the_floor_elsewhere(case, variant):
     valid = case.valid_tokens(case.inputs())
     for sizes in run(case.model(**variant), case, output_pool_sizes=True).pool_sizes:
-        by_token = sizes.movedim(1, -1)  # (batch, tokens, heads)
+        by_token = sizes.movedim(1, -1)  # (batch, *positions, heads)
         assert not by_token[~valid].any()
         assert (by_token[valid] >= MIN_SIGMA).all()
 
 
-@every_model
+@every_layered_model
 def test_pool_sizes_are_those_of_each_pool_in_order(case):
     model = case.model(num_hidden_layers=3, pool_layers=[0, 2])
     seen = []
     for pool in context_pools(model):
         pool.register_forward_hook(lambda module, args, output: seen.append(output[1]))
-    assert_same_outputs(run(model, case, output_pool_sizes=True).pool_sizes, seen)
+    pool_sizes = run(model, case, output_pool_sizes=True).pool_sizes
+    assert_same_outputs([sizes.flatten(2) for sizes in pool_sizes], seen)
 
 
 @every_variant
-@every_model
 def test_the_config_asks_for_pool_sizes(case, variant):
     model = case.model(**variant)
     expected = run(model, case, output_pool_sizes=True)
@@ -558,8 +569,8 @@ def test_the_argument_overrules_the_config(case):
 
 
 @every_model
-def test_a_model_without_pooling_layers_has_no_pool_sizes(case):
-    assert run(case.model(pool_layers=[]), case, output_pool_sizes=True).pool_sizes == ()
+def test_a_model_without_pools_has_no_pool_sizes(case):
+    assert run(case.model(**case.no_pools), case, output_pool_sizes=True).pool_sizes == ()
 
 
 @every_model
@@ -585,8 +596,7 @@ def test_outputs_with_pool_sizes_can_be_copied(case):
 # ------------------------------------------------------------------------------------------------------- attention
 
 
-@every_variant
-@every_model
+@every_layered_variant
 def test_eager_and_sdpa_are_the_same(case, variant):
     model = case.model(**variant)
     model.set_attn_implementation("eager")
@@ -595,12 +605,12 @@ def test_eager_and_sdpa_are_the_same(case, variant):
     assert_same_outputs(run(model, case), eager, atol=1e-5)
 
 
-@every_model
+@every_layered_model
 def test_the_attention_implementation_is_that_of_the_config(case):
     assert case.fresh_model(attn_implementation="eager").config._attn_implementation == "eager"
 
 
-@every_model
+@every_layered_model
 def test_an_unknown_attention_implementation_is_refused(case):
     with pytest.raises(ValueError, match="no_such_attention"):
         case.fresh_model(attn_implementation="no_such_attention")
@@ -609,8 +619,7 @@ def test_an_unknown_attention_implementation_is_refused(case):
 # Compiled for the CPU it takes minutes; eagerly it is the same operation. `_compile` is what transformers passes.
 @pytest.mark.filterwarnings("ignore:_compile flag on create_block_mask:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
-@every_variant
-@every_model
+@every_layered_variant
 def test_flex_attention_and_sdpa_are_the_same(case, variant):
     model = case.model(**variant)
     sdpa = run(model, case)
@@ -622,25 +631,23 @@ def test_flex_attention_and_sdpa_are_the_same(case, variant):
 # -------------------------------------------------------------------------------------------------------- training
 
 
-@every_variant
-@every_head
+@every_variant_of_a_head
 def test_every_head_has_a_loss(case, variant):
     loss = case.model(**variant)(**case.inputs(), **case.labels()).loss
     assert loss.shape == () and loss.isfinite() and loss > 0
 
 
 @every_variant
-@every_model
 def test_every_parameter_gets_a_gradient(case, variant):
     model = case.fresh_model(**variant).train()
     total(model(**case.inputs())).backward()
     assert not [name for name, gradient in gradients(model).items() if gradient is None]
 
 
-@pytest.mark.parametrize("placement", ["attention", "block"])
-@every_model
-def test_ungated_pools_learn_from_the_first_step(case, placement):
-    model = case.fresh_model(pool_placement=placement, pool_num_heads=2, pool_max_offset=2.0, pool_range=0.5).train()
+@every_variant
+def test_ungated_pools_learn_from_the_first_step(case, variant):
+    options = {"pool_gate": False, "pool_num_heads": 2, "pool_max_offset": 2.0, "pool_range": 0.5}
+    model = case.fresh_model(**{**variant, **options}).train()
     total(model(**case.inputs())).backward()
     assert all(gradient.any() for name, gradient in gradients(model).items() if is_pooling(name))
 
@@ -672,23 +679,26 @@ def train_step(model, case: ModelCase):
 
 @pytest.mark.parametrize("use_reentrant", [True, False], ids=["reentrant", "not_reentrant"])
 @every_variant
-@every_model
 def test_gradient_checkpointing_changes_neither_loss_nor_gradients(case, variant, use_reentrant):
     model = case.model(**variant)
     expected = train_step(model, case)
     model.activation_checkpointing_enable({"use_reentrant": use_reentrant})
-    torch.testing.assert_close(train_step(model, case), expected, rtol=0.0, atol=1e-6)
+    torch.testing.assert_close(train_step(model, case), expected, rtol=1e-5, atol=1e-6)
 
 
 @every_family
-def test_gradient_checkpointing_recomputes_each_pool(case):
+def test_gradient_checkpointing_runs_each_layer_again(case):
     model = case.model().train()
-    calls = []
-    for pool in context_pools(model):
-        pool.register_forward_hook(lambda module, args, output: calls.append(module))
-    model.activation_checkpointing_enable()
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    calls = Counter()
+    for part in {part for layer in layers for part in layer.modules() if not list(part.children())}:
+        part.register_forward_hook(lambda module, args, output: calls.update([module]))
     total(model(**case.inputs())).backward()
-    assert len(calls) == 2 * len(context_pools(model))
+    once = dict(calls)
+    calls.clear()
+    model.activation_checkpointing_enable({"use_reentrant": True})  # the other mode stops when it has what it needs
+    total(model(**case.inputs())).backward()
+    assert once and calls == {part: 2 * count for part, count in once.items()}
 
 
 @pytest.mark.parametrize("use_reentrant", [True, False], ids=["reentrant", "not_reentrant"])
@@ -715,11 +725,12 @@ def fresh_compiler():
 # Compiling takes seconds: each class once, and in turn each variant with and without pool sizes.
 @pytest.mark.parametrize(
     ("case", "variant", "output_pool_sizes"),
-    list(zip(MODELS, cycle(VARIANTS), cycle([False, True]))),
+    list(zip(MODELS, cycle(["plain", "heads", "elsewhere"]), cycle([False, True]))),
     ids=lambda value: f"pool_sizes={value}" if isinstance(value, bool) else str(value),
 )
 def test_a_compiled_model_has_the_same_outputs(case, variant, output_pool_sizes, fresh_compiler):
-    model = case.model(**{**VARIANTS[variant], "num_hidden_layers": 1, "pool_layers": None})
+    fields = {name: value for name, value in case.variants[variant].items() if name != "pool_layers"}
+    model = case.model(**fields, **({"num_hidden_layers": 1} if case.has_layers else {}))
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     expected = run(model, case, output_pool_sizes=output_pool_sizes)
     assert_same_outputs(run(compiled, case, output_pool_sizes=output_pool_sizes), expected, atol=1e-5)
@@ -728,40 +739,36 @@ def test_a_compiled_model_has_the_same_outputs(case, variant, output_pool_sizes,
 @pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="needs a C++ compiler")
 @every_family
 def test_inductor_gives_the_same_outputs(case, fresh_compiler):
-    model = case.model(num_hidden_layers=1, pool_num_heads=2, pool_max_offset=2.0, pool_gate=True, pool_range=0.5)
+    model = case.model(**case.variants["heads"], **({"num_hidden_layers": 1} if case.has_layers else {}))
     assert_same_outputs(run(torch.compile(model, fullgraph=True), case), run(model, case), atol=1e-5)
-
-
-def smaller(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Two rows less two tokens."""
-    return {name: tensor[:2, ..., :-2] for name, tensor in inputs.items()}
 
 
 @pytest.mark.parametrize("output_pool_sizes", [False, True], ids="pool_sizes={}".format)
 @every_family
 def test_an_exported_model_has_the_same_outputs_for_other_shapes(case, output_pool_sizes):
-    model = case.model(**VARIANTS["heads"], output_pool_sizes=output_pool_sizes)
+    model = case.model(**case.variants["heads"], output_pool_sizes=output_pool_sizes)
     inputs = case.inputs()
     shapes = {name: dict.fromkeys(range(tensor.ndim), Dim.AUTO) for name, tensor in inputs.items()}
     exported = torch.export.export(model, (), kwargs=inputs, dynamic_shapes=shapes).module()
-    assert_same_outputs(exported(**smaller(inputs)), model(**smaller(inputs)), atol=1e-5)
+    assert_same_outputs(exported(**case.smaller(inputs)), model(**case.smaller(inputs)), atol=1e-5)
 
 
 # -------------------------------------------------------------------------------------------------------- the rest
 
 
-@pytest.mark.parametrize("placement", ["attention", "block"])
-@every_family
-def test_pools_are_built_as_the_config_says(case, placement):
-    options = {"pool_range": 0.3, "pool_num_heads": 2, "pool_max_offset": 1.5}
-    sizes = {"pool_hidden_size": 7, "pool_kernel_size": 5, "pool_gate": True}
-    for pool in context_pools(case.fresh_model(**options, **sizes, pool_placement=placement)):
-        assert {name: getattr(pool, name) for name in options} == options
-        assert (pool.conv.out_channels, pool.conv.kernel_size[-1]) == (7, 5)
+@over_variants(FAMILIES)
+def test_pools_are_built_as_the_config_says(case, variant):
+    sizes = {"pool_range": 0.7, "pool_max_offset": 1.5}
+    options = {"pool_hidden_size": 7, "pool_kernel_size": 5, "pool_num_heads": 4, "pool_gate": True}
+    model = case.fresh_model(**{**variant, **sizes, **options})
+    for pool in context_pools(model):
+        assert (pool.conv.out_channels, pool.conv.kernel_size[-1], pool.pool_num_heads) == (7, 5, 4)
         assert pool.gate is not None
+    for pool in sized_pools(model):
+        assert {name: getattr(pool, name) for name in sizes} == sizes
 
 
-@every_model
+@every_layered_model
 def test_layers_that_do_not_pool_have_no_pool(case):
     model = case.fresh_model(num_hidden_layers=3, pool_layers=[1])
     assert len(context_pools(model)) == 1
@@ -769,7 +776,7 @@ def test_layers_that_do_not_pool_have_no_pool(case):
 
 
 @pytest.mark.parametrize("placement", ["attention", "block"])
-@every_family
+@over([case for case in FAMILIES if case.has_layers])
 def test_layers_before_the_first_that_pools_are_the_stock_ones(case, placement, tmp_path):
     stock = case.stock_class(case.stock_config(num_hidden_layers=3)).eval()
     stock.save_pretrained(tmp_path)
@@ -785,5 +792,5 @@ def test_layers_before_the_first_that_pools_are_the_stock_ones(case, placement, 
 def test_loading_and_running_says_nothing(case, tmp_path):
     case.fresh_model().save_pretrained(tmp_path)
     with messages_of_transformers() as messages:
-        run(case.auto_class.from_pretrained(tmp_path), case)
+        run(case.load(tmp_path), case)
     assert not messages

@@ -105,20 +105,21 @@ class PoolProjection(nn.Linear):
         self.num_heads = num_heads
         self.numbers_a_head = numbers_a_head
         self.num_dims = num_dims
-        super().__init__(in_features, num_heads * numbers_a_head)
+        # A bias of `w` alone would do nothing: it cancels in the softmax.
+        super().__init__(in_features, num_heads * numbers_a_head, bias=numbers_a_head > 1)
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
-        with torch.no_grad():
-            self.bias.copy_(self.initial_bias())
+        if self.bias is not None:
+            with torch.no_grad():
+                self.bias.copy_(self.initial_bias())
 
     def initial_bias(self) -> torch.Tensor:
         """The bias at the start, `(heads * numbers a head,)` in float32: equal weights, sigma at `INITIAL_SIGMA` of
         its range, and the heads' centres spread over the offset's range (left and right in a sequence, around the
         compass on a grid)."""
         bias = torch.zeros(self.num_heads, self.numbers_a_head)
-        if self.numbers_a_head > 1:
-            bias[:, 1] = math.log(INITIAL_SIGMA[self.num_dims] / (1 - INITIAL_SIGMA[self.num_dims]))
+        bias[:, 1] = math.log(INITIAL_SIGMA[self.num_dims] / (1 - INITIAL_SIGMA[self.num_dims]))
         if self.numbers_a_head > 2 and self.num_heads > 1:
             head = torch.arange(self.num_heads)
             if self.num_dims == 1:

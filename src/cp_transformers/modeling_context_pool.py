@@ -40,7 +40,7 @@ def predictor_options(config: PreTrainedConfig) -> dict[str, Any]:
 def init_context_pool(module: nn.Module) -> None:
     """The part of `_init_weights` that is ContextPool's own; all else is initialised as in any model."""
     # Of code outside transformers only modules that own parameters are initialised, so each is asked for by itself.
-    if isinstance(module, PoolProjection):
+    if isinstance(module, PoolProjection) and module.bias is not None:
         init.copy_(module.bias, module.initial_bias())
     elif isinstance(module, BaseContextPool) and module.gate is not None:
         init.zeros_(module.gate)

@@ -10,6 +10,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from transformers.conversion_mapping import (
+    get_checkpoint_conversion_mapping,
+    register_checkpoint_conversion_mapping,
+)
 from transformers.modeling_outputs import (
     BaseModelOutputWithPooling,
     ImageClassifierOutput,
@@ -158,6 +162,10 @@ class CPViTModel(CPViTPreTrainedModel, ViTModel):
             grid_size=(pixel_values.shape[-2] // patch_height, pixel_values.shape[-1] // patch_width),
             **kwargs,
         )
+
+
+# Checkpoints name the weights as those of ViT on the Hub do, and as upstream's classes read and write them.
+register_checkpoint_conversion_mapping("CPViTModel", get_checkpoint_conversion_mapping("ViTModel"), overwrite=True)
 
 
 class CPViTForImageClassification(CPViTPreTrainedModel, ViTForImageClassification):
