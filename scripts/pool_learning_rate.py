@@ -13,10 +13,11 @@ import tempfile
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, DataCollatorWithPadding
 
 from cp_transformers.conversion import convert_model, cut_layers
-from cp_transformers.tasks.demo import KEPT_LAYERS, POOL_CONFIG, load_stock, make_trainer, minilm_folder, tokenize
+from cp_transformers.tasks.comparison import make_trainer
+from cp_transformers.tasks.demo_text import KEPT_LAYERS, POOL_CONFIG, load_stock, minilm_folder, tokenize
 from cp_transformers.tasks.film_reviews import load_film_reviews
 
 
@@ -54,13 +55,15 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             trainer = make_trainer(
                 model,
-                data,
+                data["train"],
                 tokenizer,
                 folder,
                 epochs=options.epochs,
                 seed=seed,
                 learning_rate=options.learning_rate,
                 pool_learning_rate=rate or options.learning_rate,
+                weight_decay=0.01,
+                data_collator=DataCollatorWithPadding(tokenizer),
             )
             trainer.train()
             accuracy = trainer.evaluate(data["validation"])["eval_accuracy"]

@@ -29,7 +29,7 @@ from cp_transformers.conversion import (
     parity,
     parse_layers,
 )
-from cp_transformers.tasks.demo import minilm_folder
+from cp_transformers.tasks.demo_text import minilm_folder
 
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "film", "good", "bad"]

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from cp_transformers import CPBertConfig
-from cp_transformers.tasks.demo import report
+from cp_transformers.tasks.demo_text import report
 
 
 ROOT = Path(__file__).parents[1]

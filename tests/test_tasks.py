@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification
 
 from cp_transformers import CPBertConfig, CPBertForSequenceClassification
 from cp_transformers.cli import main as cli
-from cp_transformers.tasks import demo, film_reviews
+from cp_transformers.tasks import comparison, film_reviews
 from cp_transformers.tasks.metrics import Accuracy
 from cp_transformers.training import param_groups
 
@@ -147,7 +147,7 @@ def test_the_demo_runs_on_real_weights(archive, tmp_path, capsys):
 
 def test_measured_times_are_of_every_model():
     inputs = {"input_ids": torch.ones(2, 4, dtype=torch.long)}
-    times = demo.milliseconds({"a": tiny_model().eval(), "b": tiny_model().eval()}, inputs, rounds=3)
+    times = comparison.milliseconds({"a": tiny_model().eval(), "b": tiny_model().eval()}, inputs, rounds=3)
     assert set(times) == {"a", "b"} and min(times.values()) > 0.0
 
 

@@ -32,6 +32,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from . import __version__
 from .configuration_cp_bert import CPBertConfig
+from .configuration_cp_resnet import CPResNetConfig
 from .configuration_cp_vit import CPViTConfig
 from .files import new_checkpoint_folder
 from .registration import AUTO_MODELS
@@ -66,9 +67,9 @@ def _text_inputs(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -
 
 
 def _image_inputs(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> dict[str, torch.Tensor]:
-    """Seeded images of the size that `config` names and, for masked image modelling, a mask of patches."""
+    """Seeded images, of the size that `config` names where it does, and for masked image modelling masked patches."""
     generator = torch.Generator().manual_seed(0)
-    height, width = _pair(config.image_size)
+    height, width = _pair(getattr(config, "image_size", (96, 64)))
     inputs = {"pixel_values": torch.randn(2, config.num_channels, height, width, generator=generator)}
     if model_class.__name__.endswith("ForMaskedImageModeling") and config.patch_size == config.encoder_stride:
         patch_height, patch_width = _pair(config.patch_size)
@@ -87,7 +88,9 @@ class Family:
     """What conversion has to know of a model family."""
 
     config_class: type[PreTrainedConfig]
-    layer_key: str  # matches the name of a layer's parameter: what precedes its index, the index, what follows
+    # Matches the name of a layer's parameter: what precedes its index, the index, what follows. None: the layers
+    # differ in shape, so that none can be left out.
+    layer_key: str | None
     full_head: str | None  # the upstream class that holds every pretraining head, if there is one
     example_inputs: Callable[[PreTrainedConfig, type[PreTrainedModel]], dict[str, torch.Tensor]]
     processor_files: tuple[str, ...]
@@ -110,6 +113,13 @@ FAMILIES = {
     "vit": Family(
         CPViTConfig,
         layer_key=r"((?:vit\.)?layers\.)(\d+)(\..*)",
+        full_head=None,
+        example_inputs=_image_inputs,
+        processor_files=("preprocessor_config.json",),
+    ),
+    "resnet": Family(
+        CPResNetConfig,
+        layer_key=None,
         full_head=None,
         example_inputs=_image_inputs,
         processor_files=("preprocessor_config.json",),
@@ -154,15 +164,16 @@ def cut_layers(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel
     """A model of the same class and dtype that has only these layers of `model`, in this order.
 
     Raises:
-        ConversionError: the model's family is not one that can be converted.
-        ValueError: an index is out of range or repeated.
+        ConversionError: the model's family is not one that can be converted, or has no layers that can be left out; an
+            index is out of range or repeated.
     """
     family = _family(model.config.model_type)
-    layers = parse_layers(layers, model.config.num_hidden_layers)
+    kept = _kept_layers(family, model.config, layers)
     config = copy.deepcopy(model.config)
-    config.num_hidden_layers = len(layers)
+    if kept is not None:
+        config.num_hidden_layers = len(kept)
     cut = type(model)(config).to(model.dtype)
-    cut.load_state_dict(_renumber(model.state_dict(), layers, family.layer_key))
+    cut.load_state_dict(_renumber(model.state_dict(), kept, family.layer_key))
     return cut.train(model.training)
 
 
@@ -183,23 +194,14 @@ def convert_model(model: PreTrainedModel, layers: Sequence[int] | None = None, *
     """
     family = _family(model.config.model_type)
     model_class = _converted_class(family, type(model).__name__)
-    if foreign := [name for name in pool_config if not name.startswith("pool_")]:
-        raise ConversionError(f"Only fields that begin with pool_ can be set, not {_some(foreign)}.")
     if getattr(model.config, "is_decoder", False):
         raise ConversionError("The source is a decoder; only encoders can be converted.")
-    layers = parse_layers(layers, model.config.num_hidden_layers)
-    if pool_config.get("pool_layers") is not None:
-        pool_config["pool_layers"] = parse_layers(pool_config["pool_layers"], len(layers))
-    fields = {name: value for name, value in model.config.to_dict().items() if name not in ("model_type", "auto_map")}
-    fields.update({"pool_gate": True, **pool_config, "num_hidden_layers": len(layers)})
-    try:
-        config = family.config_class.from_dict(fields)
-    except (StrictDataclassError, ValueError) as error:
-        raise ConversionError(str(error.__cause__ or error)) from error
+    kept = _kept_layers(family, model.config, layers)
+    config = _converted_config(family, model.config, kept, pool_config)
     config._attn_implementation = model.config._attn_implementation
 
     converted = model_class(config).to(model.dtype)
-    missing, unexpected = converted.load_state_dict(_renumber(model.state_dict(), layers, family.layer_key), False)
+    missing, unexpected = converted.load_state_dict(_renumber(model.state_dict(), kept, family.layer_key), False)
     foreign = [key for key in missing if ".context_pool." not in key] + unexpected
     if foreign:
         raise ConversionError(f"The source's weights do not fit {model_class.__name__}: {_some(foreign)}.")
@@ -258,15 +260,17 @@ def convert_checkpoint(
     with new_checkpoint_folder(output, overwrite) as folder, quiet():
         source_folder, commit = _fetch(source, revision)
         family = _family(_read_model_type(source_folder))
+        source_config = _load_config(source_folder, family)
+        kept = _kept_layers(family, source_config, layers)
+        _converted_config(family, source_config, kept, pool_config)  # what is wrong there is said at once
         weight_files = _weight_files(source_folder)
-        model = _load_source(source_folder, family)
-        kept = parse_layers(layers, model.config.num_hidden_layers)
+        model = _load_source(source_folder, family, source_config)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             converted = convert_model(model, kept, **pool_config)
         source_dtype = model.config.dtype or torch.float32
         model = model.float()
-        reference = model if kept == list(range(model.config.num_hidden_layers)) else cut_layers(model, kept)
+        reference = model if layers is None else cut_layers(model, kept or [])
         difference = parity(reference, converted.float())
         # written so that NaN fails as well
         if not (difference == 0.0 if converted.config.pool_gate else difference < float("inf")):
@@ -326,8 +330,41 @@ def _converted_class(family: Family, source_class: str) -> type[PreTrainedModel]
     return family.models[source_class]
 
 
-def _renumber(state_dict: dict[str, torch.Tensor], layers: Sequence[int], layer_key: str) -> dict[str, torch.Tensor]:
+def _kept_layers(family: Family, config: PreTrainedConfig, layers: str | Sequence[int] | None) -> list[int] | None:
+    """The indices of the layers to keep, or None where all must stay."""
+    if family.layer_key is not None:
+        return parse_layers(layers, config.num_hidden_layers)
+    if layers is not None:
+        raise ConversionError(
+            f"The layers of a {config.model_type} differ in shape, so that none can be left out; do not give any."
+        )
+    return None
+
+
+def _converted_config(
+    family: Family, config: PreTrainedConfig, layers: Sequence[int] | None, pool_config: dict[str, Any]
+) -> PreTrainedConfig:
+    """The configuration of the converted model."""
+    if foreign := [name for name in pool_config if not name.startswith("pool_")]:
+        raise ConversionError(f"Only fields that begin with pool_ can be set, not {_some(foreign)}.")
+    fields = {name: value for name, value in config.to_dict().items() if name not in ("model_type", "auto_map")}
+    fields.update({"pool_gate": True, **pool_config})
+    if layers is not None:
+        fields["num_hidden_layers"] = len(layers)
+        if fields.get("pool_layers") is not None:
+            fields["pool_layers"] = parse_layers(fields["pool_layers"], len(layers))
+    try:
+        return family.config_class.from_dict(fields)
+    except (StrictDataclassError, ValueError) as error:
+        raise ConversionError(str(error.__cause__ or error)) from error
+
+
+def _renumber(
+    state_dict: dict[str, torch.Tensor], layers: Sequence[int] | None, layer_key: str | None
+) -> dict[str, torch.Tensor]:
     """The entries outside the layers, and those of `layers` under their new indices."""
+    if layers is None or layer_key is None:
+        return state_dict
     new_index = {old: new for new, old in enumerate(layers)}
     renumbered = {}
     for key, tensor in state_dict.items():
@@ -413,9 +450,8 @@ def _weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _load_source(folder: Path, family: Family) -> PreTrainedModel:
-    """The source's model, in the class that its config names, with all of its weights: where they hold more than that
-    class (as BERT's own do: masked language modelling is named, all pretraining heads are there), the full one."""
+def _load_config(folder: Path, family: Family) -> PreTrainedConfig:
+    """The source's configuration, which names a class that can be converted."""
     try:
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (StrictDataclassError, ValueError, TypeError, OSError) as error:
@@ -427,6 +463,13 @@ def _load_source(folder: Path, family: Family) -> PreTrainedModel:
             f"{', '.join(sorted(family.models))}."
         )
     _converted_class(family, named)
+    return config
+
+
+def _load_source(folder: Path, family: Family, config: PreTrainedConfig) -> PreTrainedModel:
+    """The source's model, in the class that its config names, with all of its weights: where they hold more than that
+    class (as BERT's own do: masked language modelling is named, all pretraining heads are there), the full one."""
+    named = config.architectures[0]
     problems = {}
     for name in dict.fromkeys([named, family.full_head or named]):
         try:
@@ -479,8 +522,10 @@ def _card(record: dict[str, Any], model: PreTrainedModel, source_folder: Path, m
 
 # {model_name}: a ContextPool variant of {record["source"]}
 
-`{record["model_class"]}`, converted from `{record["source_class"]}` with layers {record["layers"]} of the source and
-pooling modules before attention that have not been trained. On the conversion's seeded inputs its outputs differ from
+`{record["model_class"]}`, converted from `{record["source_class"]}`{
+        "" if record["layers"] is None else f" with layers {record['layers']} of the source"
+    }.
+Its pooling modules have not been trained. On the conversion's seeded inputs its outputs differ from
 the source's (cut to the same layers) by at most {record["parity"]["max_abs_difference"]:.3g} in float32{
         "" if model.config.pool_gate else ", as is to be expected without a gate"
     }. `conversion.json` has the whole record. It is meant to be fine-tuned; the source's limits apply.
@@ -531,50 +576,64 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def _defaults(field: str) -> str:
+    """The default of a configuration's field, and the families that have it where not all have, or not the same."""
+    families: dict[Any, list[str]] = {}
+    for name, family in FAMILIES.items():
+        config = family.config_class()
+        if hasattr(config, field):
+            families.setdefault(getattr(config, field), []).append(name)
+    values = {value: "all" if value is None else value for value in families}
+    if sum(map(len, families.values())) == len(FAMILIES) and len(families) == 1:
+        return f"default: {next(iter(values.values()))}"
+    return "default: " + "; ".join(f"{values[value]} for {', '.join(names)}" for value, names in families.items())
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """The command `cp-transformers convert`."""
     parser = argparse.ArgumentParser(
         prog="cp-transformers convert",
-        description="Load a pretrained checkpoint, insert the pooling modules before attention, check that the result "
-        f"computes what the source computes, and write it. Model types: {', '.join(FAMILIES)}, any of their heads.",
+        description="Load a pretrained checkpoint, insert the pooling modules, check that the result computes what "
+        f"the source computes, and write it. Model types: {', '.join(FAMILIES)}, any of their heads.",
         epilog="A Hub token is taken from the environment (HF_TOKEN) or from `hf auth login`.",
+        argument_default=argparse.SUPPRESS,  # so that each family's own defaults hold
     )
     parser.add_argument("source", help="a folder, or the id of a model on the Hub")
     parser.add_argument("output", help="the folder to write; it appears when it is whole")
     parser.add_argument("--revision", help="branch, tag or commit of a source on the Hub")
     parser.add_argument(
-        "--layers", help="layers to keep: 0,1,2,3 or first:4, last:4, every:2 for 0,2,4,... (default: all)"
+        "--layers", help="bert, vit: layers to keep, 0,1,2,3 or first:4, last:4, every:2 for 0,2,4,... (default: all)"
     )
-    parser.add_argument(
-        "--pool-layers", help="layers that pool, in the same notation, counted in the converted model (default: all)"
-    )
-    defaults = CPBertConfig()
     for name, kind, text in (
         ("pool_hidden_size", int, "channels inside the predictor"),
         ("pool_kernel_size", int, "kernel of the predictor's convolution, odd"),
-        ("pool_range", float, "largest support size, as a fraction of the valid tokens"),
+        (
+            "pool_range",
+            float,
+            "largest support size, as a fraction of the tokens, of the grid's side or of the window",
+        ),
         ("pool_num_heads", int, "pooling heads"),
         ("pool_max_offset", float, "how far a pool's centre may move, in positions"),
+        ("pool_layers", str, "layers that pool, in the notation of --layers, counted in the converted model"),
+        ("pool_placement", str, "attention: pool what attention is computed from; block: the block's whole input"),
+        ("pool_window", int, "side of the window that the stem pools, odd"),
     ):
-        flag = "--" + name.replace("_", "-")
-        parser.add_argument(flag, type=kind, default=getattr(defaults, name), help=f"{text} (default: %(default)s)")
+        parser.add_argument("--" + name.replace("_", "-"), type=kind, help=f"{text} ({_defaults(name)})")
+    parser.add_argument("--pool-global", action="store_true", help="resnet: pool the last feature map by context too")
     parser.add_argument(
-        "--pool-placement",
-        choices=("attention", "block"),
-        default=defaults.pool_placement,
-        help="pool what attention is computed from, or the block's whole input (default: %(default)s)",
+        "--no-pool-stem", dest="pool_stem", action="store_false", help="resnet: leave the stem's max pooling as it is"
     )
     parser.add_argument(
-        "--no-gate", action="store_true", help="leave out the gate; the result then differs from the source at once"
+        "--no-gate",
+        dest="pool_gate",
+        action="store_false",
+        help="leave out the gate; the result then differs from the source at once",
     )
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="of the result (default: as is)")
     parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint that stands at OUTPUT")
     options = vars(parser.parse_args(args))
-    options["pool_gate"] = not options.pop("no_gate")
 
     record = convert_checkpoint(**options)
-    print(
-        f"{options['source']} ({record['source_class']}) -> {options['output']} ({record['model_class']}, "
-        f"{len(record['layers'])} layers); largest difference of any output, in float32: "
-        f"{record['parity']['max_abs_difference']}"
-    )
+    layers = "" if record["layers"] is None else f", {len(record['layers'])} layers"
+    print(f"{options['source']} ({record['source_class']}) -> {options['output']} ({record['model_class']}{layers})")
+    print(f"largest difference of any output, in float32: {record['parity']['max_abs_difference']}")

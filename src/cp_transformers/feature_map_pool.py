@@ -48,8 +48,7 @@ def windowed_pooling_weights(
     Raises:
         ValueError: the window is even.
     """
-    if window % 2 == 0:
-        raise ValueError(f"The window must be odd, not {window}.")
+    _check_window(window)
     radius = window // 2
     dtype = torch.promote_types(weights.dtype, torch.float32)
     log_weights = weights.to(dtype)
@@ -57,8 +56,7 @@ def windowed_pooling_weights(
     if mask is not None:
         log_weights = log_weights.masked_fill(~mask.bool()[:, None], nowhere)
     log_weights = nn.functional.pad(log_weights, (radius,) * 4, value=nowhere)
-    # (batch, heads, window, window, out_rows, out_columns)
-    log_weights = log_weights.unfold(2, window, stride).unfold(3, window, stride).permute(0, 1, 4, 5, 2, 3)
+    log_weights = torch.stack(list(_neighbours(log_weights, window, stride)), dim=2)
 
     # From the neighbour to the output's own position, down and right.
     distance = torch.arange(radius, -radius - 1, -1, device=weights.device, dtype=dtype)[:, None, None]
@@ -66,9 +64,9 @@ def windowed_pooling_weights(
     if offsets is not None:
         down_offset, right_offset = offsets.to(dtype).unsqueeze(2).unbind(-1)
         down, right = distance + down_offset, distance + right_offset  # (batch, heads, window, out_rows, out_columns)
-    squared_distance = down.unsqueeze(-3) ** 2 + right.unsqueeze(-4) ** 2
-    precision = (-0.5 / sigma.to(dtype) ** 2)[:, :, None, None]
-    return torch.addcmul(log_weights, squared_distance, precision).flatten(2, 3).softmax(dim=2)
+    squared_distance = (down.unsqueeze(-3) ** 2 + right.unsqueeze(-4) ** 2).flatten(-4, -3)
+    precision = (-0.5 / sigma.to(dtype) ** 2).unsqueeze(2)
+    return torch.addcmul(log_weights, squared_distance, precision).softmax(dim=2)
 
 
 def windowed_context_pool(
@@ -117,6 +115,7 @@ class WindowedContextPool(ContextPool):
 
     def __init__(self, hidden_size: int, window: int = 7, stride: int = 1, **options: Any):
         super().__init__(hidden_size, num_dims=2, **options)
+        _check_window(window)
         self.window = window
         self.stride = stride
 
@@ -175,6 +174,11 @@ class GlobalContextPool(BaseContextPool):
         return f"pool_num_heads={self.pool_num_heads}, pool_gate={self.gate is not None}"
 
 
+def _check_window(window: int) -> None:
+    if window % 2 == 0:
+        raise ValueError(f"The window must be odd, not {window}.")
+
+
 def _gated(gate: torch.Tensor | None, pooled: torch.Tensor, original: torch.Tensor | None) -> torch.Tensor:
     if gate is None:
         return pooled
@@ -193,10 +197,11 @@ class _WindowedMix(torch.autograd.Function):
         ctx.save_for_backward(hidden_states, p)
         ctx.window, ctx.stride = window, stride
         padded = nn.functional.pad(hidden_states, (window // 2,) * 4)
-        pooled = hidden_states.new_zeros(*hidden_states.shape[:3], *p.shape[-2:])
+        dtype = torch.promote_types(p.dtype, torch.float32)  # to add up in
+        pooled = hidden_states.new_zeros(*hidden_states.shape[:3], *p.shape[-2:], dtype=dtype)
         for weight, neighbour in zip(p.unsqueeze(2).unbind(3), _neighbours(padded, window, stride)):
             pooled.addcmul_(weight, neighbour)
-        return pooled
+        return pooled.to(p.dtype)
 
     @staticmethod
     @once_differentiable
@@ -204,14 +209,14 @@ class _WindowedMix(torch.autograd.Function):
         hidden_states, p = ctx.saved_tensors
         window, stride, radius = ctx.window, ctx.stride, ctx.window // 2
         padded = nn.functional.pad(hidden_states, (radius,) * 4)
-        padded_grad, p_grads = torch.zeros_like(padded), []
+        padded_grad, p_grads = torch.zeros_like(padded, dtype=torch.promote_types(p.dtype, torch.float32)), []
         neighbours, neighbour_grads = _neighbours(padded, window, stride), _neighbours(padded_grad, window, stride)
         for index, (neighbour, neighbour_grad) in enumerate(zip(neighbours, neighbour_grads)):
             neighbour_grad.addcmul_(p[:, :, None, index], grad)
             p_grads.append((grad * neighbour).sum(dim=2))
         rows, columns = hidden_states.shape[-2:]
         grad_of_map = padded_grad[..., radius : radius + rows, radius : radius + columns]
-        return grad_of_map, torch.stack(p_grads, dim=2), None, None
+        return grad_of_map.to(p.dtype), torch.stack(p_grads, dim=2), None, None
 
 
 def _neighbours(padded: torch.Tensor, window: int, stride: int) -> Iterator[torch.Tensor]:

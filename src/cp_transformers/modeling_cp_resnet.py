@@ -14,6 +14,7 @@ from itertools import pairwise
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import PreTrainedModel
 from transformers.backbone_utils import BackboneMixin
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -114,7 +115,7 @@ class CPResNetStage(GradientCheckpointingLayer, ResNetStage):
 @contextmanager
 def _frozen_statistics(stage: nn.Module) -> Iterator[None]:
     """Keeps batch normalisation from counting a batch again; what it computes stays the same."""
-    norms = [module for module in stage.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [module for module in stage.modules() if isinstance(module, _BatchNorm)]
     saved = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum, norm.num_batches_tracked = 0.0, None

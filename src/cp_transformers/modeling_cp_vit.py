@@ -128,6 +128,11 @@ class CPViTPreTrainedModel(ViTPreTrainedModel):
         super()._init_weights(module)
         init_context_pool(module)
 
+    def save_pretrained(self, *args, save_original_format: bool = False, **kwargs) -> None:
+        """Upstream's, but under the names that the weights have in the model. Upstream's default are those of the ViT
+        checkpoints on the Hub, which are read here as well, but which Trainer does not know when it resumes."""
+        super().save_pretrained(*args, save_original_format=save_original_format, **kwargs)
+
 
 class CPViTModel(CPViTPreTrainedModel, ViTModel):
     """The bare CP-ViT encoder. `forward` takes and returns what [`~transformers.ViTModel`]'s does, and
@@ -164,7 +169,7 @@ class CPViTModel(CPViTPreTrainedModel, ViTModel):
         )
 
 
-# Checkpoints name the weights as those of ViT on the Hub do, and as upstream's classes read and write them.
+# The ViT checkpoints on the Hub have other names for the weights; they are read as upstream's classes read them.
 register_checkpoint_conversion_mapping("CPViTModel", get_checkpoint_conversion_mapping("ViTModel"), overwrite=True)
 
 

@@ -1,0 +1,157 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""What the demos share: train models alike, measure them side by side, and show what each costs and reaches."""
+
+import json
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch import nn
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+
+from .. import __version__
+from ..training import param_groups
+from .metrics import Accuracy
+
+
+def check_positive(options: Mapping[str, float | None]) -> None:
+    """Raises a ValueError that names the first option, by its flag, that is not positive and finite; None passes."""
+    for name, value in options.items():
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"--{name.replace('_', '-')} must be positive, not {value}.")
+
+
+def make_trainer(
+    model: PreTrainedModel,
+    train_dataset: Any,
+    processing_class: Any,
+    folder: str,
+    *,
+    epochs: float,
+    seed: int,
+    learning_rate: float,
+    pool_learning_rate: float | None,
+    weight_decay: float,
+    data_collator: Callable | None = None,
+) -> Trainer:
+    """A Trainer that classifies: AdamW, linear decay after a warm-up over a tenth of the steps, batches of 32."""
+    accuracy = Accuracy()
+
+    def compute_metrics(prediction: transformers.EvalPrediction) -> dict[str, float]:
+        labels = np.argmax(prediction.predictions, axis=-1)
+        return accuracy.compute(predictions=labels, references=prediction.label_ids) or {}
+
+    arguments = TrainingArguments(
+        output_dir=folder,
+        num_train_epochs=epochs,
+        per_device_train_batch_size=32,
+        per_device_eval_batch_size=64,
+        warmup_steps=0.1,
+        lr_scheduler_type="linear",
+        logging_steps=50,
+        save_strategy="no",
+        seed=seed,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+    optimizer = torch.optim.AdamW(param_groups(model, learning_rate, pool_learning_rate, weight_decay))
+    return Trainer(
+        model,
+        arguments,
+        data_collator=data_collator,
+        train_dataset=train_dataset,
+        compute_metrics=compute_metrics,
+        processing_class=processing_class,
+        optimizers=(optimizer, None),
+    )
+
+
+def arm(name: str, model: PreTrainedModel, correct: np.ndarray, **more: Any) -> dict[str, Any]:
+    """A row of the results: what a model reaches, from which of the test examples it got right."""
+    accuracy = float(correct.mean())
+    return {
+        "model": name,
+        **more,
+        "parameters": model.num_parameters(),
+        "accuracy": accuracy,
+        "accuracy_standard_error": math.sqrt(accuracy * (1 - accuracy) / len(correct)),
+    }
+
+
+def paired_difference(correct: np.ndarray, control: np.ndarray) -> tuple[float, float]:
+    """The difference of two models' accuracies on the same examples, and its standard error."""
+    difference = correct.astype(float) - control
+    return float(difference.mean()), float(difference.std(ddof=1) / math.sqrt(len(difference)))
+
+
+@torch.no_grad()
+def milliseconds(models: Mapping[str, nn.Module], batch: Mapping[str, torch.Tensor], rounds: int) -> dict[str, float]:
+    """The median time of a forward pass over `batch` for each model, measured in turn so that all see the same
+    machine."""
+    times: dict[str, list[float]] = {name: [] for name in models}
+    for turn in range(rounds + 2):  # two to warm up
+        for name, model in models.items():
+            start = time.perf_counter()
+            model(**batch)
+            if turn >= 2:
+                times[name].append(1000 * (time.perf_counter() - start))
+    return {name: statistics.median(each) for name, each in times.items()}
+
+
+def table(arms: Sequence[dict[str, Any]]) -> list[str]:
+    """The lines of a table of the arms."""
+    header = f"{'model':<20}{'layers':>7}{'parameters':>12}{'accuracy':>16}{'ms/batch':>10}{'time':>8}"
+    lines = [header, "-" * len(header)]
+    for row in arms:
+        accuracy = f"{100 * row['accuracy']:.1f} ± {100 * row['accuracy_standard_error']:.1f} %"
+        number, unit = (row["parameters"] / 1e6, "M") if row["parameters"] >= 1e6 else (row["parameters"] / 1e3, "k")
+        lines.append(
+            f"{row['model']:<20}{row['layers']:>7}{number:>10.1f} {unit}{accuracy:>16}"
+            f"{row['milliseconds_a_batch']:>10.1f}{row['time_to_stock']:>7.2f}x"
+        )
+    return lines
+
+
+QUICK = ["This was a quick run: it shows that everything works, and its figures mean nothing.", ""]
+
+
+def draw_accuracy_against_cost(
+    results: dict[str, Any], path: Path, *, title: str, accuracy_label: str, cost_label: str
+) -> None:
+    """Accuracy against the time of a forward pass, with one standard error."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for row in results["arms"]:
+        color = "tab:orange" if row["model"].startswith("CP") else "tab:blue"
+        x, y, error = row["milliseconds_a_batch"], 100 * row["accuracy"], 100 * row["accuracy_standard_error"]
+        axes.errorbar(x, y, yerr=error, fmt="o", capsize=3, color=color)
+        axes.annotate(row["model"], (x, y - error), (0, -14), textcoords="offset points", ha="center", color=color)
+    axes.margins(x=0.25, y=0.2)
+    axes.set_xlabel(f"forward pass, ms {cost_label} ({results['threads']} threads)")
+    axes.set_ylabel(accuracy_label)
+    axes.set_title(title + (" (quick run: no evidence)" if results["quick"] else ""))
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=150)
+
+
+def write_results(results: dict[str, Any], output: Path) -> None:
+    """Writes `results.json`, whole, with the versions of what made it."""
+    versions = {
+        "cp_transformers": __version__,
+        "transformers": transformers.__version__,
+        "torch": torch.__version__,
+    }
+    temporary = output / "results.json.new"
+    temporary.write_text(json.dumps({**results, "versions": versions}, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, output / "results.json")
