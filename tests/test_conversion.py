@@ -14,12 +14,26 @@ import pytest
 import safetensors
 import torch
 import transformers
+from datasets import DatasetDict
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel
+from transformers import (
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    ResNetConfig,
+    ViTConfig,
+    ViTImageProcessorPil,
+    pipeline,
+)
 
 import cp_transformers.conversion as conversion
 from cp_transformers import CPBertForPreTraining, CPBertModel
 from cp_transformers.cli import main as cli
+from cp_transformers.context_pool import BaseContextPool
 from cp_transformers.conversion import (
     FAMILIES,
     ConversionError,
@@ -29,7 +43,10 @@ from cp_transformers.conversion import (
     parity,
     parse_layers,
 )
+from cp_transformers.tasks.comparison import make_trainer
+from cp_transformers.tasks.demo_image import encode, make_model, make_processor
 from cp_transformers.tasks.demo_text import minilm_folder
+from cp_transformers.tasks.digits import load_digits
 
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "film", "good", "bad"]
@@ -38,6 +55,18 @@ VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "film", "good",
 def tiny_config(**kwargs) -> BertConfig:
     sizes = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 24}
     return BertConfig(vocab_size=len(VOCABULARY), max_position_embeddings=40, **{**sizes, **kwargs})
+
+
+def tiny_stock(name: str) -> transformers.PreTrainedModel:
+    """A new model of the upstream class `name`."""
+    if name.startswith("Bert"):
+        config = tiny_config()
+    elif name.startswith("ViT"):
+        sizes = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 24}
+        config = ViTConfig(image_size=8, patch_size=2, encoder_stride=2, **sizes)
+    else:
+        config = ResNetConfig(embedding_size=8, hidden_sizes=[16, 32], depths=[1, 2])
+    return getattr(transformers, name)(config)
 
 
 @pytest.fixture
@@ -61,25 +90,33 @@ def snapshot(folder: Path) -> dict[str, str]:
 # What comes out
 
 
-@pytest.mark.parametrize("name", sorted(FAMILIES["bert"].models))
-def test_every_head_converts_with_equal_outputs(name, tmp_path):
-    stock = getattr(transformers, name)(tiny_config())
+@pytest.mark.parametrize(
+    ("family", "name"), [(family, name) for family in FAMILIES for name in FAMILIES[family].models]
+)
+def test_every_head_converts_with_equal_outputs(family, name, tmp_path):
+    stock = tiny_stock(name)
     stock.save_pretrained(tmp_path / "source")
     record = convert_checkpoint(tmp_path / "source", tmp_path / "cp", pool_num_heads=2, pool_max_offset=2.0)
     assert record["parity"]["max_abs_difference"] == 0.0
     assert (record["source_class"], record["model_class"]) == (name, f"CP{name}")
-    loaded, info = conversion.FAMILIES["bert"].models[name].from_pretrained(tmp_path / "cp", output_loading_info=True)
+    loaded, info = FAMILIES[family].models[name].from_pretrained(tmp_path / "cp", output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
     assert parity(stock, loaded) == 0.0
 
 
-def test_parity_sees_a_difference_in_any_weight():
-    stock = transformers.BertForPreTraining(tiny_config())
-    converted = convert_model(stock)
+@pytest.mark.parametrize("name", ["BertForPreTraining", "ViTForMaskedImageModeling", "ResNetForImageClassification"])
+def test_parity_sees_any_open_gate(name):
+    stock = tiny_stock(name)
+    options = {"pool_global": True} if name.startswith("ResNet") else {"pool_range": 0.5}
+    converted = convert_model(stock, **options)
+    gates = [module.gate for module in converted.modules() if isinstance(module, BaseContextPool)]
+    assert len(gates) == (2 if name.startswith("ResNet") else 4)
     assert parity(stock, converted) == 0.0
-    with torch.no_grad():
-        converted.bert.encoder.layer[3].attention.self.context_pool.gate[0] = 0.1
-    assert parity(stock, converted) > 0.0
+    for gate in gates:
+        with torch.no_grad():
+            gate[0] = 0.1
+            assert parity(stock, converted) > 0.0
+            gate[0] = 0.0
 
 
 def test_real_weights_convert_cut_and_load_through_auto_classes(tmp_path):
@@ -93,6 +130,70 @@ def test_real_weights_convert_cut_and_load_through_auto_classes(tmp_path):
     source = cut_layers(AutoModel.from_pretrained(minilm_folder()), [0, 1, 2, 3]).eval()
     inputs = tokenizer(["A good film.", "Bad, and much, much longer."], padding=True, return_tensors="pt")
     assert torch.equal(model.eval()(**inputs).last_hidden_state, source(**inputs).last_hidden_state)
+
+
+@pytest.fixture(scope="module")
+def digits() -> DatasetDict:
+    return load_digits()
+
+
+def trained_on_digits(name: str, digits: DatasetDict, folder: Path):
+    """One of the demo's stock models, briefly trained on real images and saved with its processor."""
+    processor, model = make_processor(), make_model(name, seed=0)
+    train = encode(digits["train"].select(range(300)), processor)
+    options = {"epochs": 12, "seed": 0, "learning_rate": 1e-3, "pool_learning_rate": None, "weight_decay": 0.0}
+    make_trainer(model, train, processor, str(folder / "trainer"), **options).train()
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("ViT, 2 layers", {"pool_num_heads": 4, "pool_max_offset": 1.0, "pool_range": 0.3}),
+        ("ResNet", {"pool_global": True, "pool_num_heads": 4}),
+    ],
+)
+def test_real_image_weights_convert_and_give_equal_logits_and_predictions(name, options, digits, tmp_path):
+    model = trained_on_digits(name, digits, tmp_path / "source")
+    record = convert_checkpoint(tmp_path / "source", tmp_path / "cp", **options)
+    assert record["parity"]["max_abs_difference"] == 0.0
+
+    images = [image.convert("RGB") for image in digits["test"][:100]["image"]]
+    inputs = AutoImageProcessor.from_pretrained(tmp_path / "cp")(images, return_tensors="pt")
+    converted = AutoModelForImageClassification.from_pretrained(tmp_path / "cp").eval()
+    assert type(converted).__name__ == f"CP{type(model).__name__}"
+    with torch.no_grad():
+        logits, expected = converted(**inputs).logits, model(**inputs).logits
+    assert torch.equal(logits, expected)
+    hits = expected.argmax(-1) == torch.tensor(digits["test"][:100]["label"])
+    assert hits.float().mean() > 0.3  # it has learned something: a tenth would be chance
+
+    predictions = [pipeline("image-classification", str(tmp_path / folder))(images[:3]) for folder in ("source", "cp")]
+    assert predictions[0] == predictions[1] and predictions[0][0][0]["label"] in digits["test"].features["label"].names
+
+
+def test_layers_of_real_vit_weights_can_be_left_out(digits, tmp_path):
+    model = trained_on_digits("ViT, 4 layers", digits, tmp_path / "source")
+    assert cli(["convert", str(tmp_path / "source"), str(tmp_path / "cp"), "--layers", "0,3"]) == 0
+    converted = AutoModelForImageClassification.from_pretrained(tmp_path / "cp").eval()
+    assert converted.config.num_hidden_layers == 2
+    model.vit.layers = torch.nn.ModuleList([model.vit.layers[0], model.vit.layers[3]])
+    inputs = encode(digits["test"].select(range(10)), make_processor())
+    pixel_values = torch.stack([example["pixel_values"] for example in inputs])
+    with torch.no_grad():
+        assert torch.equal(converted(pixel_values).logits, model(pixel_values).logits)
+
+
+def test_the_image_processor_comes_along_as_it_is(tmp_path):
+    tiny_stock("ViTModel").save_pretrained(tmp_path / "source")
+    ViTImageProcessorPil(size={"height": 8, "width": 8}, resample=3).save_pretrained(tmp_path / "source")
+    convert_checkpoint(tmp_path / "source", tmp_path / "cp")
+    name = "preprocessor_config.json"
+    assert (tmp_path / "cp" / name).read_bytes() == (tmp_path / "source" / name).read_bytes()
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "cp", backend="pil")
+    assert (processor.size["height"], int(processor.resample)) == (8, 3)
 
 
 def test_a_checkpoint_with_all_pretraining_heads_keeps_them_all(tmp_path):
@@ -277,6 +378,38 @@ def test_bad_options_give_one_sentence_and_no_output(options, words, source, tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("BertModel", ["--pool-global"], "no field pool_global"),
+        ("ViTModel", ["--pool-window", "5"], "no field pool_window"),
+        ("ViTModel", ["--layers", "0,9"], "There is no layer 9"),
+        ("ResNetModel", ["--layers", "first:1"], "differ in shape"),
+        ("ResNetModel", ["--pool-layers", "0"], "no field pool_layers"),
+        ("ResNetModel", ["--pool-window", "4"], "pool_window must be odd"),
+        ("ResNetModel", ["--pool-num-heads", "3"], "must divide embedding_size"),
+    ],
+)
+def test_options_that_a_family_has_not_are_refused_before_its_weights_are_read(name, options, words, tmp_path, capsys):
+    tiny_stock(name).save_pretrained(tmp_path / "source")
+    (tmp_path / "source" / "model.safetensors").unlink()
+    assert cli(["convert", str(tmp_path / "source"), str(tmp_path / "cp"), *options]) == 1
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "cp").exists()
+
+
+def test_a_resnet_keeps_the_pooling_that_is_not_replaced(tmp_path):
+    tiny_stock("ResNetModel").save_pretrained(tmp_path / "source")
+    assert cli(["convert", str(tmp_path / "source"), str(tmp_path / "cp"), "--no-pool-stem", "--pool-global"]) == 0
+    record = json.loads((tmp_path / "cp" / "conversion.json").read_text())
+    assert (record["pool_config"]["pool_stem"], record["pool_config"]["pool_global"]) == (False, True)
+    assert record["layers"] is None and record["parity"]["max_abs_difference"] == 0.0
+    pools = {
+        key.split(".context_pool.")[0] for key in load_file(tmp_path / "cp" / "model.safetensors") if "pool." in key
+    }
+    assert pools == {"pooler"}
+
+
 def test_a_converted_checkpoint_is_not_converted_again(source, tmp_path):
     convert_checkpoint(source, tmp_path / "cp")
     with pytest.raises(ConversionError, match="already"):
@@ -382,6 +515,7 @@ def test_an_interrupted_run_leaves_the_old_output_whole(source, tmp_path):
 import os, signal, sys
 import cp_transformers.conversion as conversion
 from cp_transformers.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a process in the background has not
 conversion._check_written = lambda *args: os.kill(os.getpid(), signal.SIGINT)
 sys.exit(main(["convert", {str(source)!r}, {str(tmp_path / "cp")!r}, "--overwrite", "--layers", "first:1"]))
 """

@@ -481,6 +481,22 @@ def test_evaluation_is_deterministic(case):
 
 
 @every_variant
+def test_an_example_has_the_same_outputs_alone_and_in_a_batch(case, variant):
+    model, inputs = case.model(**variant).double(), case.inputs()
+    if "pixel_values" in inputs:
+        inputs["pixel_values"] = inputs["pixel_values"].double()
+    with torch.no_grad():
+        together = tensors(model(**inputs, output_hidden_states=True, output_pool_sizes=True))
+        alone = tensors(
+            model(**{k: v[:1] for k, v in inputs.items()}, output_hidden_states=True, output_pool_sizes=True)
+        )
+    pairs = [(one, many[: len(one)]) for one, many in zip(alone, together, strict=True) if one.ndim]  # but the loss
+    assert pairs
+    for one, first in pairs:
+        torch.testing.assert_close(one, first, rtol=0.0, atol=1e-10)
+
+
+@every_variant
 def test_a_tuple_holds_what_the_dictionary_holds(case, variant):
     model = case.model(**variant)
     flags = {"output_hidden_states": True, "output_pool_sizes": True}

@@ -6,6 +6,8 @@ import copy
 import json
 import logging
 import math
+import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -536,6 +538,22 @@ def test_auto_image_processor_finds_the_image_processor(options, expected_class,
     processor = AutoImageProcessor.from_pretrained(tmp_path, **options)
     assert type(processor) is expected_class
     assert processor(photographs(), return_tensors="pt").pixel_values.shape == (4, 3, 12, 12)
+
+
+def test_without_torchvision_pipelines_use_the_pil_processor(tmp_path):
+    folder = save_with_processor(random_model(CPViTForImageClassification), tmp_path)
+    photographs()[0].save(tmp_path / "photograph.png")
+    program = f"""
+import sys
+sys.modules["torchvision"] = None  # as if it were not installed
+import cp_transformers
+from transformers import pipeline
+classify = pipeline("image-classification", {str(folder)!r})
+print(type(classify.image_processor).__name__, len(classify({str(tmp_path / "photograph.png")!r})))
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == ["ViTImageProcessorPil", "3"]
 
 
 def saved_pipeline(folder: Path, **overrides):

@@ -10,8 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cp_transformers import CPBertConfig
-from cp_transformers.tasks.demo_text import report
+from cp_transformers import CPBertConfig, CPResNetConfig, CPViTConfig
+from cp_transformers.tasks import demo_image, demo_text
 
 
 ROOT = Path(__file__).parents[1]
@@ -20,31 +20,44 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def test_the_code_runs(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     result = subprocess.run(
         [sys.executable, "-c", "\n".join(blocks)], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
     assert "{'max_abs_difference': 0.0, 'dtype': 'float32'}" in result.stdout
     assert "torch.Size([2, 2, 9])" in result.stdout  # the support sizes of two sentences, two heads, nine tokens
+    assert "torch.Size([1, 4, 6, 6])" in result.stdout  # of an image, four heads, six by six patches
+    assert "[torch.Size([1, 512, 12, 8]), torch.Size([1, 2048, 3, 2])]" in result.stdout
 
 
 def test_the_table_of_fields_is_complete_and_right():
-    config = CPBertConfig()
-    fields = dict(re.findall(r"^\| `(pool_\w+)` \| (.*?) \|", README, flags=re.MULTILINE))
-    expected = {name: getattr(config, name) for name in vars(config) if name.startswith("pool_")}
-    assert {name: value.strip('`"') for name, value in fields.items()} == {k: str(v) for k, v in expected.items()}
+    rows = re.findall(r"^\| `(pool_\w+)` \| (.*?) \| (.*?) \|", README, flags=re.MULTILINE)
+    for column, config in ((1, CPBertConfig()), (1, CPViTConfig()), (2, CPResNetConfig())):
+        fields = {row[0]: row[column].strip('`"') for row in rows if row[column] != "-"}
+        expected = {name: getattr(config, name) for name in vars(config) if name.startswith("pool_")}
+        assert fields == {name: str(value) for name, value in expected.items()}
 
 
-def test_what_the_demo_printed_is_what_results_hold():
+def test_what_the_text_demo_printed_is_what_results_hold():
     results = json.loads((ROOT / "results" / "demo_text.json").read_text())
     assert not results["quick"]
-    table, figures = report(results).split("\n\n")[:2]
+    table, figures = demo_text.report(results).split("\n\n")[:2]
     assert table in README and figures in README
     gain, error = 100 * results["gain_of_pooling_at_4_layers"], 100 * results["gain_standard_error"]
     assert f"({gain:+.2f} ± {error:.2f} points" in README
     cut, converted = (arm["milliseconds_a_batch"] for arm in results["arms"][1:])
     assert f"takes {100 * (converted / cut - 1):.0f} % more time" in README
+
+
+def test_what_the_image_demo_printed_is_what_results_hold():
+    results = json.loads((ROOT / "results" / "demo_image.json").read_text())
+    assert not results["quick"] and set(results["parity"].values()) == {0.0}
+    table, figures = demo_image.report(results).split("\n\n")[:2]
+    assert table in README and figures in README
+    gains = {(pair["model"], pair["control"]): 100 * pair["gain"] for pair in results["gains"]}
+    assert f"one layer of CP-ViT is {gains['CP-ViT, 1 layer', 'ViT, 2 layers']:.1f} points ahead of two" in README
+    assert f"gains {gains['CP-ResNet', 'ResNet']:.1f} points from the module in its stem" in README
 
 
 def test_the_table_of_learning_rates_is_what_results_hold():

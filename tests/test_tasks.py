@@ -9,11 +9,20 @@ import tarfile
 import pytest
 import torch
 from sklearn.metrics import accuracy_score
-from transformers import AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    ViTForImageClassification,
+)
 
-from cp_transformers import CPBertConfig, CPBertForSequenceClassification
+from cp_transformers import (
+    CPBertConfig,
+    CPBertForSequenceClassification,
+    CPResNetForImageClassification,
+    CPViTForImageClassification,
+)
 from cp_transformers.cli import main as cli
-from cp_transformers.tasks import comparison, film_reviews
+from cp_transformers.tasks import comparison, demo_image, digits as digits_module, film_reviews
 from cp_transformers.tasks.metrics import Accuracy
 from cp_transformers.training import param_groups
 
@@ -115,9 +124,10 @@ def test_a_failed_download_says_so_and_leaves_nothing(tmp_path, monkeypatch):
 # The demo
 
 
+@pytest.mark.parametrize("modality", ["text", "image"])
 @pytest.mark.parametrize("option", ["--train-samples", "--epochs", "--pool-learning-rate"])
-def test_the_demo_refuses_what_makes_no_sense(option, tmp_path, capsys):
-    assert cli(["demo", "--output", str(tmp_path / "out"), option, "0"]) == 1
+def test_the_demo_refuses_what_makes_no_sense(modality, option, tmp_path, capsys):
+    assert cli(["demo", "--modality", modality, "--output", str(tmp_path / "out"), option, "0"]) == 1
     assert option in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -143,6 +153,41 @@ def test_the_demo_runs_on_real_weights(archive, tmp_path, capsys):
     with torch.no_grad():
         gates = [layer.attention.self.context_pool.gate for layer in model.bert.encoder.layer]
     assert all(gate.abs().max() > 0 for gate in gates)  # the pooling was trained
+
+
+def test_digits_are_split_without_overlap_and_balanced():
+    digits = digits_module.load_digits()
+    assert {name: len(part) for name, part in digits.items()} == {"train": 2000, "validation": 1000, "test": 2000}
+    images = [image.tobytes() for part in digits.values() for image in part["image"]]
+    assert len(set(images)) == 5000
+    labels = torch.tensor([label for part in digits.values() for label in part["label"]])
+    assert torch.bincount(labels).tolist() == [500] * 10
+    assert all(len(set(part["label"])) == 10 for part in digits.values())
+
+
+def test_the_image_demo_runs_on_real_digits(tmp_path, capsys):
+    output = tmp_path / "out"
+    command = ["demo", "--modality", "image", "--quick", "--train-samples", "64", "--output", str(output)]
+    assert cli(command) == 0
+    printed = capsys.readouterr().out
+    results = json.loads((output / "results.json").read_text())
+    assert results["quick"] and "its figures mean nothing" in printed
+    assert results["parity"] == {"ViT, 4 layers": 0.0, "ResNet": 0.0}
+    assert [arm["model"] for arm in results["arms"]] == list(demo_image.MODELS)
+    for arm in results["arms"]:
+        assert arm["model"] in printed and 0.0 <= arm["accuracy"] <= 1.0 and arm["milliseconds_a_batch"] > 0.0
+    assert results["pipelines"]["cp-vit-l4-digits"] == results["pipelines"]["vit-l4-digits"]
+    assert results["pipelines"]["cp-resnet-digits"] == results["pipelines"]["resnet-digits"]
+    for picture in ("accuracy.png", "support_sizes.png"):
+        assert (output / picture).read_bytes().startswith(b"\x89PNG")
+    for folder, model_class in (
+        ("vit-l4-digits", ViTForImageClassification),
+        ("cp-vit-l4-digits", CPViTForImageClassification),
+        ("cp-vit-l2-digits", CPViTForImageClassification),
+        ("cp-resnet-scratch-digits", CPResNetForImageClassification),
+    ):
+        model = AutoModelForImageClassification.from_pretrained(output / folder)
+        assert type(model) is model_class and list(model.config.id2label.values()) == digits_module.LABELS
 
 
 def test_measured_times_are_of_every_model():

@@ -69,18 +69,14 @@ def _text_inputs(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -
 def _image_inputs(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> dict[str, torch.Tensor]:
     """Seeded images, of the size that `config` names where it does, and for masked image modelling masked patches."""
     generator = torch.Generator().manual_seed(0)
-    height, width = _pair(getattr(config, "image_size", (96, 64)))
+    size, stride = getattr(config, "image_size", (96, 64)), getattr(config, "encoder_stride", None)
+    height, width = (size, size) if isinstance(size, int) else size
     inputs = {"pixel_values": torch.randn(2, config.num_channels, height, width, generator=generator)}
-    if model_class.__name__.endswith("ForMaskedImageModeling") and config.patch_size == config.encoder_stride:
-        patch_height, patch_width = _pair(config.patch_size)
-        num_patches = (height // patch_height) * (width // patch_width)
+    # Upstream's loss divides the sizes, so that they must be numbers there.
+    if model_class.__name__.endswith("ForMaskedImageModeling") and size == height and stride == config.patch_size:
+        num_patches = (size // stride) ** 2
         inputs["bool_masked_pos"] = torch.rand(2, num_patches, generator=generator) < 0.5
     return inputs
-
-
-def _pair(size: int | Sequence[int]) -> tuple[int, int]:
-    height, width = (size, size) if isinstance(size, int) else size
-    return height, width
 
 
 @dataclass(frozen=True)

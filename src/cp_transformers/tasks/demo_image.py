@@ -290,27 +290,26 @@ def draw_support_sizes(
     from matplotlib.figure import Figure
 
     pixel_values = torch.stack([examples[index]["pixel_values"] for index in indices])
-    rows: list[tuple[str, torch.Tensor]] = []
+    rows: list[tuple[str, np.ndarray]] = []
     # In pixels: a patch is four of them, a position of the map that the stem pools two.
     for name, pixels in (("CP-ViT, 2 layers", 4), ("CP-ResNet", 2)):
         sizes = models[name](pixel_values.to(models[name].device), output_pool_sizes=True).pool_sizes
         for number, layer in enumerate(sizes, start=1):
             label = f"{name.split(',')[0]},\n" + (f"layer {number}" if len(sizes) > 1 else "stem")
-            rows.append((label, pixels * layer.mean(dim=1).cpu()))
+            rows.append((label, pixels * layer.mean(dim=1).cpu().numpy()))
 
     figure = Figure(figsize=(1.25 * len(indices) + 2.4, 1.3 * (len(rows) + 1)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(rows) + 1, len(indices))
-    for axis, pixels in zip(axes[0], pixel_values):
-        axis.imshow(pixels[0], cmap="gray")
+    images, centres = pixel_values[:, 0].numpy(), np.arange(28) + 0.5
+    for axis, image in zip(axes[0], images):
+        axis.imshow(image, cmap="gray")
     axes[0, 0].set_ylabel("image", rotation=0, ha="right", va="center")
     for row, (label, maps) in zip(axes[1:], rows):
-        limits = {"vmin": maps.min().item(), "vmax": maps.max().item()}
-        for axis, image, sizes in zip(row, pixel_values, maps):
+        limits = {"vmin": maps.min(), "vmax": maps.max()}
+        for axis, image, sizes in zip(row, images, maps):
             shown = axis.imshow(sizes, cmap="viridis", extent=(0, 28, 28, 0), **limits)
-            axis.contour(
-                np.arange(28) + 0.5, np.arange(28) + 0.5, image[0], levels=[0.0], colors="white", linewidths=0.8
-            )
+            axis.contour(centres, centres, image, levels=[0.0], colors="white", linewidths=0.8)
         row[0].set_ylabel(label, rotation=0, ha="right", va="center")
         figure.colorbar(shown, ax=list(row), label="sigma, pixels")
     for axis in axes.flat:
