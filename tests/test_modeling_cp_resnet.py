@@ -4,13 +4,12 @@
 its users train and serve it with."""
 
 import json
-import logging
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from model_cases import messages_of_transformers
 from PIL import Image
 from torch import nn
 from transformers import (
@@ -122,19 +121,6 @@ def assert_equal(actual, expected) -> None:
 
 def assert_same_state(actual: nn.Module, expected: nn.Module) -> None:
     torch.testing.assert_close(actual.state_dict(), expected.state_dict(), rtol=0.0, atol=0.0)
-
-
-@contextmanager
-def messages_of_transformers():
-    """The list of what transformers logs as a warning or worse within the block."""
-    messages: list[str] = []
-    handler = logging.Handler(level=logging.WARNING)
-    handler.emit = lambda record: messages.append(record.getMessage())
-    logging.getLogger("transformers").addHandler(handler)
-    try:
-        yield messages
-    finally:
-        logging.getLogger("transformers").removeHandler(handler)
 
 
 # -------------------------------------------------------------------------------------------------- what is built

@@ -4,15 +4,14 @@
 
 import copy
 import json
-import logging
 import math
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from model_cases import messages_of_transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
 from torch import nn
@@ -100,19 +99,6 @@ def difference(a: torch.Tensor, b: torch.Tensor) -> float:
 
 def shapes(outputs) -> list[tuple[int, ...]]:
     return [tuple(sizes.shape) for sizes in outputs.pool_sizes]
-
-
-@contextmanager
-def messages_of_transformers():
-    """The list of what transformers logs as a warning or worse within the block."""
-    messages: list[str] = []
-    handler = logging.Handler(level=logging.WARNING)
-    handler.emit = lambda record: messages.append(record.getMessage())
-    logging.getLogger("transformers").addHandler(handler)
-    try:
-        yield messages
-    finally:
-        logging.getLogger("transformers").removeHandler(handler)
 
 
 # ------------------------------------------------------------------------------------------------- the class token
@@ -388,6 +374,35 @@ def test_an_image_is_the_same_alone_and_in_a_batch(model_class, variant):
             (main_output(alone), *alone.pool_sizes), (main_output(expected), *expected.pool_sizes), strict=True
         ):
             torch.testing.assert_close(one, all_of_them[index : index + 1], rtol=0.0, atol=1e-10)
+
+
+@every_placement
+def test_masked_patches_reach_no_other_token_and_have_no_size(placement):
+    model = random_model(pool_placement=placement, pool_range=0.5, pool_gate=True)
+    attention_mask = torch.ones(3, 17, dtype=torch.long)
+    attention_mask[1, 9:] = 0  # the class token, then two of four rows of patches
+    pixel_values = images()
+    changed = pixel_values.clone()
+    changed[1, :, 6:] = 7.0
+    before, after = (
+        run(model, each, attention_mask=attention_mask, output_pool_sizes=True) for each in (pixel_values, changed)
+    )
+    valid = attention_mask.bool()
+    assert torch.equal(before.last_hidden_state[valid], after.last_hidden_state[valid])
+    assert difference(before.last_hidden_state, run(model, pixel_values).last_hidden_state) > 1e-3
+    for sizes in before.pool_sizes:
+        assert not sizes[1, :, 2:].any() and sizes[1, :, :2].all() and sizes[0].all()
+
+
+def test_an_attention_mask_of_ones_is_none():
+    model = random_model(pool_range=0.5)
+    masked = run(model, images(), attention_mask=torch.ones(3, 17)).last_hidden_state
+    torch.testing.assert_close(masked, run(model, images()).last_hidden_state)
+
+
+def test_an_attention_mask_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"of shape \(batch, tokens\).*not one with 4 dimensions"):
+        run(random_model(), images(), attention_mask=torch.ones(3, 1, 17, 17))
 
 
 # ------------------------------------------------------------------------------------------ masked image modelling

@@ -56,11 +56,14 @@ class CPViTMaskedImageModelingOutput(MaskedImageModelingOutput):
     pool_sizes: tuple[torch.Tensor, ...] | None = None
 
 
-def pool_patches(context_pool: ContextPool, hidden_states: torch.Tensor, grid_size: tuple[int, int]) -> torch.Tensor:
-    """Pools the patches of `(batch, tokens, channels)`, the last of the tokens, and lets those before them pass."""
+def pool_patches(
+    context_pool: ContextPool, hidden_states: torch.Tensor, grid_size: tuple[int, int], pool_mask: torch.Tensor | None
+) -> torch.Tensor:
+    """Pools the patches of `(batch, tokens, channels)`, the last of the tokens, and lets those before them pass.
+    `pool_mask`, `(batch, patches)`, is True where a patch is valid; None: all are."""
     num_others = hidden_states.shape[1] - grid_size[0] * grid_size[1]
     others, patches = hidden_states[:, :num_others], hidden_states[:, num_others:]
-    patches, sizes = context_pool(patches, grid_size=grid_size)
+    patches, sizes = context_pool(patches, mask=pool_mask, grid_size=grid_size)
     record_pool_sizes(sizes.unflatten(-1, grid_size))
     return torch.cat([others, patches], dim=1)
 
@@ -78,9 +81,10 @@ class CPViTAttention(ViTAttention):
         attention_mask: torch.Tensor | None = None,
         *,
         grid_size: tuple[int, int],
+        pool_mask: torch.Tensor | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        hidden_states = pool_patches(self.context_pool, hidden_states, grid_size)
+        hidden_states = pool_patches(self.context_pool, hidden_states, grid_size, pool_mask)
         return super().forward(hidden_states, attention_mask, **kwargs)
 
 
@@ -104,12 +108,13 @@ class CPViTLayer(ViTLayer):
         attention_mask: torch.Tensor | None = None,
         *,
         grid_size: tuple[int, int],
+        pool_mask: torch.Tensor | None = None,
         **kwargs,
     ) -> torch.Tensor:
         if self.context_pool is not None:
-            hidden_states = pool_patches(self.context_pool, hidden_states, grid_size)
+            hidden_states = pool_patches(self.context_pool, hidden_states, grid_size, pool_mask)
         elif self.pools_attention:
-            kwargs["grid_size"] = grid_size
+            kwargs.update(grid_size=grid_size, pool_mask=pool_mask)
         return super().forward(hidden_states, attention_mask, **kwargs)
 
 
@@ -135,8 +140,9 @@ class CPViTPreTrainedModel(ViTPreTrainedModel):
 
 
 class CPViTModel(CPViTPreTrainedModel, ViTModel):
-    """The bare CP-ViT encoder. `forward` takes and returns what [`~transformers.ViTModel`]'s does, and
-    with `output_pool_sizes=True` the support sizes, see [`CPViTModelOutput`]."""
+    """The bare CP-ViT encoder. `forward` takes and returns what [`~transformers.ViTModel`]'s does, and with
+    `output_pool_sizes=True` the support sizes, see [`CPViTModelOutput`]; so it does in every head. An `attention_mask`
+    must be of shape `(batch, tokens)`, the class token included; patches where it is zero are not pooled from."""
 
     def __init__(self, config: CPViTConfig, add_pooling_layer: bool = True, use_mask_token: bool = False):
         super().__init__(config)
@@ -159,12 +165,19 @@ class CPViTModel(CPViTPreTrainedModel, ViTModel):
         if pixel_values is None:
             raise ValueError("You have to specify pixel_values.")
         patch_height, patch_width = self.embeddings.patch_embeddings.patch_size
+        rows, columns = pixel_values.shape[-2] // patch_height, pixel_values.shape[-1] // patch_width
+        if attention_mask is not None and attention_mask.ndim != 2:
+            raise ValueError(
+                "CP-ViT takes an attention_mask of shape (batch, tokens), which says of each patch whether it may be "
+                f"pooled from, not one with {attention_mask.ndim} dimensions."
+            )
         return super().forward(
             pixel_values,
             bool_masked_pos=bool_masked_pos,
             interpolate_pos_encoding=interpolate_pos_encoding,
             attention_mask=attention_mask,
-            grid_size=(pixel_values.shape[-2] // patch_height, pixel_values.shape[-1] // patch_width),
+            grid_size=(rows, columns),
+            pool_mask=None if attention_mask is None else attention_mask[:, -rows * columns :].bool(),
             **kwargs,
         )
 
