@@ -3,28 +3,17 @@
 """CP-ResNet: what a ConvNet's pooling makes its own, its backbone, its gradient checkpointing, and the libraries that
 its users train and serve it with."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from model_cases import messages_of_transformers
-from PIL import Image
 from torch import nn
 from transformers import (
     AutoBackbone,
     AutoConfig,
-    AutoImageProcessor,
-    ConvNextImageProcessor,
-    ConvNextImageProcessorPil,
     ResNetBackbone,
     ResNetConfig,
     ResNetForImageClassification,
     ResNetModel,
-    Trainer,
-    TrainingArguments,
-    pipeline,
 )
 
 from cp_transformers import CPResNetBackbone, CPResNetConfig, CPResNetForImageClassification, CPResNetModel
@@ -751,180 +740,3 @@ def test_a_field_spoilt_after_construction_is_refused(model_class, field, value)
 def test_fields_of_the_transformers_are_refused(field):
     with pytest.raises(ValueError, match=f"CPResNetConfig of this version has no field {field}; "):
         CPResNetConfig(**{field: None})
-
-
-# ------------------------------------------------------------------------------------ image processor and pipelines
-
-
-def photographs(number: int = 4) -> list[Image.Image]:
-    pixels = torch.randint(256, (number, 40, 52, 3), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
-    return [Image.fromarray(image.numpy()) for image in pixels]
-
-
-def save_with_processor(model, folder: Path) -> Path:
-    model.save_pretrained(folder)
-    ConvNextImageProcessor(size={"shortest_edge": 32}).save_pretrained(folder)
-    return folder
-
-
-def forget_the_processor_type(folder: Path) -> None:
-    path = folder / "preprocessor_config.json"
-    options = json.loads(path.read_text())
-    assert options.pop("image_processor_type") == "ConvNextImageProcessor"
-    path.write_text(json.dumps(options))
-
-
-@pytest.mark.parametrize("by", ["processor_type", "model_type"])
-@pytest.mark.parametrize(
-    ("options", "expected_class"),
-    [
-        ({}, ConvNextImageProcessor),
-        ({"backend": "torchvision"}, ConvNextImageProcessor),
-        ({"backend": "pil"}, ConvNextImageProcessorPil),
-    ],
-    ids=["default", "torchvision", "pil"],
-)
-def test_auto_image_processor_finds_the_image_processor(options, expected_class, by, tmp_path):
-    save_with_processor(random_model(), tmp_path)
-    if by == "model_type":
-        forget_the_processor_type(tmp_path)
-    processor = AutoImageProcessor.from_pretrained(tmp_path, **options)
-    assert type(processor) is expected_class
-    assert processor(photographs(), return_tensors="pt").pixel_values.shape == (4, 3, 32, 32)
-
-
-def saved_pipeline(folder: Path, **overrides):
-    model = random_model(CPResNetForImageClassification, pool_global=True, **HEADS, **overrides)
-    return pipeline("image-classification", model=str(save_with_processor(model, folder)))
-
-
-def scores(entries: list[dict]) -> dict[str, float]:
-    return {entry["label"]: entry["score"] for entry in entries}
-
-
-@pytest.mark.parametrize("overrides", [{}, {"output_pool_sizes": True}], ids=["plain", "pool_sizes"])
-def test_a_pipeline_gives_the_models_probabilities(overrides, tmp_path):
-    classify = saved_pipeline(tmp_path, **overrides)
-    assert type(classify.model) is CPResNetForImageClassification
-    pixel_values = ConvNextImageProcessor(size={"shortest_edge": 32})(photographs(), return_tensors="pt").pixel_values
-    probabilities = run(classify.model, pixel_values).logits.softmax(-1)
-    assert (probabilities[0] - probabilities[1]).abs().max() > 1e-4
-    for entries, expected in zip(classify(photographs()), probabilities.tolist(), strict=True):
-        assert scores(entries) == pytest.approx(
-            {f"LABEL_{index}": score for index, score in enumerate(expected)}, abs=1e-5
-        )
-
-
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        {},
-        pytest.param(
-            {"output_pool_sizes": True},
-            marks=pytest.mark.xfail(
-                strict=True,
-                raises=IndexError,
-                reason="pipelines take the examples of a batch from hidden states and attentions, not from pool_sizes",
-            ),
-        ),
-    ],
-    ids=["plain", "pool_sizes"],
-)
-def test_a_pipeline_gives_the_same_in_batches(overrides, tmp_path):
-    classify = saved_pipeline(tmp_path, **overrides)
-    singles = [classify(photograph) for photograph in photographs()]
-    for batched, single in zip(classify(photographs(), batch_size=3), singles, strict=True):
-        assert scores(batched) == pytest.approx(scores(single), abs=1e-5)
-
-
-def test_a_pipeline_says_no_more_than_one_of_the_stock_model(tmp_path):
-    said = []
-    for model_class in (random_model, stock_model):
-        model = model_class(CPResNetForImageClassification)
-        folder = save_with_processor(model, tmp_path / model.config.model_type)
-        with messages_of_transformers() as messages:
-            pipeline("image-classification", model=str(folder))(photographs(), batch_size=2)
-        said.append(messages)
-    assert set(said[0]) <= set(said[1])
-
-
-# --------------------------------------------------------------------------------------------------------- Trainer
-
-
-def toy_data() -> list[dict]:
-    """Noisy images, of which one corner is bright in a colour of its own: their class."""
-    pixel_values = 0.3 * images(batch=64)
-    corners = [(slice(20), slice(16)), (slice(20), slice(16, 32)), (slice(20, 40), slice(16))]
-    for index in range(64):
-        pixel_values[index][index % 3, *corners[index % 3]] += 2.0
-    return [{"pixel_values": image, "labels": index % 3} for index, image in enumerate(pixel_values)]
-
-
-def trainer(folder: Path, compute_metrics=None, config=(), **arguments) -> Trainer:
-    """A classifier from a fixed seed, with the default callbacks."""
-    return Trainer(
-        random_model(CPResNetForImageClassification, pool_global=True, **HEADS, **dict(config)),
-        TrainingArguments(
-            folder,
-            **{
-                "use_cpu": True,
-                "seed": 0,
-                "max_steps": 12,
-                "learning_rate": 5e-3,
-                "per_device_train_batch_size": 16,
-                "per_device_eval_batch_size": 24,
-                "save_strategy": "no",
-                "logging_steps": 1,
-                "disable_tqdm": True,
-                **arguments,
-            },
-        ),
-        train_dataset=toy_data(),
-        eval_dataset=toy_data(),
-        compute_metrics=compute_metrics,
-    )
-
-
-def test_trainer_learns(tmp_path):
-    training = trainer(tmp_path, max_steps=40)
-    training.train()
-    losses = [entry["loss"] for entry in training.state.log_history if "loss" in entry]
-    assert len(losses) == 40 and max(losses[-4:]) < 0.3 * losses[0]
-
-
-def test_trainer_resumes_to_the_same_weights_and_statistics(tmp_path):
-    training = trainer(tmp_path, save_strategy="steps", save_steps=8)
-    training.train()
-    resumed = trainer(tmp_path / "resumed")
-    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))
-    assert resumed.state.global_step == 12
-    assert_same_state(resumed.model, training.model)
-    assert all(norm.num_batches_tracked == 12 for norm in batch_norms(resumed.model))
-
-
-def test_trainer_evaluates_the_same_with_pool_sizes_in_the_config(tmp_path):
-    predictions = []
-
-    def compute_metrics(prediction):
-        predictions.append(prediction.predictions)
-        return {"accuracy": (prediction.predictions.argmax(-1) == prediction.label_ids).mean()}
-
-    metrics = [
-        trainer(tmp_path, compute_metrics, config={"output_pool_sizes": output_pool_sizes}).evaluate()
-        for output_pool_sizes in (False, True)
-    ]
-    assert predictions[0].shape == predictions[1].shape == (64, 3)
-    assert (predictions[0] == predictions[1]).all()
-    for name in ("eval_loss", "eval_accuracy"):
-        assert metrics[0][name] == metrics[1][name]
-
-
-@every_checkpointing
-def test_trainer_learns_the_same_with_gradient_checkpointing(use_reentrant, tmp_path):
-    plain = trainer(tmp_path, max_steps=2)
-    plain.train()
-    options = {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": use_reentrant}}
-    checkpointed = trainer(tmp_path, max_steps=2, **options)
-    checkpointed.train()
-    assert checkpointed.model.is_activation_checkpointing
-    torch.testing.assert_close(checkpointed.model.state_dict(), plain.model.state_dict(), rtol=0.0, atol=1e-6)
