@@ -50,7 +50,7 @@ class Family:
     def model(self, **overrides) -> PreTrainedModel:
         """From a fixed seed, with gates far from where they start."""
         torch.manual_seed(0)
-        config = self.model_class.config_class(num_labels=3, pool_gate=True, **{**self.sizes, **overrides})
+        config = self.model_class.config_class(**{"num_labels": 3, "pool_gate": True, **self.sizes, **overrides})
         model = self.model_class(config).eval()
         for pool in context_pools(model):
             nn.init.normal_(pool.gate)
@@ -100,6 +100,54 @@ every_family = pytest.mark.parametrize("family", FAMILIES, ids=str)
 def photographs(number: int = 4) -> list[Image.Image]:
     pixels = torch.randint(256, (number, 20, 18, 3), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
     return [Image.fromarray(image.numpy()) for image in pixels]
+
+
+# ---------------------------------------------------------------------------------------------------------- losses
+
+
+def images(number: int = 3) -> torch.Tensor:
+    return torch.randn(number, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told", "by_the_labels"])
+@pytest.mark.parametrize(
+    ("problem_type", "num_labels", "labels"),
+    [
+        ("regression", 1, torch.tensor([0.5, 1.0, -1.0])),
+        ("single_label_classification", 3, torch.tensor([0, 1, 2])),
+        ("multi_label_classification", 3, torch.eye(3)),
+    ],
+    ids=["regression", "single_label", "multi_label"],
+)
+@every_family
+def test_a_loss_for_every_problem_type(family, problem_type, num_labels, labels, told):
+    loss_of = {
+        "regression": lambda logits: ((logits[:, 0] - labels) ** 2).mean(),
+        "single_label_classification": lambda logits: -logits.log_softmax(-1)[torch.arange(3), labels].mean(),
+        "multi_label_classification": lambda logits: -nn.functional.logsigmoid(logits * (2 * labels - 1)).mean(),
+    }
+    model = family.model(num_labels=num_labels, **({"problem_type": problem_type} if told else {}))
+    with torch.no_grad():
+        outputs = model(images(), labels=labels)
+    torch.testing.assert_close(outputs.loss, loss_of[problem_type](outputs.logits))
+    assert model.config.problem_type == problem_type
+
+
+@every_family
+def test_another_number_of_labels_is_refused_on_loading(family, tmp_path):
+    family.model().save_pretrained(tmp_path)
+    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+        family.model_class.from_pretrained(tmp_path, num_labels=5)
+
+
+@every_family
+def test_another_number_of_labels_initialises_the_classifier_alone_where_asked(family, tmp_path):
+    saved = family.model()
+    saved.save_pretrained(tmp_path)
+    model = family.model_class.from_pretrained(tmp_path, num_labels=5, ignore_mismatched_sizes=True)
+    with torch.no_grad():
+        assert model.eval()(images()).logits.shape == (3, 5)
+    torch.testing.assert_close(model.base_model.state_dict(), saved.base_model.state_dict(), rtol=0.0, atol=0.0)
 
 
 # ------------------------------------------------------------------------------------------------ image processors
@@ -192,7 +240,7 @@ def test_a_pipeline_says_no_more_than_one_of_the_stock_model(family, tmp_path):
 
 def toy_data() -> list[dict]:
     """Noisy images, of which one corner is bright in a colour of its own: their class."""
-    pixel_values = 0.3 * torch.randn(64, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    pixel_values = 0.3 * images(64)
     near, far = slice(SIDE // 2), slice(SIDE // 2, SIDE)
     corners = [(near, near), (near, far), (far, near)]
     for index in range(64):

@@ -637,49 +637,12 @@ def test_auto_backbone_loads_what_the_hub_has(tmp_path, monkeypatch):
 # ---------------------------------------------------------------------------------------------------------- losses
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["told", "by_the_labels"])
-@pytest.mark.parametrize(
-    ("problem_type", "num_labels", "labels"),
-    [
-        ("regression", 1, torch.tensor([0.5, 1.0, -1.0])),
-        ("single_label_classification", 3, torch.tensor([0, 1, 2])),
-        ("multi_label_classification", 3, torch.eye(3)),
-    ],
-    ids=["regression", "single_label", "multi_label"],
-)
-def test_a_loss_for_every_problem_type(problem_type, num_labels, labels, told):
-    expected_loss = {
-        "regression": lambda logits: ((logits[:, 0] - labels) ** 2).mean(),
-        "single_label_classification": lambda logits: -logits.log_softmax(-1)[torch.arange(3), labels].mean(),
-        "multi_label_classification": lambda logits: -nn.functional.logsigmoid(logits * (2 * labels - 1)).mean(),
-    }
-    options = {"problem_type": problem_type} if told else {}
-    model = random_model(CPResNetForImageClassification, num_labels=num_labels, pool_global=True, **options)
-    outputs = run(model, images(), labels=labels)
-    torch.testing.assert_close(outputs.loss, expected_loss[problem_type](outputs.logits))
-    assert model.config.problem_type == problem_type
-
-
 @every_pooling
 def test_the_logits_are_those_of_the_pooled_map(pooling):
     model = random_model(CPResNetForImageClassification, **pooling)
     pooled = run(model.resnet, images()).pooler_output
     with torch.no_grad():
         assert torch.equal(run(model, images()).logits, model.classifier[1](pooled.flatten(1)))
-
-
-def test_another_number_of_labels_is_refused_on_loading(tmp_path):
-    random_model(CPResNetForImageClassification).save_pretrained(tmp_path)
-    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
-        CPResNetForImageClassification.from_pretrained(tmp_path, num_labels=5)
-
-
-def test_another_number_of_labels_initialises_the_classifier_alone_where_asked(tmp_path):
-    saved = random_model(CPResNetForImageClassification, pool_global=True, **HEADS)
-    saved.save_pretrained(tmp_path)
-    model = CPResNetForImageClassification.from_pretrained(tmp_path, num_labels=5, ignore_mismatched_sizes=True)
-    assert model.classifier[1].weight.shape == (5, 32)
-    assert_same_state(model.resnet, saved.resnet)
 
 
 # ---------------------------------------------------------------------------------------------------- configuration

@@ -458,48 +458,11 @@ def test_masking_asks_for_a_stride_of_the_patches_size():
 # ---------------------------------------------------------------------------------------------------------- losses
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["told", "by_the_labels"])
-@pytest.mark.parametrize(
-    ("problem_type", "num_labels", "labels"),
-    [
-        ("regression", 1, torch.tensor([0.5, 1.0, -1.0])),
-        ("single_label_classification", 3, torch.tensor([0, 1, 2])),
-        ("multi_label_classification", 3, torch.eye(3)),
-    ],
-    ids=["regression", "single_label", "multi_label"],
-)
-def test_a_loss_for_every_problem_type(problem_type, num_labels, labels, told):
-    loss_of = {
-        "regression": lambda logits: ((logits[:, 0] - labels) ** 2).mean(),
-        "single_label_classification": lambda logits: -logits.log_softmax(-1)[torch.arange(3), labels].mean(),
-        "multi_label_classification": lambda logits: -nn.functional.logsigmoid(logits * (2 * labels - 1)).mean(),
-    }
-    options = {"problem_type": problem_type} if told else {}
-    model = random_model(CPViTForImageClassification, num_labels=num_labels, pool_range=0.5, **options)
-    outputs = run(model, images(), labels=labels)
-    torch.testing.assert_close(outputs.loss, loss_of[problem_type](outputs.logits))
-    assert model.config.problem_type == problem_type
-
-
 def test_the_logits_are_those_of_the_class_token():
     model = random_model(CPViTForImageClassification, pool_range=0.5)
     states = run(model.vit, images()).last_hidden_state
     with torch.no_grad():
         assert torch.equal(run(model, images()).logits, model.classifier(states[:, 0]))
-
-
-def test_another_number_of_labels_is_refused_on_loading(tmp_path):
-    random_model(CPViTForImageClassification).save_pretrained(tmp_path)
-    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
-        CPViTForImageClassification.from_pretrained(tmp_path, num_labels=5)
-
-
-def test_another_number_of_labels_initialises_the_classifier_alone_where_asked(tmp_path):
-    saved = random_model(CPViTForImageClassification, **VARIANTS["heads"])
-    saved.save_pretrained(tmp_path)
-    model = CPViTForImageClassification.from_pretrained(tmp_path, num_labels=5, ignore_mismatched_sizes=True)
-    assert model.classifier.weight.shape == (5, 32)
-    torch.testing.assert_close(model.vit.state_dict(), saved.vit.state_dict(), rtol=0.0, atol=0.0)
 
 
 # ------------------------------------------------------------------------------------------------------------ LoRA
