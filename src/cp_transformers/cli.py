@@ -12,6 +12,7 @@ from . import __version__
 # command -> (the module whose main() it runs, what it does)
 COMMANDS = {
     "demo": ("cp_transformers.tasks.demo", "convert real weights, fine-tune them, compare with stock models"),
+    "glue": ("cp_transformers.tasks.glue", "fine-tune, evaluate and predict on a GLUE task"),
     "convert": ("cp_transformers.conversion", "turn a pretrained checkpoint into its ContextPool variant"),
 }
 

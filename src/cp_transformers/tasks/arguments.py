@@ -1,0 +1,101 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""One way to configure every task: a YAML file, `--config FILE`, and a command line that overrides it.
+
+On top of transformers' HfArgumentParser, in the manner of TRL's parser: every field of the dataclasses is a key of the
+file and an option of the command line, and a value from the file is checked as if it stood on the command line.
+"""
+
+import argparse
+import dataclasses
+import enum
+import json
+import os
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+
+class ArgumentParser(HfArgumentParser):
+    """Parses `--config FILE` and options into dataclasses.
+
+    Raises:
+        ValueError: an option or a key of the file is unknown (the message names the nearest), has a value of the wrong
+            type, or is missing; or the file is not a YAML mapping.
+        OSError: the file cannot be read.
+    """
+
+    def __init__(self, dataclass_types: Sequence[type], **kwargs: Any):
+        super().__init__(dataclass_types, allow_abbrev=False, **kwargs)
+        self.add_argument("--config", help="YAML file with any of these options; those on the command line win")
+
+    def parse(self, args: Sequence[str] | None = None) -> tuple[Any, ...]:
+        """The dataclasses, in the order in which their types were given."""
+        config_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        config_parser.add_argument("--config")
+        known, rest = config_parser.parse_known_args(args)
+        from_file = self._read(Path(known.config)) if known.config is not None else []
+        *parsed, unknown = self.parse_args_into_dataclasses(
+            [*from_file, *rest], return_remaining_strings=True, look_for_args_file=False
+        )
+        if unknown:
+            name = unknown[0].split("=")[0]
+            self.error(f"there is no option {name}{self._nearest(name.lstrip('-'))}")
+        return tuple(parsed[: len(list(self.dataclass_types))])
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message} (--help lists the options)")
+
+    def _read(self, path: Path) -> list[str]:
+        """The file as options of a command line."""
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} must hold a mapping, one `option: value` a line.")
+        options: list[str] = []
+        for name, value in values.items():
+            if f"--{name}" not in self._option_string_actions or name in ("config", "help"):
+                self.error(f"{path}: there is no option {name}{self._nearest(str(name))}")
+            if isinstance(value, list):
+                options += [f"--{name}", *map(_as_option, value)]
+            elif value is not None:  # as if the line were not there
+                options.append(f"--{name}={_as_option(value)}")
+        return options
+
+    def _nearest(self, name: str) -> str:
+        names = {field.name for each in self.dataclass_types for field in dataclasses.fields(each)}
+        close = get_close_matches(name.replace("-", "_"), names, n=1)
+        return f"; did you mean {close[0]}?" if close else ""
+
+
+def _as_option(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, dict) else str(value)
+
+
+def save_arguments(path: str | os.PathLike, *parsed: Any) -> None:
+    """Writes the resolved values as a YAML file, which [`ArgumentParser`] reads; tokens are left out."""
+    values: dict[str, Any] = {}
+    for each in parsed:
+        fields = each.to_dict() if isinstance(each, TrainingArguments) else dataclasses.asdict(each)
+        values.update({name: _plain(value) for name, value in fields.items() if value not in (None, [])})
+    secret_or_of_the_machine = [name for name in values if name == "local_rank" or name.endswith("_token")]
+    for name in secret_or_of_the_machine:
+        del values[name]
+    Path(path).write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    """`value` as YAML has it."""
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
