@@ -353,9 +353,8 @@ def test_gradients_of_windowed_context_pool(stride):
 def test_windowed_context_pool_has_no_second_derivatives():
     hidden_states, *others = random_inputs()
     pooled = windowed_context_pool(hidden_states.requires_grad_(), *others)
-    (gradient,) = torch.autograd.grad(pooled.square().sum(), hidden_states, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        torch.autograd.grad(pooled.square().sum(), hidden_states, create_graph=True)
 
 
 @pytest.mark.parametrize("chosen", range(4), ids=["hidden_states", "weights", "sigma", "offsets"])
@@ -894,14 +893,14 @@ def test_an_error_tells_of_a_gate_without_an_original(kind):
         random_module(pool_gate=True)(random_map())
 
 
-@pytest.mark.parametrize("window", [0, 2, 8])
-def test_an_error_tells_of_an_even_window(window):
+@pytest.mark.parametrize("window", [-3, 0, 2, 8])
+def test_an_error_tells_of_a_window_that_has_no_centre(window):
     hidden_states, *predictions = random_inputs()
-    with pytest.raises(ValueError, match=f"The window must be odd, not {window}"):
+    with pytest.raises(ValueError, match=f"The window must be odd and positive, not {window}"):
         windowed_pooling_weights(*predictions, window=window)
-    with pytest.raises(ValueError, match=f"The window must be odd, not {window}"):
+    with pytest.raises(ValueError, match=f"The window must be odd and positive, not {window}"):
         windowed_context_pool(hidden_states, *predictions, window=window)
-    with pytest.raises(ValueError, match=f"The window must be odd, not {window}"):
+    with pytest.raises(ValueError, match=f"The window must be odd and positive, not {window}"):
         random_windowed_module(window=window)(hidden_states)
 
 

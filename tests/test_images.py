@@ -187,6 +187,7 @@ print(type(classify.image_processor).__name__, len(classify({str(tmp_path / "pho
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == [family.processor_classes["pil"].__name__, "3"]
+    assert "torchvision" not in result.stderr  # nor is it asked for
 
 
 # ------------------------------------------------------------------------------------------------------- pipelines

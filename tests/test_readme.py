@@ -20,7 +20,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def test_the_code_runs(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     result = subprocess.run(
         [sys.executable, "-c", "\n".join(blocks)], cwd=tmp_path, capture_output=True, text=True, check=False
     )
@@ -29,6 +29,7 @@ def test_the_code_runs(tmp_path):
     assert "torch.Size([2, 2, 9])" in result.stdout  # the support sizes of two sentences, two heads, nine tokens
     assert "torch.Size([1, 4, 6, 6])" in result.stdout  # of an image, four heads, six by six patches
     assert "[torch.Size([1, 512, 12, 8]), torch.Size([1, 2048, 3, 2])]" in result.stdout
+    assert "\nTrue\ntorch.Size([1, 4, 8, 10])" in result.stdout  # equal logits; the pools of a larger image
 
 
 def test_the_table_of_fields_is_complete_and_right():

@@ -6,9 +6,12 @@ import io
 import json
 import tarfile
 
+import evaluate
+import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from transformers import (
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
@@ -19,11 +22,11 @@ from cp_transformers import (
     CPBertConfig,
     CPBertForSequenceClassification,
     CPResNetForImageClassification,
+    CPViTConfig,
     CPViTForImageClassification,
 )
 from cp_transformers.cli import main as cli
-from cp_transformers.tasks import comparison, demo_image, digits as digits_module, film_reviews
-from cp_transformers.tasks.metrics import Accuracy
+from cp_transformers.tasks import comparison, demo_image, digits as digits_module, film_reviews, metrics
 from cp_transformers.training import param_groups
 
 
@@ -51,6 +54,20 @@ def test_the_pooling_gets_its_own_learning_rate_and_vectors_no_weight_decay():
             assert group["weight_decay"] == (0.1 if parameter.ndim > 1 else 0.0)
 
 
+def test_only_the_weights_of_layers_decay_in_a_vit():
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    model = CPViTForImageClassification(CPViTConfig(image_size=8, patch_size=4, **sizes))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decaying = {
+        names[id(parameter)]
+        for group in param_groups(model, 1e-4, weight_decay=0.1)
+        for parameter in group["params"]
+        if group["weight_decay"]
+    }
+    layers = (torch.nn.Linear, torch.nn.Conv2d)
+    assert decaying == {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, layers)}
+
+
 def test_without_a_pool_learning_rate_all_learn_alike():
     assert {group["lr"] for group in param_groups(tiny_model(), 1e-4)} == {1e-4}
 
@@ -58,14 +75,45 @@ def test_without_a_pool_learning_rate_all_learn_alike():
 # The metric
 
 
-def test_accuracy_equals_scikit_learns():
-    predictions, references = torch.randint(3, (2, 50)).tolist()
-    computed = Accuracy().compute(predictions=predictions, references=references)
-    assert computed == {"accuracy": pytest.approx(accuracy_score(references, predictions))}
+@pytest.mark.parametrize(
+    ("metric", "reference", "num_labels"),
+    [
+        (metrics.Accuracy, accuracy_score, 3),
+        (metrics.F1, f1_score, 2),
+        (metrics.Matthews, matthews_corrcoef, 2),
+        (metrics.Matthews, matthews_corrcoef, 3),
+    ],
+)
+def test_metrics_of_labels_equal_scikit_learns(metric, reference, num_labels):
+    predictions, references = np.random.default_rng(0).integers(num_labels, size=(2, 50))
+    references[:25] = predictions[:25]
+    computed = metric().compute(predictions=predictions, references=references)
+    assert computed == {metric.__name__.lower(): pytest.approx(reference(references, predictions))}
+
+
+@pytest.mark.parametrize(("metric", "reference"), [(metrics.Pearson, pearsonr), (metrics.Spearman, spearmanr)])
+def test_correlations_equal_scipys_with_ties_too(metric, reference):
+    generator = np.random.default_rng(0)
+    predictions = generator.normal(size=50).round(1)
+    references = (predictions + generator.normal(size=50)).round(1)
+    computed = metric().compute(predictions=predictions, references=references)
+    assert computed == {metric.__name__.lower(): pytest.approx(reference(predictions, references)[0], abs=1e-6)}
+
+
+@pytest.mark.parametrize("metric", [metrics.F1, metrics.Matthews, metrics.Pearson, metrics.Spearman])
+def test_a_metric_that_is_not_defined_is_zero(metric):
+    assert metric().compute(predictions=[0, 0], references=[0, 0]) == {metric.__name__.lower(): 0.0}
+
+
+def test_metrics_can_be_combined():
+    combined = evaluate.combine([metrics.Accuracy(), metrics.F1()])
+    assert combined.compute(predictions=[0, 1, 1], references=[0, 1, 0]) == pytest.approx(
+        {"accuracy": 2 / 3, "f1": 2 / 3}
+    )
 
 
 def test_accuracy_adds_up_over_batches():
-    metric = Accuracy()
+    metric = metrics.Accuracy()
     metric.add_batch(predictions=[0, 1], references=[0, 1])
     metric.add_batch(predictions=[0], references=[1])
     assert metric.compute() == {"accuracy": pytest.approx(2 / 3)}

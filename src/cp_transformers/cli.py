@@ -11,7 +11,7 @@ from . import __version__
 
 # command -> (the module whose main() it runs, what it does)
 COMMANDS = {
-    "demo": ("cp_transformers.tasks.demo", "convert real weights, fine-tune them, compare with stock models"),
+    "demo": ("cp_transformers.tasks.demo", "train CP and stock models on real text or images, and compare them"),
     "glue": ("cp_transformers.tasks.glue", "fine-tune, evaluate and predict on a GLUE task"),
     "convert": ("cp_transformers.conversion", "turn a pretrained checkpoint into its ContextPool variant"),
 }

@@ -42,7 +42,7 @@ class ContextPoolConfigMixin:
         known = [field.name for field in fields(self) if field.name.startswith("pool_")]
         for name in kwargs:
             if name.startswith("pool_"):
-                close = get_close_matches(name, known, n=1)
+                close = get_close_matches(name, known, n=1, cutoff=0.75)
                 hint = f"did you mean {close[0]}?" if close else f"the fields are {', '.join(known)}."
                 raise ValueError(f"{type(self).__name__} of this version has no field {name}; {hint}")
         super().__post_init__(**kwargs)  # type: ignore[misc]

@@ -207,7 +207,7 @@ def convert_model(model: PreTrainedModel, layers: Sequence[int] | None = None, *
 @torch.no_grad()
 def parity(model: PreTrainedModel, converted: PreTrainedModel) -> float:
     """The largest absolute difference between any outputs of the two models, hidden states included, on the same
-    seeded inputs of mixed lengths with padding. Both are put into evaluation mode."""
+    seeded inputs: texts of mixed lengths with padding, or images. Both are put into evaluation mode."""
     inputs = _family(model.config.model_type).example_inputs(model.config, type(model))
     outputs = [each.eval()(**inputs, output_hidden_states=True).to_tuple() for each in (model, converted)]
     pairs = list(zip(*(list(_tensors(output)) for output in outputs), strict=True))
@@ -224,7 +224,8 @@ def convert_checkpoint(
     overwrite: bool = False,
     **pool_config: Any,
 ) -> dict[str, Any]:
-    """Converts a pretrained checkpoint and writes the result: config, safetensors, tokenizer, card, conversion.json.
+    """Converts a pretrained checkpoint and writes the result: config, safetensors, card, conversion.json, and the
+    source's tokenizer or image processor.
 
     Nothing is written unless every check passes: all of the source's weights are used and none is missing, the
     converted model's keys are the source's and the pooling's, and, in float32, its outputs equal those of the source
@@ -285,6 +286,7 @@ def convert_checkpoint(
             "layers": kept,
             "pool_config": {k: v for k, v in converted.config.to_dict().items() if k.startswith("pool_")},
             "dtype": dtype or str(source_dtype).removeprefix("torch."),
+            "processor_files": [name for name in family.processor_files if (source_folder / name).is_file()],
             "parity": {"max_abs_difference": difference, "dtype": "float32"},
             "versions": {
                 "cp_transformers": __version__,
@@ -299,9 +301,8 @@ def convert_checkpoint(
             converted.save_pretrained(folder)
         except safetensors.SafetensorError as error:  # a full disk
             raise OSError(f"The weights cannot be written ({_first_line(error)}).") from error
-        for name in family.processor_files:
-            if (source_folder / name).is_file():
-                (folder / name).write_bytes((source_folder / name).read_bytes())
+        for name in record["processor_files"]:
+            (folder / name).write_bytes((source_folder / name).read_bytes())
         (folder / "conversion.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(_card(record, converted, source_folder, Path(output).name), encoding="utf-8")
         _check_written(folder, converted)
@@ -633,3 +634,5 @@ def main(args: Sequence[str] | None = None) -> None:
     layers = "" if record["layers"] is None else f", {len(record['layers'])} layers"
     print(f"{options['source']} ({record['source_class']}) -> {options['output']} ({record['model_class']}{layers})")
     print(f"largest difference of any output, in float32: {record['parity']['max_abs_difference']}")
+    if not record["processor_files"]:
+        print("The source has no tokenizer or image processor; none was copied.")

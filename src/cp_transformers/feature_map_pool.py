@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
 
 from .context_pool import BaseContextPool, ContextPool
 
@@ -32,7 +31,7 @@ def windowed_pooling_weights(
     `ceil(rows / stride)` x `ceil(columns / stride)` outputs.
 
     Args:
-        weights: `(batch, heads, rows, columns)`, the logarithm of each input position's weight in anybody's pool.
+        weights: `(batch, heads, rows, columns)`, the unnormalised log-weight of each input position in any pool.
         sigma: `(batch, heads, out_rows, out_columns)`, positive, the width of each output's Gaussian in positions.
         offsets: `(batch, heads, out_rows, out_columns, 2)` (rows, columns): the centre of each output's Gaussian
             relative to its position, in input positions. None: the position itself.
@@ -46,7 +45,7 @@ def windowed_pooling_weights(
         where the whole window is invalid.
 
     Raises:
-        ValueError: the window is even.
+        ValueError: the window is not odd and positive.
     """
     _check_window(window)
     radius = window // 2
@@ -58,7 +57,7 @@ def windowed_pooling_weights(
     log_weights = nn.functional.pad(log_weights, (radius,) * 4, value=nowhere)
     log_weights = torch.stack(list(_neighbours(log_weights, window, stride)), dim=2)
 
-    # From the neighbour to the output's own position, down and right.
+    # How far the output's own position lies below, or to the right of, the neighbour.
     distance = torch.arange(radius, -radius - 1, -1, device=weights.device, dtype=dtype)[:, None, None]
     down = right = distance  # (window, 1, 1)
     if offsets is not None:
@@ -86,11 +85,11 @@ def windowed_context_pool(
 
     Returns:
         `(batch, channels, out_rows, out_columns)` in the dtype of `hidden_states`; zeros where the whole window is
-        invalid. What `hidden_states` and `weights` hold at invalid positions reaches neither it nor a gradient. There
-        are no second derivatives.
+        invalid. What `hidden_states` and `weights` hold at invalid positions reaches neither it nor a gradient.
 
     Raises:
-        ValueError: the window is even, or the channels are not divisible by the number of heads.
+        ValueError: the window is not odd and positive, or the channels are not divisible by the number of heads.
+        RuntimeError: on a backward pass with `create_graph=True`: there are no second derivatives.
     """
     num_heads = weights.shape[1]
     if hidden_states.shape[1] % num_heads:
@@ -175,8 +174,8 @@ class GlobalContextPool(BaseContextPool):
 
 
 def _check_window(window: int) -> None:
-    if window % 2 == 0:
-        raise ValueError(f"The window must be odd, not {window}.")
+    if window < 1 or window % 2 == 0:
+        raise ValueError(f"The window must be odd and positive, not {window}.")
 
 
 def _gated(gate: torch.Tensor | None, pooled: torch.Tensor, original: torch.Tensor | None) -> torch.Tensor:
@@ -204,8 +203,9 @@ class _WindowedMix(torch.autograd.Function):
         return pooled.to(p.dtype)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
+        if torch.is_grad_enabled():  # create_graph: what is written by hand here would be left out of it, silently
+            raise RuntimeError("windowed_context_pool has no second derivatives; leave out create_graph=True.")
         hidden_states, p = ctx.saved_tensors
         window, stride, radius = ctx.window, ctx.stride, ctx.window // 2
         padded = nn.functional.pad(hidden_states, (radius,) * 4)

@@ -101,7 +101,8 @@ class CPResNetStage(GradientCheckpointingLayer, ResNetStage):
     """A ResNet stage that supports gradient checkpointing."""
 
     def __call__(self, hidden_state: torch.Tensor) -> torch.Tensor:
-        # The same list comes back when the backward pass runs the stage again.
+        # A checkpoint keeps the keywords of the call for when the backward pass runs the stage again. So each call
+        # gets a list of its own, in which the first pass leaves a mark that the later ones find.
         checkpointed = self.gradient_checkpointing and self.training
         return super().__call__(hidden_state, passes=[] if checkpointed else None)
 

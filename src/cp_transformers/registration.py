@@ -4,6 +4,7 @@
 
 from typing import Any
 
+import transformers
 from transformers import (
     AutoBackbone,
     AutoConfig,
@@ -20,11 +21,10 @@ from transformers import (
     AutoModelForTokenClassification,
     AutoTokenizer,
     BertTokenizer,
-    ConvNextImageProcessor,
     ConvNextImageProcessorPil,
-    ViTImageProcessor,
     ViTImageProcessorPil,
 )
+from transformers.utils import is_torchvision_available
 
 from .configuration_cp_bert import CPBertConfig
 from .configuration_cp_resnet import CPResNetConfig
@@ -71,10 +71,13 @@ AUTO_MODELS: dict[type[Any], dict[type[Any], type[Any]]] = {
 AUTO_TOKENIZERS = {CPBertConfig: BertTokenizer}
 
 # configuration -> image processors, by what they are built on
-AUTO_IMAGE_PROCESSORS = {
-    CPViTConfig: {"torchvision": ViTImageProcessor, "pil": ViTImageProcessorPil},
-    CPResNetConfig: {"torchvision": ConvNextImageProcessor, "pil": ConvNextImageProcessorPil},
+AUTO_IMAGE_PROCESSORS: dict[type[Any], dict[str, type[Any]]] = {
+    CPViTConfig: {"pil": ViTImageProcessorPil},
+    CPResNetConfig: {"pil": ConvNextImageProcessorPil},
 }
+if is_torchvision_available():  # to name them without it is enough for a warning
+    AUTO_IMAGE_PROCESSORS[CPViTConfig]["torchvision"] = transformers.ViTImageProcessor
+    AUTO_IMAGE_PROCESSORS[CPResNetConfig]["torchvision"] = transformers.ConvNextImageProcessor
 
 
 def register() -> None:

@@ -13,13 +13,14 @@ def param_groups(
     """Parameter groups for an optimiser that give the pooling modules a learning rate of their own.
 
     In a converted checkpoint everything is pretrained but the pooling, whose gate starts at zero: at the learning rate
-    that suits the pretrained weights it hardly opens. Biases, norms and gates get no weight decay.
+    that suits the pretrained weights it hardly opens. Biases, norms, gates, and ViT's position embeddings and class
+    token get no weight decay.
 
     Args:
         model: a CP model, or any other (then there is no pooling group).
         learning_rate: for all parameters but the pooling's.
         pool_learning_rate: for the pooling's parameters; None for the same.
-        weight_decay: for matrices.
+        weight_decay: for the weights of linear layers, convolutions and embedding tables.
 
     Returns:
         Groups for a torch optimiser, the pooling's last. With `Trainer`, which builds the schedule for all groups:
@@ -28,7 +29,9 @@ def param_groups(
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault(("context_pool." in name, parameter.ndim > 1), []).append(parameter)
+            # Of ViT's parameters of several dimensions, its position embeddings and tokens are no weights of a layer.
+            decays = parameter.ndim > 1 and name.endswith("weight")
+            groups.setdefault(("context_pool." in name, decays), []).append(parameter)
     return [
         {
             "params": groups[pooling, decays],

@@ -100,6 +100,8 @@ def milliseconds(models: Mapping[str, nn.Module], batch: Mapping[str, torch.Tens
         for name, model in models.items():
             start = time.perf_counter()
             model(**batch)
+            if torch.accelerator.is_available():
+                torch.accelerator.synchronize()
             if turn >= 2:
                 times[name].append(1000 * (time.perf_counter() - start))
     return {name: statistics.median(each) for name, each in times.items()}

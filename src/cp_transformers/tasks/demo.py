@@ -32,7 +32,7 @@ def main(args: Sequence[str] | None = None) -> None:
         argument_default=argparse.SUPPRESS,
     )
     parser.add_argument("--modality", choices=MODALITIES, default="text", help="(default: %(default)s)")
-    parser.add_argument("--output", default="out", help="folder for the results (default: %(default)s)")
+    parser.add_argument("--output", help="folder for the results (default: out for text, out-image for image)")
     parser.add_argument("--seed", type=int, help="(default: 0)")
     parser.add_argument("--train-samples", type=int, help=f"training examples ({default('train_samples')})")
     parser.add_argument("--epochs", type=float, help=f"passes over them ({default('epochs')})")
@@ -45,6 +45,6 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="under a minute, on few examples: a smoke run")
     options = vars(parser.parse_args(args))
     demo = MODALITIES[options.pop("modality")]
-    output = options.pop("output")
+    output = options.pop("output", "out" if demo is demo_text else "out-image")
     print("\n" + demo.report(demo.run(output, **options)))
     print(f"\nWritten to {output}: {demo.FILES}.")

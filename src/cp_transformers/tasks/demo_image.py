@@ -2,8 +2,8 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """The demo on real images: train small models from scratch on few handwritten digits, compare, convert.
 
-Trains ViT with two and four layers, CP-ViT with one and two, ResNet and CP-ResNet under one seed and one budget, and
-shows what each costs and reaches, and how far the pools reach. Then converts the stock models that it has trained.
+Trains ViT with one, two and four layers, CP-ViT with one and two, ResNet and CP-ResNet under one seed and one budget,
+and shows what each costs and reaches, and how far the pools reach. Then converts the stock models that it has trained.
 """
 
 import os
@@ -19,7 +19,6 @@ from transformers import (
     PreTrainedModel,
     ResNetConfig,
     ResNetForImageClassification,
-    Trainer,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessorPil,
@@ -68,13 +67,20 @@ RESNET: dict[str, Any] = {
 MODELS: dict[str, tuple[int, str]] = {
     "ViT, 4 layers": (4, "ViT, 4 layers"),
     "ViT, 2 layers": (2, "ViT, 4 layers"),
+    "ViT, 1 layer": (1, "ViT, 4 layers"),
     "CP-ViT, 2 layers": (2, "ViT, 4 layers"),
     "CP-ViT, 1 layer": (1, "ViT, 4 layers"),
     "ResNet": (2, "ResNet"),
     "CP-ResNet": (2, "ResNet"),
 }
 # What is said of pairs of them: the model, and its control.
-PAIRS = [("CP-ViT, 2 layers", "ViT, 4 layers"), ("CP-ViT, 1 layer", "ViT, 2 layers"), ("CP-ResNet", "ResNet")]
+PAIRS = [
+    ("CP-ViT, 2 layers", "ViT, 4 layers"),
+    ("CP-ViT, 2 layers", "ViT, 2 layers"),
+    ("CP-ViT, 1 layer", "ViT, 2 layers"),
+    ("CP-ViT, 1 layer", "ViT, 1 layer"),
+    ("CP-ResNet", "ResNet"),
+]
 FILES = (
     "results.json, accuracy.png, support_sizes.png, and the checkpoints vit-l4-digits, resnet-digits (stock), "
     "cp-vit-l4-digits, cp-resnet-digits (those, converted), cp-vit-l2-digits and cp-resnet-scratch-digits (trained)"
@@ -165,7 +171,7 @@ def run(
         models[name] = make_model(name, seed)
         set_seed(seed)
         with tempfile.TemporaryDirectory() as folder:
-            trainer: Trainer = make_trainer(
+            trainer = make_trainer(
                 models[name],
                 train,
                 processor,
@@ -183,7 +189,7 @@ def run(
 
     print("Measuring ...", flush=True)
     batch = {"pixel_values": torch.stack([example["pixel_values"] for example in test[:32]])}
-    batch = {key: value.to(trainer.model.device) for key, value in batch.items()}
+    batch = {key: value.to(models["ResNet"].device) for key, value in batch.items()}
     times = milliseconds({name: model.eval() for name, model in models.items()}, batch, rounds=5 if quick else 50)
     for row in arms:
         row["milliseconds_a_batch"] = times[row["model"]]
@@ -230,7 +236,7 @@ def run(
         cost_label=f"a batch of {len(batch['pixel_values'])}",
     )
     firsts = [digits["test"]["label"].index(digit) for digit in (0, 1, 2, 4, 7, 8)]
-    draw_support_sizes(models, test, firsts, output / "support_sizes.png")
+    draw_support_sizes(models, test, firsts, output / "support_sizes.png", quick)
     write_results(results, output)
     return results
 
@@ -244,7 +250,7 @@ def convert_trained(
     model: PreTrainedModel, processor: ViTImageProcessorPil, output: Path, name: str, **pool_config: Any
 ) -> float:
     """Saves a trained stock model as `name`, converts that to `cp-{name}`, and returns the largest difference of the
-    logits that the two folders give on a seeded image."""
+    logits that the two folders give on two seeded images."""
     save(model, processor, output / name)
     convert_checkpoint(output / name, output / f"cp-{name}", overwrite=True, **pool_config)
     image = {"pixel_values": torch.rand(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))}
@@ -261,14 +267,14 @@ def report(results: dict[str, Any]) -> str:
     lines = [*table(results["arms"]), ""]
     for pair in results["gains"]:
         lines.append(
-            f"{pair['model']} against {pair['control']}: {100 * pair['gain']:+.1f} ± "
-            f"{100 * pair['standard_error']:.1f} points of accuracy"
+            f"{pair['model']} against {pair['control']}: {100 * pair['gain']:+.2f} ± "
+            f"{100 * pair['standard_error']:.2f} points of accuracy"
         )
     lines += [
         f"(paired, {settings['test_samples']} test images; ± is one standard error)",
         f"One seed, {settings['train_samples']} training images, epochs: {settings['epochs']:g}; times: median "
         f"forward pass, {results['batch'][0]} images,",
-        f"{results['threads']} threads, relative to ViT with 4 layers or to ResNet.",
+        f"threads: {results['threads']}, relative to ViT with 4 layers or to ResNet.",
         "",
     ]
     if results["quick"]:
@@ -283,7 +289,7 @@ def report(results: dict[str, Any]) -> str:
 
 @torch.no_grad()
 def draw_support_sizes(
-    models: dict[str, PreTrainedModel], examples: list[dict[str, Any]], indices: list[int], path: Path
+    models: dict[str, PreTrainedModel], examples: list[dict[str, Any]], indices: list[int], path: Path, quick: bool
 ) -> None:
     """For some of `examples`, the image and the predicted sigma over it, averaged over the heads, of each pool."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -293,7 +299,8 @@ def draw_support_sizes(
     rows: list[tuple[str, np.ndarray]] = []
     # In pixels: a patch is four of them, a position of the map that the stem pools two.
     for name, pixels in (("CP-ViT, 2 layers", 4), ("CP-ResNet", 2)):
-        sizes = models[name](pixel_values.to(models[name].device), output_pool_sizes=True).pool_sizes
+        model = models[name].eval()
+        sizes = model(pixel_values.to(model.device), output_pool_sizes=True).pool_sizes
         for number, layer in enumerate(sizes, start=1):
             label = f"{name.split(',')[0]},\n" + (f"layer {number}" if len(sizes) > 1 else "stem")
             rows.append((label, pixels * layer.mean(dim=1).cpu().numpy()))
@@ -315,5 +322,6 @@ def draw_support_sizes(
     for axis in axes.flat:
         axis.set_xticks([])
         axis.set_yticks([])
-    figure.suptitle("How far the pools reach: predicted support sizes")
+    title = "How far the pools reach: predicted support sizes" + (" (quick run: no evidence)" if quick else "")
+    figure.suptitle(title)
     figure.savefig(path, dpi=150, bbox_inches="tight")

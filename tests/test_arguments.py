@@ -1,0 +1,122 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""The configuration by YAML file and command line."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from transformers import TrainingArguments
+
+from cp_transformers.tasks.arguments import ArgumentParser, save_arguments
+
+
+@dataclass
+class TaskArguments:
+    task: str = field(metadata={"help": "required"})
+    seeds: list[int] = field(default_factory=lambda: [1])
+    rate: float | None = None
+    flag: bool = False
+
+
+def parse(text: str, tmp_path: Path, *args: str) -> tuple[TaskArguments, TrainingArguments]:
+    """What a file of this text, and these options after it, give."""
+    (tmp_path / "config.yaml").write_text(text)
+    parser = ArgumentParser([TaskArguments, TrainingArguments])
+    return parser.parse(["--config", str(tmp_path / "config.yaml"), *args])
+
+
+def test_a_file_sets_fields_of_every_dataclass(tmp_path):
+    task, training = parse(
+        "task: sst2\nseeds: [3, 4]\nflag: true\nmax_steps: 7\nlr_scheduler_kwargs: {a: 1}", tmp_path
+    )
+    assert task == TaskArguments("sst2", [3, 4], None, True)
+    assert (training.max_steps, training.lr_scheduler_kwargs) == (7, {"a": 1})
+
+
+@pytest.mark.parametrize("number", ["3e-5", "0.00003", "3.0e-5"])
+def test_numbers_are_numbers_however_they_are_written(number, tmp_path):
+    _, training = parse(f"task: a\nlearning_rate: {number}", tmp_path)
+    assert training.learning_rate == 3e-5
+
+
+def test_a_number_may_be_negative(tmp_path):
+    assert parse("task: a\nrate: -1e-3", tmp_path)[0].rate == -1e-3
+
+
+def test_the_command_line_wins(tmp_path):
+    task, training = parse(
+        "task: a\nlearning_rate: 1e-3\nflag: true", tmp_path, "--learning_rate", "2e-3", "--flag=false"
+    )
+    assert (training.learning_rate, task.flag) == (2e-3, False)
+
+
+def test_the_place_of_the_file_among_the_options_does_not_matter(tmp_path):
+    (tmp_path / "config.yaml").write_text("rate: 1")
+    parser = ArgumentParser([TaskArguments, TrainingArguments])
+    task, _ = parser.parse(["--rate", "2", "--task", "a", "--config", str(tmp_path / "config.yaml")])
+    assert task.rate == 2
+
+
+def test_null_is_as_if_the_line_were_not_there(tmp_path):
+    assert parse("task: a\nrate: null\nmax_steps: null", tmp_path)[1].max_steps == TrainingArguments().max_steps
+
+
+def test_without_a_file_the_command_line_is_all():
+    task, _ = ArgumentParser([TaskArguments, TrainingArguments]).parse(["--task", "a", "--seeds", "5", "6"])
+    assert task.seeds == [5, 6]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("task: a\nlearning_rat: 1", r"config.yaml: there is no option learning_rat; did you mean learning_rate\?"),
+        ("task: a\nxyzzy: 1", r"config.yaml: there is no option xyzzy \("),
+        ("task: a\nconfig: other.yaml", "there is no option config"),
+        ("task: a\nlearning_rate: fast", "learning_rate.*invalid float value: 'fast'"),
+        ("task: a\nseeds: [1, x]", "seeds: invalid int value: 'x'"),
+        ("task: a\nflag: perhaps", "flag"),
+        ("rate: 1", "required: --task"),
+        ("- task", "must hold a mapping"),
+        ("task: [", "config.yaml is not valid YAML"),
+        ("", "must hold a mapping"),
+    ],
+)
+def test_a_wrong_file_gives_one_sentence(text, words, tmp_path):
+    with pytest.raises(ValueError, match=words) as caught:
+        parse(text, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--learning-rat", "1"], r"there is no option --learning-rat; did you mean learning_rate\?"),
+        (["--max_steps", "many"], "max_steps.*invalid int value: 'many'"),
+        (["--seed"], "seed.*expected one argument"),
+        (["--learn", "1"], "there is no option --learn"),
+    ],
+)
+def test_a_wrong_option_gives_one_sentence(args, words):
+    with pytest.raises(ValueError, match=words):
+        ArgumentParser([TaskArguments, TrainingArguments]).parse(["--task", "a", *args])
+
+
+def test_a_file_that_is_not_there_is_an_error():
+    with pytest.raises(FileNotFoundError):
+        ArgumentParser([TaskArguments, TrainingArguments]).parse(["--config", "no_such_file.yaml"])
+
+
+def test_saved_arguments_are_read_as_they_were(tmp_path):
+    text = "task: a\nlearning_rate: 3e-5\nlr_scheduler_kwargs: {a: 1}\neval_strategy: epoch\nuse_cpu: true"
+    task, training = parse(text, tmp_path, "--output_dir", str(tmp_path / "out"))
+    save_arguments(tmp_path / "saved.yaml", task, training)
+    again = ArgumentParser([TaskArguments, TrainingArguments]).parse(["--config", str(tmp_path / "saved.yaml")])
+    assert again[0] == task and again[1].to_dict() == training.to_dict()
+
+
+def test_tokens_are_not_saved(tmp_path):
+    task, training = parse("task: a", tmp_path, "--hub_token", "hf_secret")
+    save_arguments(tmp_path / "saved.yaml", task, training)
+    saved = (tmp_path / "saved.yaml").read_text()
+    assert "hf_secret" not in saved and "hub_token" not in saved
