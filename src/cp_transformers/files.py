@@ -1,13 +1,15 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
-"""Writing folders whole or not at all."""
+"""Writing files and folders whole or not at all."""
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -49,3 +51,16 @@ def new_checkpoint_folder(output: str | os.PathLike, overwrite: bool = False) ->
             raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def write_whole(path: str | os.PathLike, text: str) -> None:
+    """Writes a text file in UTF-8, seen at `path` only when it is whole; its folder is made where it is missing."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def write_json(path: str | os.PathLike, content: Any) -> None:
+    write_whole(path, json.dumps(content, indent=2) + "\n")

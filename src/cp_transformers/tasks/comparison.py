@@ -2,9 +2,7 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """What the demos share: train models alike, measure them side by side, and show what each costs and reaches."""
 
-import json
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from .. import __version__
+from ..files import write_json
 from ..training import param_groups
 from .metrics import Accuracy
 
@@ -154,6 +153,4 @@ def write_results(results: dict[str, Any], output: Path) -> None:
         "transformers": transformers.__version__,
         "torch": torch.__version__,
     }
-    temporary = output / "results.json.new"
-    temporary.write_text(json.dumps({**results, "versions": versions}, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, output / "results.json")
+    write_json(output / "results.json", {**results, "versions": versions})

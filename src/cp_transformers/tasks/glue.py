@@ -7,9 +7,7 @@ seeds can be run at once; predictions are written as the GLUE server takes them.
 """
 
 import copy
-import csv
 import json
-import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -35,6 +33,7 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
+from ..files import write_json, write_whole
 from ..training import param_groups
 from .arguments import ArgumentParser, save_arguments
 from .metrics import F1, Accuracy, Matthews, Pearson, Spearman
@@ -145,12 +144,15 @@ def run(arguments: GlueArguments, training: TrainingArguments) -> dict[str, Any]
     task, output = TASKS[arguments.task], Path(training.output_dir)
     resume = training.resume_from_checkpoint
     _check(arguments, training, task)
-    data = load_task(arguments, training, task)
     config, to_task = load_config(arguments, task)
     tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
-    encoded = {split: encode(part, task, tokenizer, arguments.max_length, to_task) for split, part in data.items()}
+    with training.main_process_first():  # the others then find what it has cached
+        data = load_task(arguments, training, task)
+        encoded = {split: encode(part, task, tokenizer, arguments.max_length, to_task) for split, part in data.items()}
 
     output.mkdir(parents=True, exist_ok=True)
+    training = copy.copy(training)
+    training.dataloader_pin_memory &= torch.accelerator.is_available()
     if training.process_index == 0:
         save_arguments(output / "arguments.yaml", arguments, training)
     runs = {}
@@ -167,7 +169,7 @@ def run(arguments: GlueArguments, training: TrainingArguments) -> dict[str, Any]
         runs[str(seed)] = _run_seed(arguments, of_seed, task, config, tokenizer, encoded, to_task)
     results = {"task": arguments.task, "model": arguments.model_name_or_path, **_summary(runs)}
     if training.process_index == 0:
-        _write_json(output / "results.json", results)
+        write_json(output / "results.json", results)
     return results
 
 
@@ -246,12 +248,8 @@ def write_predictions(path: Path, predictions: np.ndarray, task: Task) -> None:
         rows = [f"{number:.3f}" for number in predictions]
     else:
         rows = [task.labels[number] if task.server_words else int(number) for number in predictions]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".new")
-    with temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
-        writer.writerows([("index", "prediction"), *enumerate(rows)])
-    os.replace(temporary, path)
+    lines = ["index\tprediction", *(f"{index}\t{row}" for index, row in enumerate(rows))]
+    write_whole(path, "\n".join(lines) + "\n")
 
 
 def report(results: dict[str, Any]) -> str:
@@ -279,10 +277,13 @@ def _check(arguments: GlueArguments, training: TrainingArguments, task: Task) ->
         raise ValueError("With several seeds, resume each from its last checkpoint: --resume_from_checkpoint last.")
     if arguments.early_stopping_patience is not None and not training.load_best_model_at_end:
         raise ValueError("Early stopping needs --load_best_model_at_end true, and --eval_strategy epoch or steps.")
-    results = Path(training.output_dir) / "results.json"
-    if results.exists() and training.resume_from_checkpoint is None:
+    output = Path(training.output_dir)
+    if output.exists() and not output.is_dir():
+        raise FileExistsError(f"{output} is not a folder; choose another --output_dir.")
+    earlier = [*output.glob("results.json"), *output.glob("seed-*/results.json")]
+    if earlier and training.resume_from_checkpoint is None:
         raise FileExistsError(
-            f"{results} is of an earlier run; choose another --output_dir, or go on with that run by "
+            f"{earlier[0]} is of an earlier run; choose another --output_dir, or go on with that run by "
             "--resume_from_checkpoint last."
         )
 
@@ -406,7 +407,7 @@ def _run_seed(
             if trainer.is_world_process_zero():
                 write_predictions(folder / "predictions" / f"{name}.tsv", predicted, task)
     if trainer.is_world_process_zero() and arguments.seeds:
-        _write_json(folder / "results.json", {"seed": training.seed, "metrics": values})
+        write_json(folder / "results.json", {"seed": training.seed, "metrics": values})
     return values
 
 
@@ -422,13 +423,6 @@ def _summary(runs: dict[str, dict[str, dict[str, float]]]) -> dict[str, Any]:
 
     summary = {"metrics": over_runs(statistics.mean), "runs": runs}
     return {**summary, "std": over_runs(statistics.stdev)} if len(runs) > 1 else summary
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".new")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -1,0 +1,770 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""`cp-transformers glue` on small models and files: data, training, metrics, predictions, seeds, resuming, errors."""
+
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+import yaml
+from datasets import ClassLabel, Dataset, Features, Value
+from safetensors.torch import load_file
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+)
+
+from cp_transformers import CPBertConfig, CPBertForSequenceClassification, CPBertModel
+from cp_transformers.cli import main as cli
+
+
+ROOT = Path(__file__).parents[1]
+COLUMNS = {
+    "cola": ["sentence"],
+    "sst2": ["sentence"],
+    "mrpc": ["sentence1", "sentence2"],
+    "stsb": ["sentence1", "sentence2"],
+    "qqp": ["question1", "question2"],
+    "mnli": ["premise", "hypothesis"],
+    "qnli": ["question", "sentence"],
+    "rte": ["sentence1", "sentence2"],
+    "wnli": ["sentence1", "sentence2"],
+    "ax": ["premise", "hypothesis"],
+}
+LABELS = {
+    "cola": ["unacceptable", "acceptable"],
+    "sst2": ["negative", "positive"],
+    "mrpc": ["not_equivalent", "equivalent"],
+    "stsb": None,
+    "qqp": ["not_duplicate", "duplicate"],
+    "mnli": ["entailment", "neutral", "contradiction"],
+    "qnli": ["entailment", "not_entailment"],
+    "rte": ["entailment", "not_entailment"],
+    "wnli": ["not_entailment", "entailment"],
+    "ax": ["entailment", "neutral", "contradiction"],
+}
+METRICS = {
+    "cola": ["matthews"],
+    "sst2": ["accuracy"],
+    "mrpc": ["accuracy", "f1"],
+    "stsb": ["pearson", "spearman"],
+    "qqp": ["accuracy", "f1"],
+    "mnli": ["accuracy"],
+    "qnli": ["accuracy"],
+    "rte": ["accuracy"],
+    "wnli": ["accuracy"],
+}
+SERVER_FILES = {
+    "cola": ["CoLA"],
+    "sst2": ["SST-2"],
+    "mrpc": ["MRPC"],
+    "stsb": ["STS-B"],
+    "qqp": ["QQP"],
+    "mnli": ["MNLI-m", "MNLI-mm"],
+    "qnli": ["QNLI"],
+    "rte": ["RTE"],
+    "wnli": ["WNLI"],
+    "ax": ["AX"],
+}
+SAID_IN_WORDS = ["mnli", "ax", "qnli", "rte"]
+SPLITS = {"train": 24, "validation": 12, "test": 6}
+MNLI_SPLITS = {"train": 24, "validation_matched": 12, "validation_mismatched": 12}
+MNLI_SPLITS |= {"test_matched": 6, "test_mismatched": 6}
+
+DECIDING = ["bad", "good", "odd", "three", "four", "five"]  # the word of each label
+FILLING = ["a", "film", "the", "story", "is", "and", "it", "was"]
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *DECIDING, *FILLING]
+
+TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+TINY |= {"vocab_size": len(VOCABULARY), "max_position_embeddings": 40}
+QUIET = ["--use_cpu", "true", "--report_to", "none", "--disable_tqdm", "true"]
+TRAIN = ["--do_train", "--max_steps", "2", "--learning_rate", "1e-3", "--save_strategy", "no"]
+ALL = [*TRAIN, "--do_eval", "--do_predict"]
+
+
+# Small models and data
+
+
+def rows(task: str, split: str, count: int) -> list[dict]:
+    """Examples in the columns of `task`, where a word decides the label; without labels in test splits."""
+    examples = []
+    for index in range(count):
+        generator = random.Random(f"{split} {index}")
+        labels = LABELS[task]
+        label = generator.randrange(len(labels) if labels else len(DECIDING))
+        texts = [generator.choices(FILLING, k=generator.randint(2, 7)) for _ in COLUMNS[task]]
+        texts[-1].insert(generator.randrange(3), DECIDING[label])
+        known = -1 if split.startswith("test") else label if labels else label * 0.9
+        examples.append({**dict(zip(COLUMNS[task], map(" ".join, texts))), "label": known, "idx": index})
+    return examples
+
+
+def write(folder: Path, split: str, examples: list[dict], extension: str = "jsonl", features=None) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    data, path = Dataset.from_list(examples, features=features), folder / f"{split}.{extension}"
+    {"jsonl": data.to_json, "csv": data.to_csv, "parquet": data.to_parquet}[extension](str(path))
+    return path
+
+
+def write_task(folder: Path, task: str, extension: str = "jsonl") -> Path:
+    splits = {"mnli": MNLI_SPLITS, "ax": {"test": 6}}.get(task, SPLITS)
+    for split, count in splits.items():
+        write(folder, split, rows(task, split, count), extension)
+    return folder
+
+
+def save_model(folder: Path, model_class: type = CPBertModel, labels: list[str] | None = None, **options) -> Path:
+    """A checkpoint with large random weights, so that its predictions differ, and its tokenizer."""
+    if model_class in (BertModel, BertForSequenceClassification):
+        config = BertConfig(**TINY, initializer_range=0.5, **options)
+    else:
+        config = CPBertConfig(**TINY, pool_gate=True, initializer_range=0.5, **options)
+    if labels is not None:
+        config.num_labels = len(labels)
+        config.id2label, config.label2id = dict(enumerate(labels)), {label: i for i, label in enumerate(labels)}
+    torch.manual_seed(0)
+    model_class(config).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(VOCABULARY))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory) -> Path:
+    """A folder with the data of every task, under its name, and the checkpoints without heads `cp` and `stock`."""
+    folder = tmp_path_factory.mktemp("glue")
+    for task in LABELS:
+        write_task(folder / task, task)
+    save_model(folder / "cp", CPBertModel)
+    save_model(folder / "stock", BertModel)
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory) -> Path:
+    """Keeps what datasets caches out of the user's folder."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
+        yield folder
+
+
+@pytest.fixture
+def environment(cache) -> dict[str, str]:
+    """For processes of their own."""
+    return {**os.environ, "HF_DATASETS_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def options(task: str, model: Path, data: Path, output: Path, *more) -> list[str]:
+    paths = ["--model_name_or_path", model, "--data_dir", data, "--output_dir", output]
+    return [str(each) for each in ("--task", task, *paths, *QUIET, *more)]
+
+
+def results_of(output: Path) -> dict:
+    return json.loads((output / "results.json").read_text())
+
+
+def glue(task: str, model: Path, data: Path, output: Path, *more) -> dict:
+    """Runs the command and returns its metrics."""
+    assert cli(["glue", *options(task, model, data, output, *more)]) == 0
+    return results_of(output)["metrics"]
+
+
+def predictions(output: Path, name: str) -> list[str]:
+    """A prediction file's second column; the first must number the rows."""
+    header, *lines = (output / "predictions" / f"{name}.tsv").read_text().splitlines()
+    assert header == "index\tprediction"
+    indices, values = zip(*(line.split("\t") for line in lines))
+    assert list(indices) == [str(index) for index in range(len(lines))]
+    return list(values)
+
+
+def by_hand(model: Path, task: str, examples: list[dict]) -> torch.Tensor:
+    """Logits of a saved model, one example at a time."""
+    network, tokenizer = (
+        AutoModelForSequenceClassification.from_pretrained(model),
+        AutoTokenizer.from_pretrained(model),
+    )
+    with torch.no_grad():
+        encoded = [tokenizer(*(row[column] for column in COLUMNS[task]), return_tensors="pt") for row in examples]
+        return torch.cat([network.eval()(**each).logits for each in encoded])
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def equal_weights(first: Path, second: Path) -> bool:
+    one, other = weights(first), weights(second)
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+# Tasks
+
+
+@pytest.mark.parametrize("task", METRICS)
+def test_every_task_trains_evaluates_and_predicts(task, material, tmp_path, capsys):
+    metrics = glue(task, material / "cp", material / task, tmp_path / "out", *ALL)
+    splits = ["validation_matched", "validation_mismatched"] if task == "mnli" else ["validation"]
+    assert {split: list(values) for split, values in metrics.items()} == {
+        split: ["loss", *METRICS[task]] for split in splits
+    }
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in [*splits, *METRICS[task], str(tmp_path / "out")])
+    files = sorted(path.name for path in (tmp_path / "out" / "predictions").iterdir())
+    assert files == [f"{name}.tsv" for name in SERVER_FILES[task]]
+    for name in SERVER_FILES[task]:
+        predicted = predictions(tmp_path / "out", name)
+        assert len(predicted) == 6
+        if task == "stsb":
+            assert np.isfinite([float(value) for value in predicted]).all() and all("." in each for each in predicted)
+        else:
+            assert set(predicted) <= set(LABELS[task] if task in SAID_IN_WORDS else ["0", "1"])
+
+
+def test_ax_is_predicted_with_a_model_trained_on_mnli(material, tmp_path):
+    glue("mnli", material / "cp", material / "mnli", tmp_path / "mnli", *TRAIN)
+    assert glue("ax", tmp_path / "mnli", material / "ax", tmp_path / "ax", "--do_predict") == {}
+    logits = by_hand(tmp_path / "mnli", "ax", rows("ax", "test", 6))
+    assert predictions(tmp_path / "ax", "AX") == [LABELS["ax"][index] for index in logits.argmax(-1)]
+
+
+def test_stock_checkpoints_train_too(material, tmp_path):
+    metrics = glue("sst2", material / "stock", material / "sst2", tmp_path / "out", *ALL)
+    assert list(metrics["validation"]) == ["loss", "accuracy"] and len(predictions(tmp_path / "out", "SST-2")) == 6
+    assert type(AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")) is BertForSequenceClassification
+
+
+def test_what_can_be_learned_is_learned(material, tmp_path):
+    learns = ["--max_steps", "100", "--learning_rate", "1e-2"]
+    metrics = glue("sst2", material / "cp", material / "sst2", tmp_path / "out", *ALL, *learns)
+    assert metrics["validation"]["accuracy"] == 1.0
+    texts = [row["sentence"] for row in rows("sst2", "test", 6)]
+    assert predictions(tmp_path / "out", "SST-2") == ["1" if "good" in text else "0" for text in texts]
+
+
+def test_training_alone_measures_and_predicts_nothing(material, tmp_path):
+    assert glue("sst2", material / "cp", material / "sst2", tmp_path / "out", *TRAIN) == {}
+    assert (tmp_path / "out" / "model.safetensors").is_file() and not (tmp_path / "out" / "predictions").exists()
+
+
+@pytest.mark.parametrize("does", ["--do_eval", "--do_predict"])
+def test_evaluation_or_prediction_alone_leaves_the_model_and_needs_no_other_file(does, material, tmp_path):
+    data, model = tmp_path / "data", save_model(tmp_path / "model", CPBertForSequenceClassification)
+    split = {"--do_eval": "validation", "--do_predict": "test"}[does]
+    write(data, split, rows("sst2", split, 6))
+    metrics = glue("sst2", model, data, tmp_path / "out", does)
+    assert list(metrics) == (["validation"] if does == "--do_eval" else [])
+    assert (tmp_path / "out" / "predictions").exists() == (does == "--do_predict")
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+# Data
+
+
+def test_every_kind_of_file_gives_the_same_results(tmp_path, material):
+    runs = []
+    for extension in ("parquet", "jsonl", "csv"):
+        data, output = write_task(tmp_path / extension / "data", "stsb", extension), tmp_path / extension / "out"
+        runs.append((glue("stsb", material / "cp", data, output, *ALL), predictions(output, "STS-B")))
+    assert runs[0] == runs[1] == runs[2]
+
+
+@pytest.mark.parametrize("kind", ["strings", "upper case", "floats", "digits", "classes", "classes in another order"])
+def test_labels_may_be_numbers_names_or_classes(kind, material, tmp_path):
+    names = LABELS["mnli"]
+    shown = {
+        "strings": lambda label: names[label],
+        "upper case": lambda label: f" {names[label].upper()}",
+        "floats": float,
+        "digits": str,
+        "classes": lambda label: label,
+        "classes in another order": lambda label: 2 - label,
+    }[kind]
+    features = None
+    if kind.startswith("classes"):
+        text, number = Value("string"), Value("int64")
+        classes = ClassLabel(names=names if kind == "classes" else names[::-1])
+        features = Features({"premise": text, "hypothesis": text, "label": classes, "idx": number})
+    for split in ("train", "validation_matched", "validation_mismatched"):
+        examples = [{**row, "label": shown(row["label"])} for row in rows("mnli", split, MNLI_SPLITS[split])]
+        write(tmp_path / "data", split, examples, "parquet", features)
+    does = [*TRAIN, "--do_eval"]
+    metrics = glue("mnli", material / "cp", tmp_path / "data", tmp_path / "out", *does)
+    assert metrics == glue("mnli", material / "cp", material / "mnli", tmp_path / "plain", *does)
+
+
+def test_test_files_need_no_labels(material, tmp_path):
+    model = save_model(tmp_path / "model", CPBertForSequenceClassification)
+    with_labels = rows("sst2", "test", 6)  # -1, as on the Hub
+    write(tmp_path / "data", "test", [{"sentence": row["sentence"]} for row in with_labels])
+    glue("sst2", model, tmp_path / "data", tmp_path / "without", "--do_predict")
+    glue("sst2", model, material / "sst2", tmp_path / "with", "--do_predict")
+    assert predictions(tmp_path / "without", "SST-2") == predictions(tmp_path / "with", "SST-2")
+
+
+def test_only_the_first_samples_are_used_if_so_asked(material, tmp_path):
+    limits = ["--max_train_samples", "10", "--max_eval_samples", "5", "--max_predict_samples", "3"]
+    metrics = glue("sst2", material / "cp", material / "sst2", tmp_path / "out", *ALL, *limits)
+    for split, count in (("train", 10), ("validation", 5), ("test", 3)):
+        write(tmp_path / "few", split, rows("sst2", split, count))
+    assert metrics == glue("sst2", material / "cp", tmp_path / "few", tmp_path / "few_out", *ALL)
+    assert equal_weights(tmp_path / "out", tmp_path / "few_out")
+    assert len(predicted := predictions(tmp_path / "out", "SST-2")) == 3
+    assert predicted == predictions(tmp_path / "few_out", "SST-2")
+
+
+def test_texts_are_cut_off_at_the_maximal_length(material, tmp_path):
+    model = save_model(tmp_path / "model", CPBertForSequenceClassification)
+    metrics = glue("sst2", model, material / "sst2", tmp_path / "out", "--do_eval", "--max_length", "4")
+    cut = [
+        {**row, "sentence": " ".join(row["sentence"].split()[:2])} for row in rows("sst2", "validation", 12)
+    ]  # and [CLS], [SEP]
+    write(tmp_path / "cut", "validation", cut)
+    assert metrics == glue("sst2", model, tmp_path / "cut", tmp_path / "cut_out", "--do_eval")
+
+
+# Metrics and predictions
+
+
+@pytest.mark.parametrize("task", ["cola", "mrpc", "stsb", "mnli"])
+def test_metrics_and_predictions_equal_those_of_the_reloaded_model(task, material, tmp_path):
+    metrics = glue(task, material / "cp", material / task, tmp_path / "out", *ALL, "--per_device_eval_batch_size", "5")
+    for split, measured in metrics.items():
+        examples = rows(task, split, 12)
+        logits = by_hand(tmp_path / "out", task, examples)
+        labels = torch.tensor([row["label"] for row in examples])
+        guesses = logits.argmax(-1)
+        if task == "stsb":
+            expected = {"loss": torch.nn.functional.mse_loss(logits[:, 0], labels)}
+            expected["pearson"] = pearsonr(logits[:, 0], labels)[0]
+            expected["spearman"] = spearmanr(logits[:, 0], labels)[0]
+        else:
+            expected = {"loss": torch.nn.functional.cross_entropy(logits, labels)}
+            scores = {"accuracy": accuracy_score, "f1": f1_score, "matthews": matthews_corrcoef}
+            expected |= {name: scores[name](labels, guesses) for name in METRICS[task]}
+        assert measured == pytest.approx({name: float(value) for name, value in expected.items()}, abs=1e-5)
+    splits = [split for split in (MNLI_SPLITS if task == "mnli" else SPLITS) if split.startswith("test")]
+    for split, name in zip(splits, SERVER_FILES[task], strict=True):
+        logits = by_hand(tmp_path / "out", task, rows(task, split, 6))
+        predicted = predictions(tmp_path / "out", name)
+        if task == "stsb":
+            assert [float(each) for each in predicted] == pytest.approx(logits[:, 0].tolist(), abs=6e-4)
+        else:
+            shown = LABELS[task] if task == "mnli" else ["0", "1"]
+            assert predicted == [shown[index] for index in logits.argmax(-1)]
+
+
+def test_the_saved_model_names_the_labels_of_its_task(material, tmp_path):
+    glue("wnli", material / "cp", material / "wnli", tmp_path / "out", *TRAIN)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert model.config.id2label == {0: "not_entailment", 1: "entailment"}
+
+
+def test_wnli_s_zero_is_not_entailment_and_rte_s_is_entailment(material, tmp_path):
+    for task in ("wnli", "rte"):
+        model = save_model(tmp_path / task / "model", CPBertForSequenceClassification, LABELS[task])
+        network = AutoModelForSequenceClassification.from_pretrained(model)
+        with torch.no_grad():
+            network.classifier.bias.copy_(torch.tensor([1e4, 0.0]))
+        network.save_pretrained(model)
+        metrics = glue(task, model, material / task, tmp_path / task / "out", "--do_eval", "--do_predict")
+        share = np.mean([row["label"] == 0 for row in rows(task, "validation", 12)])
+        assert metrics["validation"]["accuracy"] == pytest.approx(share)
+    assert predictions(tmp_path / "wnli" / "out", "WNLI") == ["0"] * 6
+    assert predictions(tmp_path / "rte" / "out", "RTE") == ["entailment"] * 6
+
+
+# The checkpoint's labels
+
+
+@pytest.mark.parametrize("does", [["--do_eval", "--do_predict"], ALL], ids=["evaluation", "training"])
+def test_the_order_of_the_checkpoint_s_labels_does_not_matter(does, material, tmp_path):
+    canonical = save_model(tmp_path / "canonical", CPBertForSequenceClassification, LABELS["mnli"])
+    order = [2, 0, 1]
+    other = save_model(tmp_path / "other", CPBertForSequenceClassification, [LABELS["mnli"][i].upper() for i in order])
+    model = AutoModelForSequenceClassification.from_pretrained(canonical)
+    with torch.no_grad():
+        model.classifier.weight.copy_(model.classifier.weight[order])
+        model.classifier.bias.copy_(model.classifier.bias[order])
+    model.config.id2label = AutoModelForSequenceClassification.from_pretrained(other).config.id2label
+    model.save_pretrained(other)
+    runs = []
+    for checkpoint in (canonical, other):
+        output = tmp_path / f"{checkpoint.name}_out"
+        metrics = glue("mnli", checkpoint, material / "mnli", output, *does)
+        runs.append((metrics, [predictions(output, name) for name in SERVER_FILES["mnli"]]))
+    assert runs[1][1] == runs[0][1]
+    for split in runs[0][0]:
+        assert runs[1][0][split] == pytest.approx(runs[0][0][split], abs=1e-5)
+    assert len(set(sum(runs[0][1], []))) > 1  # or the order could not be seen
+
+
+def test_unnamed_labels_are_taken_in_order(material, tmp_path):
+    named = save_model(tmp_path / "named", CPBertForSequenceClassification, LABELS["rte"])
+    unnamed = save_model(tmp_path / "unnamed", CPBertForSequenceClassification)
+    assert equal_weights(named, unnamed)
+    metrics = glue("rte", unnamed, material / "rte", tmp_path / "out", "--do_eval", "--do_predict")
+    assert metrics == glue("rte", named, material / "rte", tmp_path / "named_out", "--do_eval", "--do_predict")
+    assert predictions(tmp_path / "out", "RTE") == predictions(tmp_path / "named_out", "RTE")
+
+
+def test_a_new_head_replaces_one_of_another_size(material, tmp_path):
+    foreign = save_model(tmp_path / "mnli", CPBertForSequenceClassification, LABELS["mnli"])
+    glue("sst2", foreign, material / "sst2", tmp_path / "out", *ALL, "--new_head")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert list(model.config.id2label.values()) == LABELS["sst2"] and model.classifier.out_features == 2
+
+
+def test_a_new_head_replaces_one_of_the_same_size(material, tmp_path):
+    foreign = save_model(tmp_path / "cola", CPBertForSequenceClassification, LABELS["cola"])
+    glue("sst2", foreign, material / "sst2", tmp_path / "out", *TRAIN, "--new_head", "--learning_rate", "1e-12")
+    difference = weights(foreign)["classifier.weight"] - weights(tmp_path / "out")["classifier.weight"]
+    assert difference.abs().max() > 1e-3
+
+
+def test_a_new_head_may_be_one_for_numbers(material, tmp_path):
+    foreign = save_model(tmp_path / "mnli", CPBertForSequenceClassification, LABELS["mnli"])
+    metrics = glue("stsb", foreign, material / "stsb", tmp_path / "out", *ALL, "--new_head")
+    assert list(metrics["validation"]) == ["loss", "pearson", "spearman"]
+
+
+# Seeds
+
+
+def test_several_seeds_give_the_mean_and_deviation_of_single_runs(material, tmp_path, capsys):
+    runs = {}
+    for seed in ("3", "7"):
+        runs[seed] = glue("mrpc", material / "cp", material / "mrpc", tmp_path / seed, *ALL, "--seed", seed)
+    output = tmp_path / "out"
+    glue("mrpc", material / "cp", material / "mrpc", output, *ALL, "--seeds", "3", "7")
+    results = results_of(output)
+    assert results["runs"] == runs and runs["3"] != runs["7"]
+    for name in ("loss", "accuracy", "f1"):
+        values = [run["validation"][name] for run in runs.values()]
+        assert results["metrics"]["validation"][name] == pytest.approx(statistics.mean(values))
+        assert results["std"]["validation"][name] == pytest.approx(statistics.stdev(values))
+    for seed in runs:
+        folder = output / f"seed-{seed}"
+        assert predictions(folder, "MRPC") == predictions(tmp_path / seed, "MRPC")
+        assert equal_weights(folder, tmp_path / seed)
+        assert results_of(folder)["metrics"] == runs[seed]
+    assert "std" in capsys.readouterr().out
+
+
+# Stopping, and going on
+
+
+def test_a_killed_run_goes_on_as_if_it_had_not_been(material, tmp_path, environment):
+    steps = ["--do_train", "--do_eval", "--do_predict", "--max_steps", "8", "--save_steps", "2"]
+    steps += ["--learning_rate", "1e-3", "--pool_learning_rate", "1e-2"]
+    whole = glue("cola", material / "cp", material / "cola", tmp_path / "whole", *steps)
+    output = tmp_path / "killed"
+    stops = f"""
+import pathlib, sys, time, transformers
+from cp_transformers.cli import main
+step = transformers.Trainer.training_step
+def training_step(self, *args, **kwargs):
+    if self.state.global_step == 5:
+        pathlib.Path({str(tmp_path / "reached")!r}).touch()
+        time.sleep(60)
+    return step(self, *args, **kwargs)
+transformers.Trainer.training_step = training_step
+sys.exit(main(sys.argv[1:]))
+"""
+    command = [sys.executable, "-c", stops, "glue"]
+    command += options("cola", material / "cp", material / "cola", output, *steps)
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "reached").exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGKILL)
+    assert process.wait(10) == -signal.SIGKILL
+    assert sorted(path.name for path in output.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
+    assert not (output / "results.json").exists()
+    resumed = glue("cola", material / "cp", material / "cola", output, *steps, "--resume_from_checkpoint", "last")
+    assert resumed == whole and equal_weights(output, tmp_path / "whole")
+    assert predictions(output, "CoLA") == predictions(tmp_path / "whole", "CoLA")
+
+
+def test_a_finished_seed_is_not_run_again(material, tmp_path):
+    output = tmp_path / "out"
+    glue("sst2", material / "cp", material / "sst2", output, *ALL, "--seeds", "1")
+    content = results_of(output / "seed-1")
+    content["metrics"]["validation"]["accuracy"] = 0.25  # a mark
+    (output / "seed-1" / "results.json").write_text(json.dumps(content))
+    before = {path: path.stat().st_mtime_ns for path in (output / "seed-1").rglob("*")}
+    resume = ["--seeds", "1", "2", "--resume_from_checkpoint", "last"]
+    glue("sst2", material / "cp", material / "sst2", output, *ALL, *resume)
+    assert {path: path.stat().st_mtime_ns for path in (output / "seed-1").rglob("*")} == before
+    runs = results_of(output)["runs"]
+    assert list(runs) == ["1", "2"] and runs["1"]["validation"]["accuracy"] == 0.25
+    assert len(predictions(output / "seed-2", "SST-2")) == 6
+
+
+def test_an_earlier_run_s_results_are_not_overwritten(material, tmp_path, capsys):
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "results.json").write_text("{}")
+    assert cli(["glue", *options("sst2", material / "cp", material / "sst2", output, *ALL)]) == 1
+    assert "earlier run" in capsys.readouterr().err
+    assert {path.name: path.read_text() for path in output.iterdir()} == {"results.json": "{}"}
+
+
+def test_training_stops_early(material, tmp_path):
+    still = ["--eval_strategy", "steps", "--eval_steps", "1", "--save_strategy", "steps", "--save_steps", "1"]
+    still += ["--learning_rate", "0", "--max_steps", "20", "--load_best_model_at_end", "true"]
+    stops = ["--early_stopping_patience", "2"]
+    glue("sst2", material / "cp", material / "sst2", tmp_path / "out", *TRAIN, *still, *stops)
+    checkpoints = sorted(path.name for path in (tmp_path / "out").glob("checkpoint-*"))
+    assert checkpoints == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
+
+
+def test_early_stopping_needs_its_options(material, tmp_path, capsys):
+    stops = ["--early_stopping_patience", "2"]
+    assert cli(["glue", *options("sst2", material / "cp", material / "sst2", tmp_path / "out", *ALL, *stops)]) == 1
+    assert "--load_best_model_at_end true" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+# Learning rates
+
+
+def test_the_pool_learning_rate_moves_the_pooling_alone(material, tmp_path):
+    model = save_model(tmp_path / "model", CPBertForSequenceClassification, LABELS["sst2"])
+    rates = ["--learning_rate", "1e-12", "--pool_learning_rate", "1e-2"]
+    glue("sst2", model, material / "sst2", tmp_path / "out", *TRAIN, *rates)
+    before, after = weights(model), weights(tmp_path / "out")
+    moved = {name: float((after[name] - before[name]).abs().max()) for name in before}
+    assert min(moved[name] for name in moved if name.endswith("context_pool.gate")) > 1e-3
+    assert max(moved[name] for name in moved if "context_pool" not in name) < 1e-6
+
+
+def test_without_a_pool_learning_rate_the_pooling_learns_as_the_rest_does(material, tmp_path):
+    model = save_model(tmp_path / "model", CPBertForSequenceClassification, LABELS["sst2"])
+    glue("sst2", model, material / "sst2", tmp_path / "out", *TRAIN, "--learning_rate", "1e-12")
+    before, after = weights(model), weights(tmp_path / "out")
+    assert max(float((after[name] - before[name]).abs().max()) for name in before) < 1e-6
+
+
+def test_an_equal_pool_learning_rate_changes_nothing(material, tmp_path):
+    epsilon = ["--adam_epsilon", "1e-3"]
+    plain = glue("sst2", material / "cp", material / "sst2", tmp_path / "plain", *ALL, *epsilon)
+    equal = ["--pool_learning_rate", "1e-3"]
+    same = glue("sst2", material / "cp", material / "sst2", tmp_path / "equal", *ALL, *epsilon, *equal)
+    assert same["validation"] == pytest.approx(plain["validation"], abs=1e-6)
+
+
+# Configuration
+
+
+def test_the_resolved_arguments_reproduce_the_run_and_hold_no_token(material, tmp_path):
+    more = ["--pool_learning_rate", "1e-2", "--max_train_samples", "16", "--seeds", "1", "2", "--max_length", "8"]
+    more += ["--hub_token", "secret", "--warmup_steps", "0.1", "--weight_decay", "0.01"]
+    metrics = glue("cola", material / "cp", material / "cola", tmp_path / "out", *ALL, *more)
+    saved = tmp_path / "out" / "arguments.yaml"
+    assert "token" not in saved.read_text() and "secret" not in saved.read_text()
+    assert cli(["glue", "--config", str(saved), "--output_dir", str(tmp_path / "other")]) == 0
+    again = results_of(tmp_path / "other")
+    assert again["metrics"] == metrics and again == results_of(tmp_path / "out")
+    text = saved.read_text().replace(str(tmp_path / "out"), str(tmp_path / "other"))
+    assert (tmp_path / "other" / "arguments.yaml").read_text() == text
+
+
+def test_there_is_a_configuration_for_every_task():
+    assert sorted(path.stem for path in (ROOT / "configs" / "glue").glob("*")) == sorted(LABELS)
+
+
+@pytest.mark.parametrize("task", LABELS)
+def test_the_configuration_of_a_task_runs_it(task, material, tmp_path):
+    path = ROOT / "configs" / "glue" / f"{task}.yaml"
+    content = yaml.safe_load(path.read_text())
+    assert content["task"] == task and content["output_dir"].endswith(f"/{task}")
+    model = material / "cp"
+    if task == "ax":
+        model = save_model(tmp_path / "model", CPBertForSequenceClassification, LABELS["ax"])
+    given = options(task, model, material / task, tmp_path / "out", "--max_steps", "1", "--save_strategy", "no")
+    assert cli(["glue", "--config", str(path), *given[2:]]) == 0  # the file names the task
+    assert results_of(tmp_path / "out")["task"] == task
+    assert all(len(predictions(tmp_path / "out", name)) == 6 for name in SERVER_FILES[task])
+    assert (tmp_path / "out" / "model.safetensors").exists() == (task != "ax")
+
+
+# Errors
+
+
+def refusal(capsys, output: Path, args: list[str]) -> str:
+    """The one line in which a command is refused, before there is an output folder."""
+    capsys.readouterr()
+    assert cli(["glue", *args]) == 1
+    printed = capsys.readouterr()
+    lines = printed.err.strip().splitlines()
+    assert lines[-1].startswith("cp-transformers: ") and "Traceback" not in printed.err, printed.err
+    assert not output.exists()
+    return lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--task", "sst3"], "There is no task sst3; the tasks are cola, sst2"),
+        (["--learning_rat", "1"], "there is no option --learning_rat; did you mean learning_rate?"),
+        (["--max_steps", "two"], "max_steps: invalid int value: 'two'"),
+        (["--max_length", "0"], "max_length must be positive, not 0"),
+        (["--seeds", "1", "1"], "seeds names a seed twice"),
+        (["--seeds", "1", "2", "--resume_from_checkpoint", "out/checkpoint-1"], "--resume_from_checkpoint last"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(more, message, material, tmp_path, capsys):
+    given = options("sst2", material / "cp", material / "sst2", tmp_path / "out", *ALL, *more)
+    assert message in refusal(capsys, tmp_path / "out", given)
+
+
+def test_a_run_that_does_nothing_is_refused(material, tmp_path, capsys):
+    given = options("sst2", material / "cp", material / "sst2", tmp_path / "out")
+    assert "There is nothing to do: give --do_train" in refusal(capsys, tmp_path / "out", given)
+
+
+@pytest.mark.parametrize("does", ["--do_train", "--do_eval"])
+def test_ax_is_for_prediction_alone(does, material, tmp_path, capsys):
+    given = options("ax", material / "cp", material / "ax", tmp_path / "out", does)
+    assert "a model trained on mnli" in refusal(capsys, tmp_path / "out", given)
+
+
+@pytest.mark.parametrize("name", ["nowhere", "no/where", "/nowhere/at/all"])
+def test_a_checkpoint_that_is_not_there_is_refused(name, material, tmp_path, capsys):
+    given = options("sst2", name, material / "sst2", tmp_path / "out", *ALL)
+    assert name in refusal(capsys, tmp_path / "out", given)
+
+
+@pytest.mark.parametrize("task", ["sst2", "stsb"])
+def test_a_checkpoint_for_other_labels_is_refused(task, material, tmp_path, capsys):
+    foreign = save_model(tmp_path / "model", CPBertForSequenceClassification, LABELS["mnli"])
+    message = refusal(capsys, tmp_path / "out", options(task, foreign, material / task, tmp_path / "out", *ALL))
+    assert "--new_head" in message and str(foreign) in message
+
+
+def test_a_missing_file_is_named(material, tmp_path, capsys):
+    write(tmp_path / "data", "train", rows("sst2", "train", 6))
+    given = options("sst2", material / "cp", tmp_path / "data", tmp_path / "out", *ALL)
+    assert "none of validation.parquet, validation.jsonl, validation.csv" in refusal(capsys, tmp_path / "out", given)
+
+
+@pytest.mark.parametrize("extension", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda row: {"text": "a film", "label": 0}, "has no column sentence; its columns are text, label"),
+        (lambda row: {"sentence": "a film"}, "has no column label; its columns are sentence"),
+        (lambda row: {**row, "label": 2 if row["idx"] == 3 else 1}, "has the label 2 in row 3"),
+        (lambda row: {**row, "label": 0.5 if row["idx"] == 2 else 1.0}, "has the label 0.5 in row 2"),
+        (lambda row: {**row, "label": "fine" if row["idx"] == 4 else "negative"}, "has the label 'fine' in row 4"),
+        (lambda row: {**row, "label": None if row["idx"] == 1 else 1}, "in row 1; the labels must be negative"),
+        (lambda row: {**row, "sentence": row["idx"]}, "has entries in column sentence that are no text"),
+        (lambda row: {**row, "sentence": None if row["idx"] == 2 else "a film"}, "sentence that are no text"),
+    ],
+)
+def test_a_file_that_is_not_the_task_s_is_refused(change, message, extension, material, tmp_path, capsys):
+    path = write(tmp_path / "data", "validation", [change(row) for row in rows("sst2", "validation", 6)], extension)
+    given = options("sst2", material / "cp", tmp_path / "data", tmp_path / "out", "--do_eval")
+    refused = refusal(capsys, tmp_path / "out", given)
+    assert message in refused and str(path) in refused
+
+
+def test_a_class_that_is_unknown_is_refused_with_its_row(material, tmp_path, capsys):
+    features = Features({"sentence": Value("string"), "label": ClassLabel(names=LABELS["sst2"])})
+    examples = [{"sentence": "a film", "label": label} for label in (0, 1, -1)]  # as in the Hub's test split
+    path = write(tmp_path / "data", "validation", examples, "parquet", features)
+    given = options("sst2", material / "cp", tmp_path / "data", tmp_path / "out", "--do_eval")
+    message = refusal(capsys, tmp_path / "out", given)
+    assert str(path) in message and "row 2" in message
+
+
+def test_an_infinite_label_is_refused_with_its_row(material, tmp_path, capsys):
+    examples = [{"sentence": "a film", "label": label} for label in (0.0, 1.0, float("inf"))]
+    write(tmp_path / "data", "validation", examples, "parquet")
+    given = options("sst2", material / "cp", tmp_path / "data", tmp_path / "out", "--do_eval")
+    assert "row 2" in refusal(capsys, tmp_path / "out", given)
+
+
+@pytest.mark.parametrize("text", ["NA", "null", "None", "nan"])
+def test_words_that_pandas_takes_for_missing_are_texts(text, tmp_path):
+    data, model = tmp_path / "data", save_model(tmp_path / "model", CPBertForSequenceClassification)
+    data.mkdir()
+    (data / "validation.csv").write_text(f"sentence,label\na film,0\n{text},1\n")
+    assert list(glue("sst2", model, data, tmp_path / "out", "--do_eval")) == ["validation"]
+
+
+@pytest.mark.parametrize("extension", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("content", ["", "sentence,label\n", "{"])
+def test_an_empty_or_damaged_file_is_refused(content, extension, material, tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "data" / f"validation.{extension}"
+    path.write_text(content)
+    given = options("sst2", material / "cp", tmp_path / "data", tmp_path / "out", "--do_eval")
+    assert str(path) in refusal(capsys, tmp_path / "out", given)
+
+
+def test_a_file_in_the_place_of_the_output_is_kept_and_named(material, tmp_path, capsys):
+    output = tmp_path / "out"
+    output.write_text("mine")
+    assert cli(["glue", *options("sst2", material / "cp", material / "sst2", output, *ALL)]) == 1
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1].startswith("cp-transformers: ") and str(output) in error
+    assert output.read_text() == "mine"
+
+
+def test_an_unreachable_hub_is_named_with_the_way_out(material, tmp_path, environment):
+    command = [sys.executable, str(ROOT / "scripts" / "run_glue.py"), "--task", "sst2", "--model_name_or_path"]
+    command += [str(material / "cp"), "--output_dir", str(tmp_path / "out"), *QUIET, *ALL]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("cp-transformers: nyu-mll/glue cannot be fetched") and "--data_dir" in last
+    assert not (tmp_path / "out").exists()
+
+
+# Several processes
+
+
+def test_two_processes_count_every_example_once_and_write_one_set_of_files(material, tmp_path, environment):
+    data = tmp_path / "data"
+    for split, count in (("train", 24), ("validation", 13), ("test", 7)):
+        write(data, split, rows("stsb", split, count))
+    output, does = tmp_path / "two", [*ALL, "--per_device_eval_batch_size", "3"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    script = [str(ROOT / "scripts" / "run_glue.py"), "--ddp_backend", "gloo"]
+    given = options("stsb", material / "cp", data, output, *does)
+    done = subprocess.run([*launch, *script, *given], env=environment, capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("Written to") == 1
+    names = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
+    assert {"arguments.yaml", "results.json", "model.safetensors", "predictions/STS-B.tsv"} <= names
+    assert not [name for name in names if name.endswith(".new")]
+    one = glue("stsb", output, data, tmp_path / "one", "--do_eval", "--do_predict")["validation"]
+    two = results_of(output)["metrics"]["validation"]
+    for name in ("pearson", "spearman"):
+        assert two[name] == pytest.approx(one[name], abs=1e-6)
+    assert predictions(output, "STS-B") == predictions(tmp_path / "one", "STS-B")
+    assert len(predictions(output, "STS-B")) == 7
+    examples = rows("stsb", "validation", 13)
+    logits, labels = by_hand(output, "stsb", examples)[:, 0], [row["label"] for row in examples]
+    assert two["pearson"] == pytest.approx(pearsonr(logits, labels)[0], abs=1e-5)
