@@ -164,6 +164,7 @@ class CPBertEncoder(BertEncoder):
 class CPBertPreTrainedModel(BertPreTrainedModel):
     config_class = CPBertConfig
     config: CPBertConfig
+    accepts_loss_kwargs = False  # else Trainer takes upstream's losses to divide by `num_items_in_batch`: they do not
     _can_record_outputs = {"hidden_states": CPBertLayer, "attentions": BertSelfAttention}
 
     def __init__(self, config: CPBertConfig):

@@ -144,6 +144,7 @@ class CPResNetPreTrainedModel(ResNetPreTrainedModel):
     config_class = CPResNetConfig
     config: CPResNetConfig
     supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # else Trainer takes upstream's loss to divide by `num_items_in_batch`: it does not
     _no_split_modules = ["CPResNetEmbeddings", "CPResNetStage"]
 
     def __init__(self, config: CPResNetConfig):

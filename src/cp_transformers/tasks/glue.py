@@ -31,7 +31,6 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
 from ..files import write_json, write_whole
 from ..training import param_groups
@@ -83,6 +82,8 @@ TASKS = {
     "wnli": Task(PAIR, ("not_entailment", "entailment"), (Accuracy,), {"test": "WNLI"}),
     "ax": Task(NLI, ENTAILS_OR_CONTRADICTS, (Matthews,), {"test": "AX"}, server_words=True, validation=()),
 }
+# What a run is asked for; one that is finished with other values of these is gone on with.
+ASKED = ("do_train", "do_eval", "do_predict", "max_steps", "num_train_epochs")
 EXTENSIONS = {".parquet": "parquet", ".jsonl": "json", ".csv": "csv"}
 
 
@@ -144,10 +145,11 @@ def run(arguments: GlueArguments, training: TrainingArguments) -> dict[str, Any]
     task, output = TASKS[arguments.task], Path(training.output_dir)
     resume = training.resume_from_checkpoint
     _check(arguments, training, task)
-    config, to_task = load_config(arguments, task)
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
     with training.main_process_first():  # the others then find what it has cached
         data = load_task(arguments, training, task)
+    config, to_task = load_config(arguments, task, training.do_train)
+    tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
+    with training.main_process_first():
         encoded = {split: encode(part, task, tokenizer, arguments.max_length, to_task) for split, part in data.items()}
 
     output.mkdir(parents=True, exist_ok=True)
@@ -155,6 +157,7 @@ def run(arguments: GlueArguments, training: TrainingArguments) -> dict[str, Any]
     training.dataloader_pin_memory &= torch.accelerator.is_available()
     if training.process_index == 0:
         save_arguments(output / "arguments.yaml", arguments, training)
+    asked = {name: getattr(training, name) for name in ASKED}
     runs = {}
     for seed in arguments.seeds or [training.seed]:
         of_seed = copy.copy(training)
@@ -162,12 +165,15 @@ def run(arguments: GlueArguments, training: TrainingArguments) -> dict[str, Any]
         folder = Path(of_seed.output_dir) / f"seed-{seed}" if arguments.seeds else output
         of_seed.output_dir = str(folder)
         if resume == "last":
-            if (folder / "results.json").is_file():
-                runs[str(seed)] = json.loads((folder / "results.json").read_text(encoding="utf-8"))["metrics"]
+            of_seed.resume_from_checkpoint = _last_checkpoint(folder)
+            if finished := _finished(folder / "results.json", asked):
+                runs[str(seed)] = finished
                 continue
-            of_seed.resume_from_checkpoint = get_last_checkpoint(folder) if folder.is_dir() else None
         runs[str(seed)] = _run_seed(arguments, of_seed, task, config, tokenizer, encoded, to_task)
-    results = {"task": arguments.task, "model": arguments.model_name_or_path, **_summary(runs)}
+        if training.process_index == 0 and arguments.seeds:
+            write_json(folder / "results.json", {"seed": seed, "metrics": runs[str(seed)], "asked": asked})
+    model = arguments.model_name_or_path
+    results = {"task": arguments.task, "model": model, **_summary(runs), "asked": asked}
     if training.process_index == 0:
         write_json(output / "results.json", results)
     return results
@@ -192,15 +198,24 @@ def load_task(arguments: GlueArguments, training: TrainingArguments, task: Task)
     return data
 
 
-def load_config(arguments: GlueArguments, task: Task) -> tuple[PreTrainedConfig, np.ndarray | None]:
+def load_config(
+    arguments: GlueArguments, task: Task, train: bool = True
+) -> tuple[PreTrainedConfig, np.ndarray | None]:
     """The checkpoint's configuration with the task's labels, and for each of the model's labels its number in the task
     (None where the label is a number on a scale).
 
     A checkpoint that has been trained as a classifier keeps the order of its labels, which need not be the task's.
     """
     name = arguments.model_name_or_path
-    config = AutoConfig.from_pretrained(name)
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except OSError as error:
+        raise OSError(
+            f"{name} is neither a checkpoint's folder nor a model on the Hub that can be reached and you may read."
+        ) from error
     trained = not arguments.new_head and any("SequenceClassification" in each for each in config.architectures or [])
+    if not trained and not train:
+        raise ValueError(f"{name} has no trained classifier to evaluate; give --do_train as well.")
     if task.labels is None:
         if trained and config.num_labels != 1:
             raise ValueError(
@@ -275,6 +290,8 @@ def _check(arguments: GlueArguments, training: TrainingArguments, task: Task) ->
         raise ValueError(f"{arguments.task} is for prediction alone: give --do_predict and a model trained on mnli.")
     if training.resume_from_checkpoint not in (None, "last") and len(arguments.seeds) > 1:
         raise ValueError("With several seeds, resume each from its last checkpoint: --resume_from_checkpoint last.")
+    if training.prediction_loss_only or training.batch_eval_metrics:
+        raise ValueError("GLUE's metrics need all predictions: leave out prediction_loss_only and batch_eval_metrics.")
     if arguments.early_stopping_patience is not None and not training.load_best_model_at_end:
         raise ValueError("Early stopping needs --load_best_model_at_end true, and --eval_strategy epoch or steps.")
     output = Path(training.output_dir)
@@ -302,8 +319,9 @@ def _load_split(arguments: GlueArguments, split: str) -> tuple[Dataset, str]:
         path = Path(arguments.data_dir) / f"{split}{extension}"
         if path.is_file():
             try:
-                return load_dataset(kind, data_files=str(path), split="train"), str(path)
-            except (DatasetGenerationError, ValueError) as error:
+                options = {"keep_default_na": False} if kind == "csv" else {}  # or "null" would be no sentence
+                return load_dataset(kind, data_files=str(path), split="train", **options), str(path)
+            except (DatasetGenerationError, StopIteration, ValueError) as error:
                 cause = " ".join(str(error.__cause__ or error).split())[:200]
                 raise ValueError(f"{path} cannot be read as {kind}, or is empty: {cause}") from error
     names = ", ".join(f"{split}{extension}" for extension in EXTENSIONS)
@@ -324,7 +342,8 @@ def _checked(data: Dataset, where: str, task: Task, labelled: bool) -> Dataset:
         return data.select_columns(columns)
     feature, labels = data.features["label"], list(data["label"])
     if isinstance(feature, ClassLabel):
-        labels = [label if label is None else feature.int2str(label) for label in labels]
+        names = dict(enumerate(feature.names))
+        labels = [names.get(label, label) for label in labels]
     numbers = [_number(label, task) for label in labels]
     if None in numbers:
         row = numbers.index(None)
@@ -342,7 +361,7 @@ def _number(label: Any, task: Task) -> float | int | None:
             return task.labels.index(label.strip().lower())
         number = int(label)
         return number if number == float(label) and 0 <= number < len(task.labels) else None
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
@@ -360,6 +379,13 @@ def _run_seed(
     model = AutoModelForSequenceClassification.from_pretrained(
         arguments.model_name_or_path, config=config, ignore_mismatched_sizes=arguments.new_head
     )
+    if arguments.new_head:  # where the sizes match, the old one has been loaded
+        fresh = type(model)(config)
+        for name, parameter in model.named_parameters():
+            if not name.startswith(f"{model.base_model_prefix}."):
+                parameter.data.copy_(fresh.get_parameter(name))
+    # Trainer takes any model with **kwargs for one that divides its loss by `num_items_in_batch`; BERT's does not.
+    model.accepts_loss_kwargs = False
     metrics = [metric() for metric in task.metrics]
 
     def to_numbers(values: np.ndarray) -> np.ndarray:
@@ -377,7 +403,8 @@ def _run_seed(
     optimizer = None
     if arguments.pool_learning_rate is not None and training.do_train:
         groups = param_groups(model, training.learning_rate, arguments.pool_learning_rate, training.weight_decay)
-        optimizer = torch.optim.AdamW(groups, betas=(training.adam_beta1, training.adam_beta2))
+        optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(training, model)
+        optimizer = optimizer_class(groups, **options)
     trainer = Trainer(
         model,
         training,
@@ -395,6 +422,8 @@ def _run_seed(
         trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
         trainer.save_model()
 
+    # Trainer would sort or cut off what is evaluated and predicted, too.
+    trainer.args.train_sampling_strategy, trainer.args.dataloader_drop_last = "random", False
     values: dict[str, dict[str, float]] = {}
     if training.do_eval:
         for split in task.validation:
@@ -406,9 +435,20 @@ def _run_seed(
             predicted = to_numbers(trainer.predict(encoded[split]).predictions)
             if trainer.is_world_process_zero():
                 write_predictions(folder / "predictions" / f"{name}.tsv", predicted, task)
-    if trainer.is_world_process_zero() and arguments.seeds:
-        write_json(folder / "results.json", {"seed": training.seed, "metrics": values})
     return values
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    """The last whole checkpoint of Trainer in a folder: one that was being written when its run was killed lacks its
+    state, which is written last."""
+    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
+
+
+def _finished(path: Path, asked: dict[str, Any]) -> dict[str, dict[str, float]] | None:
+    """The metrics of a run that was asked for the same and is finished."""
+    results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return results["metrics"] if results.get("asked") == asked else None
 
 
 def _summary(runs: dict[str, dict[str, dict[str, float]]]) -> dict[str, Any]:
