@@ -10,6 +10,7 @@ import pytest
 import torch
 from model_cases import (
     BERT_MODELS,
+    LAYER_VARIANTS,
     LENGTHS,
     NUM_TOKENS,
     VOCABULARY_SIZE,
@@ -17,7 +18,6 @@ from model_cases import (
     assert_same_outputs,
     at_valid_tokens,
     context_pools,
-    every_variant,
     messages_of_transformers,
     over,
     tensors,
@@ -49,6 +49,7 @@ CASES = {case.model_class: case for case in BERT_MODELS}
 BASE, MASKED_LM, CLASSIFIER = CASES[CPBertModel], CASES[CPBertForMaskedLM], CASES[CPBertForSequenceClassification]
 
 every_bert = over(BERT_MODELS)
+every_variant = pytest.mark.parametrize("variant", LAYER_VARIANTS.values(), ids=LAYER_VARIANTS)
 every_one_row_bert = over([case for case in BERT_MODELS if case.inputs()["input_ids"].ndim == 2])
 every_tied_bert = over([MASKED_LM, CASES[CPBertForPreTraining]])
 # The others look at the first token, which left padding makes a padded one: so upstream.
