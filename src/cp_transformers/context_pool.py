@@ -20,6 +20,7 @@ of the grid (an image). `feature_map_pool` has the forms for the feature maps of
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 
@@ -36,6 +37,7 @@ def pooling_weights(
     offsets: torch.Tensor | None = None,
     mask: torch.Tensor | None = None,
     grid_size: tuple[int, int] | None = None,
+    segments: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The weight `p` with which every token enters every other token's pool.
 
@@ -46,10 +48,11 @@ def pooling_weights(
             the centre of each token's Gaussian relative to the token, in positions. None: the token itself.
         mask: `(batch, tokens)`, boolean or 0/1, True where a token is valid. None: all are.
         grid_size: (rows, columns) of a grid whose tokens come row by row. None: the tokens are a sequence.
+        segments: `(batch, tokens)`, integers: tokens with different ones do not pool each other. None: all may.
 
     Returns:
         `(batch, heads, tokens, tokens)` in float32, or float64 for float64 input. Rows sum to one; invalid columns are
-        exactly zero, except in examples without any valid token.
+        exactly zero, and so are those of other segments, except in rows that are left without any valid token.
 
     Raises:
         ValueError: `grid_size` does not hold as many positions as there are tokens, or `offsets` has the wrong number
@@ -70,7 +73,10 @@ def pooling_weights(
     if mask is not None:
         log_weights = log_weights.masked_fill(~mask.bool()[:, None], torch.finfo(dtype).min)
     precision = -0.5 / sigma.to(dtype) ** 2
-    return torch.addcmul(log_weights[:, :, None, :], squared_distance, precision[..., None]).softmax(dim=-1)
+    logits = torch.addcmul(log_weights[:, :, None, :], squared_distance, precision[..., None])
+    if segments is not None:
+        logits = logits.masked_fill(~_same_segment(segments)[:, None], torch.finfo(dtype).min)
+    return logits.softmax(dim=-1)
 
 
 def context_pool(
@@ -80,6 +86,7 @@ def context_pool(
     offsets: torch.Tensor | None = None,
     mask: torch.Tensor | None = None,
     grid_size: tuple[int, int] | None = None,
+    segments: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Pools `hidden_states` of shape `(batch, tokens, channels)` with the weights of [`pooling_weights`].
 
@@ -93,9 +100,8 @@ def context_pool(
     num_heads = weights.shape[1]
     if hidden_states.shape[-1] % num_heads:
         raise ValueError(f"{hidden_states.shape[-1]} channels cannot be split into {num_heads} pooling heads.")
-    return _mix(
-        _zero_invalid(hidden_states, mask), pooling_weights(weights, sigma, offsets, mask=mask, grid_size=grid_size)
-    )
+    p = pooling_weights(weights, sigma, offsets, mask=mask, grid_size=grid_size, segments=segments)
+    return _mix(_zero_invalid(hidden_states, mask), p)
 
 
 class PoolProjection(nn.Linear):
@@ -160,12 +166,24 @@ class BaseContextPool(nn.Module):
         self.proj = PoolProjection(pool_hidden_size, pool_num_heads, numbers_a_head, num_dims)
         self.gate = nn.Parameter(torch.zeros(hidden_size)) if pool_gate else None
 
-    def predict_numbers(self, feature_map: torch.Tensor) -> torch.Tensor:
+    def predict_numbers(self, feature_map: torch.Tensor, segments: torch.Tensor | None = None) -> torch.Tensor:
         """From `(batch, channels, rows, columns)` the predicted numbers of each head and position, `(batch, heads,
-        positions, numbers)` in float32 (float64 for float64 input): `w`, then `s` and `o` where they are predicted."""
-        numbers = self.proj(self.act(self.conv(feature_map)).flatten(2).transpose(1, 2))
+        positions, numbers)` in float32 (float64 for float64 input): `w`, then `s` and `o` where they are predicted.
+        The positions of one row may be split into `segments`, `(batch, columns)`, which do not see each other."""
+        hidden = self.conv(feature_map) if segments is None else self._conv_within(feature_map, segments)
+        numbers = self.proj(self.act(hidden).flatten(2).transpose(1, 2))
         numbers = numbers.to(torch.promote_types(numbers.dtype, torch.float32))
         return numbers.unflatten(-1, (self.pool_num_heads, self.numbers_a_head)).transpose(1, 2)
+
+    def _conv_within(self, feature_map: torch.Tensor, segments: torch.Tensor) -> torch.Tensor:
+        """The convolution of one row, with zeros in place of neighbours in another segment, as beyond the ends."""
+        kernel = self.conv.weight.squeeze(2)  # (hidden, channels, k)
+        half = kernel.shape[-1] // 2
+        neighbours = F.pad(feature_map.squeeze(2), (half, half)).unfold(-1, kernel.shape[-1], 1)  # (B, C, tokens, k)
+        theirs = F.pad(segments, (half, half)).unfold(-1, kernel.shape[-1], 1)
+        within = neighbours * (theirs == segments[..., None])[:, None]
+        hidden = torch.einsum("bcnk,hck->bhn", within, kernel) + self.conv.bias[:, None]  # type: ignore[index]
+        return hidden.unsqueeze(2)
 
 
 class ContextPool(BaseContextPool):
@@ -210,7 +228,11 @@ class ContextPool(BaseContextPool):
         return sigma, self.pool_max_offset * numbers[..., 2:].tanh() if self.pool_max_offset else None
 
     def predict(
-        self, hidden_states: torch.Tensor, mask: torch.Tensor | None = None, grid_size: tuple[int, int] | None = None
+        self,
+        hidden_states: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        grid_size: tuple[int, int] | None = None,
+        segments: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """The `weights`, `sigma` and `offsets` that [`context_pool`] takes, in float32 (float64 for float64 input).
 
@@ -219,10 +241,13 @@ class ContextPool(BaseContextPool):
         num_tokens = hidden_states.shape[1]
         # (batch, tokens, channels) is seen as an image in channels-last order: nothing is transposed in memory.
         feature_map = hidden_states.transpose(1, 2).unflatten(2, grid_size or (1, num_tokens))
-        numbers = self.predict_numbers(feature_map)
+        numbers = self.predict_numbers(feature_map, segments)
         extent: float | torch.Tensor
         if grid_size is not None:
             extent = max(grid_size)
+        elif segments is not None:
+            counted = _same_segment(segments) if mask is None else _same_segment(segments) & mask.bool()[:, None]
+            extent = counted.sum(dim=-1, dtype=numbers.dtype)[:, None]
         elif mask is not None:
             extent = mask.sum(dim=-1, dtype=numbers.dtype)[:, None, None]
         else:
@@ -230,31 +255,40 @@ class ContextPool(BaseContextPool):
         return numbers[..., 0], *self.sizes_and_offsets(numbers, extent)
 
     def forward(
-        self, hidden_states: torch.Tensor, mask: torch.Tensor | None = None, grid_size: tuple[int, int] | None = None
+        self,
+        hidden_states: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        grid_size: tuple[int, int] | None = None,
+        segments: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
         Args:
             hidden_states: `(batch, tokens, channels)`.
             mask: `(batch, tokens)`, True or 1 where a token is valid. None: all are.
             grid_size: (rows, columns), for `num_dims=2` only and required there.
+            segments: `(batch, tokens)`, integers, for `num_dims=1` only: the number of the sequence, each a run of
+                tokens, that a token of a packed row belongs to. Each is pooled as if it stood alone.
 
         Returns:
             The pooled tokens, of the shape and dtype of `hidden_states` (invalid tokens pool valid ones too, and mean
-            nothing), and sigma in positions, `(batch, heads,
-            tokens)` in float32, zero at invalid tokens.
+            nothing), and sigma in positions, `(batch, heads, tokens)` in float32, zero at invalid tokens.
 
         Raises:
             ValueError: `grid_size` is missing, not expected, or does not hold as many positions as there are tokens;
-                or `mask` is not of shape `(batch, tokens)`.
+                `mask` or `segments` is not of shape `(batch, tokens)`; or a grid is given segments.
         """
         if (grid_size is not None) != (self.num_dims == 2):
             raise ValueError(f"grid_size is for num_dims=2 and required there; num_dims is {self.num_dims}.")
         _check_grid(grid_size, hidden_states.shape[1])
-        if mask is not None and mask.shape != hidden_states.shape[:2]:
-            raise ValueError(f"mask must be of shape {tuple(hidden_states.shape[:2])}, not {tuple(mask.shape)}.")
+        if segments is not None and self.num_dims == 2:
+            raise ValueError("segments are for sequences (num_dims=1).")
+        for name, each in (("mask", mask), ("segments", segments)):
+            if each is not None and each.shape != hidden_states.shape[:2]:
+                raise ValueError(f"{name} must be of shape {tuple(hidden_states.shape[:2])}, not {tuple(each.shape)}.")
         valid_states = _zero_invalid(hidden_states, mask)
-        weights, sigma, offsets = self.predict(valid_states, mask=mask, grid_size=grid_size)
-        pooled = _mix(valid_states, pooling_weights(weights, sigma, offsets, mask=mask, grid_size=grid_size))
+        weights, sigma, offsets = self.predict(valid_states, mask=mask, grid_size=grid_size, segments=segments)
+        p = pooling_weights(weights, sigma, offsets, mask=mask, grid_size=grid_size, segments=segments)
+        pooled = _mix(valid_states, p)
         if self.gate is not None:
             # Counted from zero at invalid tokens, so that what they hold cannot reach the gate's gradient.
             pooled = hidden_states + self.gate * (pooled - valid_states)
@@ -281,6 +315,11 @@ def _positions(
 def _check_grid(grid_size: tuple[int, int] | None, num_tokens: int) -> None:
     if grid_size is not None and grid_size[0] * grid_size[1] != num_tokens:
         raise ValueError(f"grid_size {grid_size[0]} x {grid_size[1]} does not hold {num_tokens} tokens.")
+
+
+def _same_segment(segments: torch.Tensor) -> torch.Tensor:
+    """`(batch, tokens, tokens)`, True where both tokens are of one segment."""
+    return segments[:, :, None] == segments[:, None, :]
 
 
 def _zero_invalid(hidden_states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

@@ -107,9 +107,10 @@ class CPBertSelfAttention(BertSelfAttention):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         pool_mask: torch.Tensor | None = None,
+        pool_segments: torch.Tensor | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        hidden_states, sizes = self.context_pool(hidden_states, mask=pool_mask)
+        hidden_states, sizes = self.context_pool(hidden_states, mask=pool_mask, segments=pool_segments)
         record_pool_sizes(sizes)
         return super().forward(hidden_states, attention_mask, **kwargs)
 
@@ -144,13 +145,14 @@ class CPBertLayer(BertLayer):
         attention_mask: torch.Tensor | None = None,
         *args,
         pool_mask: torch.Tensor | None = None,
+        pool_segments: torch.Tensor | None = None,
         **kwargs,
     ) -> torch.Tensor:
         if self.context_pool is not None:
-            hidden_states, sizes = self.context_pool(hidden_states, mask=pool_mask)
+            hidden_states, sizes = self.context_pool(hidden_states, mask=pool_mask, segments=pool_segments)
             record_pool_sizes(sizes)
         elif self.pools_attention:
-            kwargs["pool_mask"] = pool_mask
+            kwargs.update(pool_mask=pool_mask, pool_segments=pool_segments)
         return super().forward(hidden_states, attention_mask, *args, **kwargs)
 
 
@@ -185,11 +187,14 @@ class CPBertPreTrainedModel(BertPreTrainedModel):
 class CPBertModel(CPBertPreTrainedModel, BertModel):
     """The bare CP-BERT encoder.
 
-    `forward` takes and returns what [`~transformers.BertModel`]'s does as an encoder, and two things more:
+    `forward` takes and returns what [`~transformers.BertModel`]'s does as an encoder, and three things more:
 
     - `output_pool_sizes=True` adds `pool_sizes` to the output, see [`CPBertModelOutput`]; so it does in every head.
     - `pool_mask`, `(batch, tokens)`, True where a token may be pooled. It defaults to `attention_mask` where that has
       this shape and is required where it has not.
+    - `pool_segments`, `(batch, tokens)`, integers, for rows into which several sequences are packed: the number of the
+      sequence that a token belongs to, 0 at padding, which takes the place of `pool_mask`. Each sequence is pooled as
+      if it stood alone; that attention keeps to it is for a 4-D `attention_mask` and `position_ids` to say.
     """
 
     _no_split_modules = ["BertEmbeddings", "CPBertLayer"]
@@ -212,12 +217,15 @@ class CPBertModel(CPBertPreTrainedModel, BertModel):
         inputs_embeds: torch.Tensor | None = None,
         *,
         pool_mask: torch.Tensor | None = None,
+        pool_segments: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, ...] | BaseModelOutputWithPoolingAndCrossAttentions:
         """See the class, and [`~transformers.BertModel.forward`] for what both share."""
         for name in ("encoder_hidden_states", "past_key_values"):
             if kwargs.get(name) is not None:
                 raise ValueError(f"CP-BERT is an encoder and takes no {name}.")
+        if pool_mask is None and pool_segments is not None:
+            pool_mask = pool_segments != 0
         if pool_mask is None and attention_mask is not None:
             if getattr(attention_mask, "ndim", None) != 2:
                 raise ValueError(
@@ -232,6 +240,7 @@ class CPBertModel(CPBertPreTrainedModel, BertModel):
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
             pool_mask=None if pool_mask is None else pool_mask.bool(),
+            pool_segments=pool_segments,
             **kwargs,
         )
 

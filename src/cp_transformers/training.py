@@ -2,13 +2,18 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """Training helpers."""
 
+import re
 from typing import Any
 
 from torch import nn
 
 
 def param_groups(
-    model: nn.Module, learning_rate: float, pool_learning_rate: float | None = None, weight_decay: float = 0.0
+    model: nn.Module,
+    learning_rate: float,
+    pool_learning_rate: float | None = None,
+    weight_decay: float = 0.0,
+    layer_decay: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Parameter groups for an optimiser that give the pooling modules a learning rate of their own.
 
@@ -21,22 +26,35 @@ def param_groups(
         learning_rate: for all parameters but the pooling's.
         pool_learning_rate: for the pooling's parameters; None for the same.
         weight_decay: for the weights of linear layers, convolutions and embedding tables.
+        layer_decay: factor of the learning rates from one layer (of a ResNet: stage) to the one below it, as in BEiT
+            (Bao et al., ICLR 2022); the head has the whole rate, the embeddings the lowest.
 
     Returns:
         Groups for a torch optimiser, the pooling's last. With `Trainer`, which builds the schedule for all groups:
         `Trainer(..., optimizers=(torch.optim.AdamW(param_groups(model, 5e-5, 1e-3)), None))`.
     """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    depth = 1 + max([_layer(name) for name, _ in model.named_parameters() if _layer(name) is not None], default=0)
+    groups: dict[tuple[bool, int, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             # Of ViT's parameters of several dimensions, its position embeddings and tokens are no weights of a layer.
             decays = parameter.ndim > 1 and name.endswith("weight")
-            groups.setdefault(("context_pool." in name, decays), []).append(parameter)
+            layer = _layer(name)
+            below_head = 0 if layer is None or layer_decay == 1.0 else depth - layer
+            groups.setdefault(("context_pool." in name, below_head, decays), []).append(parameter)
     return [
         {
-            "params": groups[pooling, decays],
-            "lr": pool_learning_rate if pooling and pool_learning_rate is not None else learning_rate,
+            "params": groups[pooling, below_head, decays],
+            "lr": (pool_learning_rate if pooling and pool_learning_rate is not None else learning_rate)
+            * layer_decay**below_head,
             "weight_decay": weight_decay if decays else 0.0,
         }
-        for pooling, decays in sorted(groups)
+        for pooling, below_head, decays in sorted(groups)
     ]
+
+
+def _layer(name: str) -> int | None:
+    """The layer or stage of a parameter, counted from 1, 0 for the embeddings; None for what lies above them."""
+    if match := re.search(r"\b(?:layer|layers|stages)\.(\d+)\.", name):
+        return 1 + int(match[1])
+    return 0 if re.search(r"\b(?:embeddings|embedder)\.", name) else None

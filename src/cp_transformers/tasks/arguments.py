@@ -19,6 +19,8 @@ from typing import Any, NoReturn
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from ..files import write_whole
+
 
 class ArgumentParser(HfArgumentParser):
     """Parses `--config FILE` and options into dataclasses.
@@ -87,7 +89,7 @@ def save_arguments(path: str | os.PathLike, *parsed: Any) -> None:
     secret_or_of_the_machine = [name for name in values if name == "local_rank" or name.endswith("_token")]
     for name in secret_or_of_the_machine:
         del values[name]
-    Path(path).write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    write_whole(path, yaml.safe_dump(values, sort_keys=False))
 
 
 def _plain(value: Any) -> Any:

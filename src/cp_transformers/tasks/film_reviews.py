@@ -1,6 +1,6 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
-"""Film-review sentences with human sentiment ratings: real text for any machine that reaches a package index.
+"""Review sentences with human sentiment ratings: real text for any machine that reaches a package index.
 
 Source: C. J. Hutto and E. Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media
 Text", ICWSM 2014. The sentences lie, under the MIT licence, in the source distribution of the package vaderSentiment.
@@ -24,7 +24,8 @@ _REQUIREMENT = "vaderSentiment==3.3.2 --hash=sha256:5d7c06e027fc8b99238edb0d53d9
 _SDIST = "vaderSentiment-3.3.2.tar.gz"
 _MEMBER = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
 _MEMBER_SHA256 = "d5bb07d87474b3eb8d30b4deccbc23f19d742a6c5718fbacc65485b70b95c5fa"
-_SENTENCES = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
+_FILMS = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
+_PRODUCTS = "hutto_ICWSM_2014/amazonReviewSnippets_GroundTruth.txt"
 
 
 def load_film_reviews() -> DatasetDict:
@@ -37,12 +38,7 @@ def load_film_reviews() -> DatasetDict:
     Raises:
         OSError: the data is not in the cache and cannot be fetched, or is not what it should be.
     """
-    with tarfile.open(_archive()) as archive:
-        lines = archive.extractfile(_SENTENCES).read().decode("latin-1").splitlines()  # type: ignore[union-attr]
-    ratings: dict[str, float] = {}
-    for line in lines:
-        _, rating, sentence = line.split("\t")
-        ratings.setdefault(sentence.strip(), float(rating))
+    ratings = _read(_FILMS)
     # The order of a hash is as good as a shuffle, and the same in every version of every library.
     sentences = sorted(
         (sentence for sentence, rating in ratings.items() if abs(rating) > 0.5),
@@ -61,6 +57,33 @@ def load_film_reviews() -> DatasetDict:
     return DatasetDict(
         train=split(sentences[4000:]), validation=split(sentences[2000:4000]), test=split(sentences[:2000])
     )
+
+
+def load_review_texts() -> DatasetDict:
+    """Text without labels, as `text`, for language modelling: `train` (about 12,000) has the sentences on films that
+    are not in [`load_film_reviews`]' `validation` or `test`, and on products; `validation` has the former of these.
+
+    Raises:
+        OSError: see [`load_film_reviews`].
+    """
+    films = load_film_reviews()
+    held_out = {*films["validation"]["sentence"], *films["test"]["sentence"]}
+    train = [text for text in {**_read(_FILMS), **_read(_PRODUCTS)} if text not in held_out]
+    return DatasetDict(
+        train=Dataset.from_dict({"text": train}),
+        validation=films["validation"].select_columns("sentence").rename_column("sentence", "text"),
+    )
+
+
+def _read(member: str) -> dict[str, float]:
+    """The sentences of a file of the archive, each with its mean rating; of repeated ones the first."""
+    with tarfile.open(_archive()) as archive:
+        lines = archive.extractfile(member).read().decode("latin-1").splitlines()  # type: ignore[union-attr]
+    ratings: dict[str, float] = {}
+    for line in lines:
+        _, rating, sentence = line.split("\t")
+        ratings.setdefault(sentence.strip(), float(rating))
+    return ratings
 
 
 def _archive() -> Path:

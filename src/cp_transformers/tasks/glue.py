@@ -2,24 +2,23 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """Fine-tuning, evaluation and prediction on GLUE (Wang et al., ICLR 2019), for CP and stock models alike.
 
-Nine tasks and the diagnostic set `ax`, from `nyu-mll/glue` on the Hub or from files with the same columns. Several
-seeds can be run at once; predictions are written as the GLUE server takes them.
+Nine tasks and the diagnostic set `ax`, from `nyu-mll/glue` on the Hub or from files with the same columns, one or all;
+or any other set of labelled sentences or pairs of them. Several seeds can be run at once, a teacher can help, and
+predictions are written as the GLUE server takes them.
 """
 
 import copy
-import json
+import dataclasses
+import shutil
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from datasets import ClassLabel, Dataset, load_dataset
-from datasets.exceptions import DatasetGenerationError
+from datasets import Dataset
 from transformers import (
-    AutoConfig,
+    AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
@@ -27,112 +26,35 @@ from transformers import (
     EvalPrediction,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
-    Trainer,
     TrainingArguments,
     set_seed,
 )
 
-from ..files import write_json, write_whole
-from ..training import param_groups
-from .arguments import ArgumentParser, save_arguments
-from .metrics import F1, Accuracy, Matthews, Pearson, Spearman
+from ..files import write_json
+from .arguments import ArgumentParser
+from .distillation import DistillationArguments, DistillationTrainer, make_layer_map
+from .glue_data import TASKS, GlueArguments, Task, encode, load_task, write_predictions
+from .runs import (
+    asked_for,
+    check_free_space,
+    check_output,
+    finished,
+    load_config,
+    make_optimizer,
+    resume,
+    start_output,
+)
 
 
-@dataclass(frozen=True)
-class Task:
-    """What GLUE says of a task.
-
-    Args:
-        columns: of the sentence or the two sentences.
-        labels: their names, in the order of their numbers; None where the label is a number on a scale.
-        metrics: those that GLUE reports.
-        server_files: for each test split, the name of the file that the GLUE server takes.
-        server_words: whether the server takes the names of the labels, and not their numbers.
-        validation: the validation splits.
-    """
-
-    columns: tuple[str, ...]
-    labels: tuple[str, ...] | None
-    metrics: tuple[type, ...]
-    server_files: dict[str, str]
-    server_words: bool = False
-    validation: tuple[str, ...] = ("validation",)
-
-
-PAIR, NLI = ("sentence1", "sentence2"), ("premise", "hypothesis")
-ENTAILS = ("entailment", "not_entailment")
-ENTAILS_OR_CONTRADICTS = ("entailment", "neutral", "contradiction")
-
-TASKS = {
-    "cola": Task(("sentence",), ("unacceptable", "acceptable"), (Matthews,), {"test": "CoLA"}),
-    "sst2": Task(("sentence",), ("negative", "positive"), (Accuracy,), {"test": "SST-2"}),
-    "mrpc": Task(PAIR, ("not_equivalent", "equivalent"), (Accuracy, F1), {"test": "MRPC"}),
-    "qqp": Task(("question1", "question2"), ("not_duplicate", "duplicate"), (Accuracy, F1), {"test": "QQP"}),
-    "stsb": Task(PAIR, None, (Pearson, Spearman), {"test": "STS-B"}),
-    "mnli": Task(
-        NLI,
-        ENTAILS_OR_CONTRADICTS,
-        (Accuracy,),
-        {"test_matched": "MNLI-m", "test_mismatched": "MNLI-mm"},
-        server_words=True,
-        validation=("validation_matched", "validation_mismatched"),
-    ),
-    "qnli": Task(("question", "sentence"), ENTAILS, (Accuracy,), {"test": "QNLI"}, server_words=True),
-    "rte": Task(PAIR, ENTAILS, (Accuracy,), {"test": "RTE"}, server_words=True),
-    "wnli": Task(PAIR, ("not_entailment", "entailment"), (Accuracy,), {"test": "WNLI"}),
-    "ax": Task(NLI, ENTAILS_OR_CONTRADICTS, (Matthews,), {"test": "AX"}, server_words=True, validation=()),
-}
-# What a run is asked for; one that is finished with other values of these is gone on with.
-ASKED = ("do_train", "do_eval", "do_predict", "max_steps", "num_train_epochs")
-EXTENSIONS = {".parquet": "parquet", ".jsonl": "json", ".csv": "csv"}
-
-
-@dataclass
-class GlueArguments:
-    """What a run needs besides transformers' TrainingArguments."""
-
-    task: str = field(metadata={"help": f"one of {', '.join(TASKS)}; ax is for prediction with an MNLI model"})
-    model_name_or_path: str = field(metadata={"help": "a checkpoint's folder or its id on the Hub, CP or stock"})
-    data_dir: str | None = field(
-        default=None,
-        metadata={
-            "help": "folder with train, validation and test (for mnli: train, validation_matched, ...) as .parquet, "
-            ".jsonl or .csv, in GLUE's columns; default: nyu-mll/glue on the Hub"
-        },
-    )
-    seeds: list[int] = field(
-        default_factory=list,
-        metadata={"help": "run once for each of them, each in a folder of its own, not for `seed`"},
-    )
-    max_length: int = field(default=128, metadata={"help": "tokens after which a text is cut off"})
-    max_train_samples: int | None = field(default=None, metadata={"help": "train on the first of them alone"})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "evaluate on the first of them alone"})
-    max_predict_samples: int | None = field(default=None, metadata={"help": "predict the first of them alone"})
-    pool_learning_rate: float | None = field(
-        default=None, metadata={"help": "of the pooling modules; default: that of the rest"}
-    )
-    early_stopping_patience: int | None = field(
-        default=None, metadata={"help": "stop after so many evaluations without a better one"}
-    )
-    new_head: bool = field(default=False, metadata={"help": "draw a new head, though the checkpoint has one"})
-
-    def __post_init__(self) -> None:
-        if self.task not in TASKS:
-            raise ValueError(f"There is no task {self.task}; the tasks are {', '.join(TASKS)}.")
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds names a seed twice: {self.seeds}.")
-        positive = ("max_length", "max_train_samples", "max_eval_samples", "max_predict_samples")
-        for name in (*positive, "pool_learning_rate", "early_stopping_patience"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}.")
-
-
-def run(arguments: GlueArguments, training: TrainingArguments) -> dict[str, Any]:
+def run(
+    arguments: GlueArguments, training: TrainingArguments, distillation: DistillationArguments | None = None
+) -> dict[str, Any]:
     """Trains, evaluates and predicts as `training.do_train`, `do_eval` and `do_predict` say.
 
     Writes to `training.output_dir`: the resolved arguments, `results.json`, the trained model, and `predictions/` with
     one file for each test split. With several `seeds` there is a folder `seed-N` for each, and `results.json` holds
-    the mean and the standard deviation over them.
+    the mean and the standard deviation over them. With the task `all` there is a folder for each task, and
+    `predictions/` has the files of all.
 
     Returns:
         What is written to `results.json`.
@@ -142,34 +64,34 @@ def run(arguments: GlueArguments, training: TrainingArguments) -> dict[str, Any]
         FileExistsError: `output_dir` has the results of another run.
         OSError: something cannot be read or written.
     """
-    task, output = TASKS[arguments.task], Path(training.output_dir)
-    resume = training.resume_from_checkpoint
-    _check(arguments, training, task)
+    distillation = distillation or DistillationArguments()
+    _check(arguments, training, distillation)
+    if arguments.task == "all":
+        return _run_all(arguments, training, distillation)
     with training.main_process_first():  # the others then find what it has cached
-        data = load_task(arguments, training, task)
-    config, to_task = load_config(arguments, task, training.do_train)
+        task, data = load_task(arguments, training)
+    config, to_task = load_task_config(arguments.model_name_or_path, task, training.do_train, arguments.new_head)
     tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
+    teacher = {}
+    if distillation.teacher is not None:
+        teacher = load_teacher(distillation, config, tokenizer, task, to_task)
     with training.main_process_first():
         encoded = {split: encode(part, task, tokenizer, arguments.max_length, to_task) for split, part in data.items()}
 
-    output.mkdir(parents=True, exist_ok=True)
-    training = copy.copy(training)
-    training.dataloader_pin_memory &= torch.accelerator.is_available()
-    if training.process_index == 0:
-        save_arguments(output / "arguments.yaml", arguments, training)
-    asked = {name: getattr(training, name) for name in ASKED}
+    output = Path(training.output_dir)
+    training = start_output(training, arguments, distillation)
+    asked = asked_for(training)
     runs = {}
     for seed in arguments.seeds or [training.seed]:
         of_seed = copy.copy(training)
         of_seed.seed = seed
-        folder = Path(of_seed.output_dir) / f"seed-{seed}" if arguments.seeds else output
+        folder = output / f"seed-{seed}" if arguments.seeds else output
         of_seed.output_dir = str(folder)
-        if resume == "last":
-            of_seed.resume_from_checkpoint = _last_checkpoint(folder)
-            if finished := _finished(folder / "results.json", asked):
-                runs[str(seed)] = finished
-                continue
-        runs[str(seed)] = _run_seed(arguments, of_seed, task, config, tokenizer, encoded, to_task)
+        if training.resume_from_checkpoint == "last" and (results := finished(folder / "results.json", of_seed)):
+            runs[str(seed)] = results["metrics"]
+            continue
+        resume(of_seed, folder)
+        runs[str(seed)] = _run_seed(arguments, of_seed, task, config, tokenizer, encoded, to_task, teacher)
         if training.process_index == 0 and arguments.seeds:
             write_json(folder / "results.json", {"seed": seed, "metrics": runs[str(seed)], "asked": asked})
     model = arguments.model_name_or_path
@@ -179,60 +101,41 @@ def run(arguments: GlueArguments, training: TrainingArguments) -> dict[str, Any]
     return results
 
 
-def load_task(arguments: GlueArguments, training: TrainingArguments, task: Task) -> dict[str, Dataset]:
-    """The splits that the run needs, each checked: not empty, with the task's columns, and with labels in the task's
-    numbers, which test splits need not have (there they are dropped)."""
-    needed: dict[str, int | None] = {}
-    if training.do_train:
-        needed["train"] = arguments.max_train_samples
-    if training.do_eval or training.eval_strategy != "no":
-        needed.update(dict.fromkeys(task.validation, arguments.max_eval_samples))
-    if training.do_predict:
-        needed.update(dict.fromkeys(task.server_files, arguments.max_predict_samples))
-    data = {}
-    for split, limit in needed.items():
-        part, where = _load_split(arguments, split)
-        if limit is not None:
-            part = part.select(range(min(limit, len(part))))
-        data[split] = _checked(part, where, task, labelled=split not in task.server_files)
-    return data
-
-
-def load_config(
-    arguments: GlueArguments, task: Task, train: bool = True
+def load_task_config(
+    name: str, task: Task, train: bool = True, new_head: bool = False
 ) -> tuple[PreTrainedConfig, np.ndarray | None]:
-    """The checkpoint's configuration with the task's labels, and for each of the model's labels its number in the task
-    (None where the label is a number on a scale).
+    """The configuration of the checkpoint `name` with the task's labels, and for each of the model's labels its number
+    in the task (None where the label is a number on a scale).
 
     A checkpoint that has been trained as a classifier keeps the order of its labels, which need not be the task's.
+
+    Raises:
+        OSError: the checkpoint cannot be read.
+        ValueError: it was trained for other labels and `new_head` is False; or it was not trained as a classifier and
+            is not to be trained now.
     """
-    name = arguments.model_name_or_path
-    try:
-        config = AutoConfig.from_pretrained(name)
-    except OSError as error:
-        raise OSError(
-            f"{name} is neither a checkpoint's folder nor a model on the Hub that can be reached and you may read."
-        ) from error
-    trained = not arguments.new_head and any("SequenceClassification" in each for each in config.architectures or [])
+    config = load_config(name)
+    trained = not new_head and any("SequenceClassification" in each for each in config.architectures or [])
     if not trained and not train:
         raise ValueError(f"{name} has no trained classifier to evaluate; give --do_train as well.")
     if task.labels is None:
         if trained and config.num_labels != 1:
             raise ValueError(
-                f"{name} tells {config.num_labels} labels apart, but the labels of {arguments.task} are numbers on a "
-                "scale; use another checkpoint, or draw a new head with --new_head."
+                f"{name} tells {config.num_labels} labels apart, but the labels here are numbers on a scale; use "
+                "another checkpoint, or draw a new head with --new_head."
             )
         config.num_labels, config.problem_type = 1, "regression"
         return config, None
     number = {label: index for index, label in enumerate(task.labels)}
     if trained:
         theirs = [str(config.id2label[index]).strip().lower() for index in range(config.num_labels)]
-        if sorted(theirs) == sorted(task.labels):
-            return config, np.array([number[label] for label in theirs])
-        if theirs != [f"label_{index}" for index in range(len(task.labels))]:  # unnamed ones are taken in order
+        ours = [label.strip().lower() for label in task.labels]
+        if sorted(theirs) == sorted(ours):
+            return config, np.array([ours.index(label) for label in theirs])
+        if theirs != [f"label_{index}" for index in range(len(ours))]:  # unnamed ones are taken in order
             raise ValueError(
-                f"{name} was trained for the labels {', '.join(theirs)}, but those of {arguments.task} are "
-                f"{', '.join(task.labels)}; use another checkpoint, or draw a new head with --new_head."
+                f"{name} was trained for the labels {', '.join(theirs)}, but those here are {', '.join(ours)}; use "
+                "another checkpoint, or draw a new head with --new_head."
             )
     config.num_labels = len(task.labels)
     config.id2label, config.label2id = dict(enumerate(task.labels)), number
@@ -240,37 +143,46 @@ def load_config(
     return config, np.arange(len(task.labels))
 
 
-def encode(
-    data: Dataset, task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int, to_task: np.ndarray | None
-) -> Dataset:
-    """Token ids, and labels in the model's numbers."""
-    of_model = None if to_task is None else np.argsort(to_task)
+def load_teacher(
+    distillation: DistillationArguments,
+    config: PreTrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    to_task: np.ndarray | None,
+) -> dict[str, Any]:
+    """What [`DistillationTrainer`] takes besides a Trainer's arguments: the teacher, and its labels in the student's
+    order.
 
-    def encode_batch(batch: dict[str, list]) -> dict[str, list]:
-        encoded = {**tokenizer(*(batch[column] for column in task.columns), truncation=True, max_length=max_length)}
-        if "label" in batch:
-            encoded["labels"] = batch["label"] if of_model is None else of_model[batch["label"]].tolist()
-        return encoded
-
-    return data.map(encode_batch, batched=True, remove_columns=data.column_names)
-
-
-def write_predictions(path: Path, predictions: np.ndarray, task: Task) -> None:
-    """A file for the GLUE server: its header, and for each example its index and what is predicted for it, a number of
-    the task or one on a scale."""
-    rows: list[Any]
-    if task.labels is None:
-        rows = [f"{number:.3f}" for number in predictions]
-    else:
-        rows = [task.labels[number] if task.server_words else int(number) for number in predictions]
-    lines = ["index\tprediction", *(f"{index}\t{row}" for index, row in enumerate(rows))]
-    write_whole(path, "\n".join(lines) + "\n")
+    Raises:
+        ValueError: the teacher has other labels, no trained head, another vocabulary, or hidden states of another
+            width.
+        OSError: it cannot be read.
+    """
+    name = str(distillation.teacher)
+    teacher_config = load_config(name)
+    if distillation.distillation_hidden_weight:
+        make_layer_map(config, teacher_config, distillation.layer_map)
+    if AutoTokenizer.from_pretrained(name).get_vocab() != tokenizer.get_vocab():
+        raise ValueError(f"The teacher {name} has another vocabulary than the model; it must be the same.")
+    if not distillation.distillation_logits_weight:
+        return {"teacher": AutoModel.from_pretrained(name), "distillation": distillation}
+    if not any("SequenceClassification" in each for each in teacher_config.architectures or []):
+        raise ValueError(
+            f"The teacher {name} has no trained classifier: fine-tune it first, or learn from its hidden states alone "
+            "with --distillation_logits_weight 0."
+        )
+    teacher_config, teacher_to_task = load_task_config(name, task, train=False)
+    labels = None if to_task is None or teacher_to_task is None else np.argsort(teacher_to_task)[to_task].tolist()
+    teacher = AutoModelForSequenceClassification.from_pretrained(name, config=teacher_config)
+    return {"teacher": teacher, "distillation": distillation, "teacher_labels": labels}
 
 
 def report(results: dict[str, Any]) -> str:
     """The results as a table."""
     several = len(results["runs"]) > 1
-    header = f"{results['task']:<24}{'metric':<12}{'value':>9}" + (f"{'std':>9}{'seeds':>7}" if several else "")
+    header = f"{results['task'] or 'split':<24}{'metric':<12}{'value':>9}" + (
+        f"{'std':>9}{'seeds':>7}" if several else ""
+    )
     lines = [header, "-" * len(header)]
     for split, metrics in results["metrics"].items():
         for metric, value in metrics.items():
@@ -282,87 +194,116 @@ def report(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _check(arguments: GlueArguments, training: TrainingArguments, task: Task) -> None:
+def report_all(results: dict[str, Any]) -> str:
+    """The results of all tasks as GLUE's table, in percent."""
+    several = len(results["runs"]["average"]) > 1
+    lines = [f"{'task':<16}{'score':>9}" + ("      std" if several else "") + "  measured"]
+    for name, score in results["scores"].items():
+        metrics = results["metrics"].get(name, {})
+        shown = {
+            metric: [values[metric] for values in metrics.values()] for metric in next(iter(metrics.values()), {})
+        }
+        shown.pop("loss", None)
+        measured = ", ".join(f"{m} {' / '.join(f'{100 * v:.2f}' for v in values)}" for m, values in shown.items())
+        std = f"{100 * results['std'][name]:>9.2f}" if several else ""
+        lines.append(f"{name:<16}{100 * score:>9.2f}{std}  {measured}".rstrip())
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def _check(arguments: GlueArguments, training: TrainingArguments, distillation: DistillationArguments) -> None:
     """What can be known to be wrong before anything is loaded."""
     if not (training.do_train or training.do_eval or training.do_predict):
         raise ValueError("There is nothing to do: give --do_train, --do_eval or --do_predict.")
-    if not task.validation and (training.do_train or training.do_eval):
+    if arguments.task == "all" and not (training.do_train and training.do_eval):
+        raise ValueError("--task all trains and evaluates on each task: give --do_train and --do_eval.")
+    validation = arguments.task == "all" or arguments.find_task().validation
+    if not validation and (training.do_train or training.do_eval):
         raise ValueError(f"{arguments.task} is for prediction alone: give --do_predict and a model trained on mnli.")
-    if training.resume_from_checkpoint not in (None, "last") and len(arguments.seeds) > 1:
-        raise ValueError("With several seeds, resume each from its last checkpoint: --resume_from_checkpoint last.")
+    if training.resume_from_checkpoint not in (None, "last") and (len(arguments.seeds) > 1 or arguments.task == "all"):
+        raise ValueError("With several runs, resume each from its last checkpoint: --resume_from_checkpoint last.")
     if training.prediction_loss_only or training.batch_eval_metrics:
         raise ValueError("GLUE's metrics need all predictions: leave out prediction_loss_only and batch_eval_metrics.")
     if arguments.early_stopping_patience is not None and not training.load_best_model_at_end:
         raise ValueError("Early stopping needs --load_best_model_at_end true, and --eval_strategy epoch or steps.")
+    if distillation.teacher is not None:
+        if not training.do_train:
+            raise ValueError("A teacher teaches in training: give --do_train, or leave out --teacher.")
+        if arguments.task == "all" and distillation.distillation_logits_weight:
+            raise ValueError(
+                "One teacher has no labels for all tasks: with --task all learn from its hidden states alone, with "
+                "--distillation_logits_weight 0."
+            )
+        if not (distillation.distillation_logits_weight or distillation.distillation_hidden_weight):
+            raise ValueError("Both weights of distillation are 0, so the teacher would teach nothing.")
+    check_output(training)
+
+
+def _run_all(
+    arguments: GlueArguments, training: TrainingArguments, distillation: DistillationArguments
+) -> dict[str, Any]:
+    """All nine tasks, one after the other, and with prediction the diagnostic set, by the models trained on MNLI."""
     output = Path(training.output_dir)
-    if output.exists() and not output.is_dir():
-        raise FileExistsError(f"{output} is not a folder; choose another --output_dir.")
-    earlier = [*output.glob("results.json"), *output.glob("seed-*/results.json")]
-    if earlier and training.resume_from_checkpoint is None:
-        raise FileExistsError(
-            f"{earlier[0]} is of an earlier run; choose another --output_dir, or go on with that run by "
-            "--resume_from_checkpoint last."
-        )
+
+    def of_task(name: str, model: str, folder: Path) -> tuple[GlueArguments, TrainingArguments]:
+        data_dir = None if arguments.data_dir is None else str(Path(arguments.data_dir) / name)
+        own = copy.copy(training)
+        own.output_dir = str(folder)
+        return dataclasses.replace(arguments, task=name, data_dir=data_dir, model_name_or_path=model), own
+
+    planned = {
+        name: of_task(name, arguments.model_name_or_path, output / name) for name in TASKS if TASKS[name].validation
+    }
+    diagnostic = {}
+    if training.do_predict:
+        for seed in arguments.seeds or [None]:
+            part = "." if seed is None else f"seed-{seed}"
+            mine, own = of_task("ax", str(output / "mnli" / part), output / "ax" / part)
+            own.do_train = own.do_eval = False
+            own.eval_strategy = "no"
+            diagnostic[part] = dataclasses.replace(mine, seeds=[]), own
+    with training.main_process_first():
+        for mine, own in (*planned.values(), *diagnostic.values()):
+            load_task(mine, own)  # what is wrong with any of them is said before the first is trained
+    start_output(training, arguments, distillation)
+
+    runs: dict[str, dict[str, Any]] = {}
+    for name, (mine, own) in planned.items():
+        runs[name] = run(mine, own, distillation)
+    for mine, own in diagnostic.values():
+        run(mine, own)
+    scores = {
+        name: {seed: _score(metrics) for seed, metrics in results["runs"].items()} for name, results in runs.items()
+    }
+    scores["average"] = _average(scores, list(scores))
+    scores["without wnli"] = _average(scores, [name for name in TASKS if name in scores and name != "wnli"])
+    results = {
+        "task": "all",
+        "model": arguments.model_name_or_path,
+        "scores": {name: statistics.mean(by_seed.values()) for name, by_seed in scores.items()},
+        "metrics": {name: results["metrics"] for name, results in runs.items()},
+        "runs": scores,
+        "asked": asked_for(training),
+    }
+    if len(arguments.seeds) > 1:
+        results["std"] = {name: statistics.stdev(by_seed.values()) for name, by_seed in scores.items()}
+    if training.process_index == 0:
+        for file in sorted(output.glob("*/predictions/*.tsv")) + sorted(output.glob("*/seed-*/predictions/*.tsv")):
+            part = file.parents[1].name if file.parents[1].name.startswith("seed-") else "."
+            (output / "predictions" / part).mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, output / "predictions" / part / file.name)
+        write_json(output / "results.json", results)
+    return results
 
 
-def _load_split(arguments: GlueArguments, split: str) -> tuple[Dataset, str]:
-    """A split, and where it is from."""
-    if arguments.data_dir is None:
-        try:
-            return load_dataset("nyu-mll/glue", arguments.task, split=split), f"{split} of {arguments.task}"
-        except (ConnectionError, OSError) as error:
-            raise OSError(
-                f"nyu-mll/glue cannot be fetched from the Hub ({' '.join(str(error).split())[:200]}); check the "
-                "network, or give the data as files with --data_dir."
-            ) from error
-    for extension, kind in EXTENSIONS.items():
-        path = Path(arguments.data_dir) / f"{split}{extension}"
-        if path.is_file():
-            try:
-                options = {"keep_default_na": False} if kind == "csv" else {}  # or "null" would be no sentence
-                return load_dataset(kind, data_files=str(path), split="train", **options), str(path)
-            except (DatasetGenerationError, StopIteration, ValueError) as error:
-                cause = " ".join(str(error.__cause__ or error).split())[:200]
-                raise ValueError(f"{path} cannot be read as {kind}, or is empty: {cause}") from error
-    names = ", ".join(f"{split}{extension}" for extension in EXTENSIONS)
-    raise FileNotFoundError(f"{arguments.data_dir} has none of {names}, which {arguments.task} needs.")
+def _score(metrics: dict[str, dict[str, float]]) -> float:
+    """GLUE's number for a task: the mean of its metrics, and of its validation splits."""
+    values = [value for split in metrics.values() for name, value in split.items() if name != "loss"]
+    return statistics.mean(values)
 
 
-def _checked(data: Dataset, where: str, task: Task, labelled: bool) -> Dataset:
-    columns = [*task.columns, "label"] if labelled else list(task.columns)
-    missing = [column for column in columns if column not in data.column_names]
-    if missing:
-        raise ValueError(f"{where} has no column {missing[0]}; its columns are {', '.join(data.column_names)}.")
-    if not len(data):
-        raise ValueError(f"{where} is empty.")
-    for column in task.columns:
-        if any(not isinstance(text, str) for text in data[column]):
-            raise ValueError(f"{where} has entries in column {column} that are no text.")
-    if not labelled:
-        return data.select_columns(columns)
-    feature, labels = data.features["label"], list(data["label"])
-    if isinstance(feature, ClassLabel):
-        names = dict(enumerate(feature.names))
-        labels = [names.get(label, label) for label in labels]
-    numbers = [_number(label, task) for label in labels]
-    if None in numbers:
-        row = numbers.index(None)
-        allowed = "numbers" if task.labels is None else f"{', '.join(task.labels)}, or 0 to {len(task.labels) - 1}"
-        raise ValueError(f"{where} has the label {labels[row]!r} in row {row}; the labels must be {allowed}.")
-    return data.select_columns(list(task.columns)).add_column("label", numbers)
-
-
-def _number(label: Any, task: Task) -> float | int | None:
-    """A label as the task's number; None for one that it has not."""
-    try:
-        if task.labels is None:
-            return float(label) if np.isfinite(float(label)) else None
-        if isinstance(label, str) and label.strip().lower() in task.labels:
-            return task.labels.index(label.strip().lower())
-        number = int(label)
-        return number if number == float(label) and 0 <= number < len(task.labels) else None
-    except (TypeError, ValueError, OverflowError):
-        return None
+def _average(scores: dict[str, dict[str, float]], names: Sequence[str]) -> dict[str, float]:
+    """The mean over tasks, for each seed."""
+    return {seed: statistics.mean(scores[name][seed] for name in names) for seed in scores[names[0]]}
 
 
 def _run_seed(
@@ -373,6 +314,7 @@ def _run_seed(
     tokenizer: PreTrainedTokenizerBase,
     encoded: dict[str, Dataset],
     to_task: np.ndarray | None,
+    teacher: dict[str, Any],
 ) -> dict[str, dict[str, float]]:
     """One seed's run; returns its metrics for each validation split."""
     set_seed(training.seed)
@@ -384,8 +326,6 @@ def _run_seed(
         for name, parameter in model.named_parameters():
             if not name.startswith(f"{model.base_model_prefix}."):
                 parameter.data.copy_(fresh.get_parameter(name))
-    # Trainer takes any model with **kwargs for one that divides its loss by `num_items_in_batch`; BERT's does not.
-    model.accepts_loss_kwargs = False
     metrics = [metric() for metric in task.metrics]
 
     def to_numbers(values: np.ndarray) -> np.ndarray:
@@ -400,12 +340,7 @@ def _run_seed(
             values.update(computed or {})
         return values
 
-    optimizer = None
-    if arguments.pool_learning_rate is not None and training.do_train:
-        groups = param_groups(model, training.learning_rate, arguments.pool_learning_rate, training.weight_decay)
-        optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(training, model)
-        optimizer = optimizer_class(groups, **options)
-    trainer = Trainer(
+    trainer = DistillationTrainer(
         model,
         training,
         data_collator=DataCollatorWithPadding(tokenizer),
@@ -413,11 +348,14 @@ def _run_seed(
         eval_dataset=encoded.get(task.validation[0]) if task.validation else None,
         compute_metrics=compute_metrics,
         processing_class=tokenizer,
-        optimizers=(optimizer, None),
+        optimizers=(make_optimizer(model, training, arguments.pool_learning_rate), None),
+        **teacher,
     )
     if arguments.early_stopping_patience is not None:
         trainer.add_callback(EarlyStoppingCallback(arguments.early_stopping_patience))
     folder = Path(training.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    check_free_space(training, model)
     if training.do_train:
         trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
         trainer.save_model()
@@ -438,19 +376,6 @@ def _run_seed(
     return values
 
 
-def _last_checkpoint(folder: Path) -> str | None:
-    """The last whole checkpoint of Trainer in a folder: one that was being written when its run was killed lacks its
-    state, which is written last."""
-    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
-    return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
-
-
-def _finished(path: Path, asked: dict[str, Any]) -> dict[str, dict[str, float]] | None:
-    """The metrics of a run that was asked for the same and is finished."""
-    results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return results["metrics"] if results.get("asked") == asked else None
-
-
 def _summary(runs: dict[str, dict[str, dict[str, float]]]) -> dict[str, Any]:
     """The mean over the runs, and with several runs the standard deviation."""
     first = next(iter(runs.values()))
@@ -468,13 +393,13 @@ def _summary(runs: dict[str, dict[str, dict[str, float]]]) -> dict[str, Any]:
 def main(args: Sequence[str] | None = None) -> None:
     """The command `cp-transformers glue`, and scripts/run_glue.py."""
     parser = ArgumentParser(
-        [GlueArguments, TrainingArguments],
+        [GlueArguments, DistillationArguments, TrainingArguments],
         prog="cp-transformers glue",
         description="Fine-tune, evaluate and predict on a GLUE task, with a CP or a stock checkpoint.",
     )
-    arguments, training = parser.parse(args)
-    results = run(arguments, training)
+    arguments, distillation, training = parser.parse(args)
+    results = run(arguments, training, distillation)
     if training.process_index == 0:
         if results["metrics"]:
-            print("\n" + report(results))
+            print("\n" + (report_all if arguments.task == "all" else report)(results))
         print(f"\nWritten to {training.output_dir}.")

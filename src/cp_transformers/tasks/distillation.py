@@ -1,0 +1,192 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""Distillation: a student learns from a teacher's soft labels (Hinton, Vinyals, Dean, 2015) and hidden states (Jiao et
+al., "TinyBERT", 2020), so that a model that was cut to fewer layers recovers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from transformers import PreTrainedConfig, PreTrainedModel, Trainer
+
+
+@dataclass
+class DistillationArguments:
+    """The options of distillation."""
+
+    teacher: str | None = field(
+        default=None, metadata={"help": "a checkpoint to learn from as well, a folder or an id on the Hub"}
+    )
+    distillation_logits_weight: float = field(
+        default=0.5, metadata={"help": "of the loss against the teacher's outputs; the labels' loss has the rest"}
+    )
+    distillation_temperature: float = field(default=2.0, metadata={"help": "that softens both outputs"})
+    distillation_hidden_weight: float = field(
+        default=1.0, metadata={"help": "of the mean squared error against the teacher's hidden states"}
+    )
+    layer_map: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "which hidden state of the student learns from which of the teacher's, as student:teacher, where "
+            "0 is the embeddings; default: all of the student's, spread evenly over the teacher's"
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.distillation_logits_weight <= 1:
+            raise ValueError(f"distillation_logits_weight must be from 0 to 1, not {self.distillation_logits_weight}.")
+        if not self.distillation_temperature > 0:
+            raise ValueError(f"distillation_temperature must be positive, not {self.distillation_temperature}.")
+        if not self.distillation_hidden_weight >= 0:
+            raise ValueError(f"distillation_hidden_weight must not be negative: {self.distillation_hidden_weight}.")
+
+
+def make_layer_map(
+    student: PreTrainedConfig, teacher: PreTrainedConfig, layer_map: Sequence[str] = ()
+) -> list[tuple[int, int]]:
+    """Pairs of hidden states, the student's and the teacher's, by their indices in `hidden_states`.
+
+    Args:
+        student: its configuration.
+        teacher: its configuration.
+        layer_map: the pairs as `student:teacher`; empty: each of the student's with the one at the same fraction of
+            the teacher's depth.
+
+    Raises:
+        ValueError: a pair is not of this form, or one of its models has no such hidden state, or states that are
+            paired have different widths.
+    """
+    depths = [len(_widths(config)) - 1 for config in (student, teacher)]
+    if layer_map:
+        pairs = []
+        for entry in layer_map:
+            numbers = entry.split(":")
+            if len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
+                raise ValueError(f"layer_map takes pairs of numbers such as 1:2, not {entry!r}.")
+            pairs.append((int(numbers[0]), int(numbers[1])))
+    else:
+        pairs = [(index, round(index * depths[1] / depths[0])) for index in range(depths[0] + 1)]
+    for pair in pairs:
+        for who, index, depth in zip(("student", "teacher"), pair, depths):
+            if index > depth:
+                raise ValueError(f"layer_map has {pair[0]}:{pair[1]}, but the {who} has hidden states 0 to {depth}.")
+        widths = _widths(student)[pair[0]], _widths(teacher)[pair[1]]
+        if widths[0] != widths[1]:
+            raise ValueError(
+                f"The student's hidden state {pair[0]} has {widths[0]} channels and the teacher's {pair[1]} has "
+                f"{widths[1]}; choose others with layer_map, or set distillation_hidden_weight to 0."
+            )
+    return pairs
+
+
+def _widths(config: PreTrainedConfig) -> list[int]:
+    """The channels of each hidden state."""
+    if hasattr(config, "hidden_sizes"):
+        return [config.embedding_size, *config.hidden_sizes]
+    return [config.hidden_size] * (config.num_hidden_layers + 1)
+
+
+def soft_label_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    """The divergence of the student's outputs from the teacher's, averaged over the batch.
+
+    Args:
+        student: logits, `(batch, labels)`; with a single label they are numbers, and the loss is their squared error.
+        teacher: likewise.
+        temperature: both are divided by it; the loss is multiplied by its square, so that its gradient keeps its size.
+    """
+    student, teacher = student.float(), teacher.float()
+    if student.shape[-1] == 1:
+        return F.mse_loss(student, teacher)
+    divergence = F.kl_div(
+        F.log_softmax(student / temperature, dim=-1),
+        F.log_softmax(teacher / temperature, dim=-1),
+        log_target=True,
+        reduction="batchmean",
+    )
+    return temperature**2 * divergence
+
+
+def hidden_state_loss(
+    student: Sequence[torch.Tensor],
+    teacher: Sequence[torch.Tensor],
+    layer_map: Sequence[tuple[int, int]],
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The mean squared error of the student's hidden states against the teacher's, over layers, tokens and channels.
+
+    Args:
+        student: tokens, `(batch, tokens, channels)` each, or feature maps, `(batch, channels, rows, columns)` each.
+        teacher: likewise.
+        layer_map: pairs of indices, the student's and the teacher's.
+        mask: `(batch, tokens)`, 1 or True where a token is valid, for tokens only. None: all are.
+    """
+    errors = []
+    for ours, theirs in layer_map:
+        error = (student[ours].float() - teacher[theirs].float()) ** 2
+        errors.append(error.mean() if mask is None else error[mask.bool()].mean())
+    return torch.stack(errors).mean()
+
+
+class DistillationTrainer(Trainer):
+    """A Trainer that adds the losses of distillation while it trains; without a teacher, a plain one.
+
+    Args:
+        teacher: a model with the student's inputs, and outputs in the order of the student's labels; or a model
+            without a head, where `distillation.distillation_logits_weight` is 0. Its parameters are left as they are.
+        distillation: the options.
+        teacher_labels: for each label of the student, its number among the teacher's outputs; None: the same.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        teacher: PreTrainedModel | None = None,
+        distillation: DistillationArguments | None = None,
+        teacher_labels: Sequence[int] | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(*args, **kwargs)
+        # Every loss here is the mean over a batch. Trainer takes BERT's for one that is divided by the number of
+        # items in all accumulated batches, since its forward takes any keyword.
+        self.model_accepts_loss_kwargs = False
+        self.loss_is_scaled_for_ga = False
+        self.teacher = teacher
+        if teacher is None:
+            return
+        self.distillation = distillation or DistillationArguments()
+        self.teacher_labels = None if teacher_labels is None else list(teacher_labels)
+        self.layer_map = []
+        if self.distillation.distillation_hidden_weight:
+            self.layer_map = make_layer_map(self.model.config, teacher.config, self.distillation.layer_map)
+        teacher.eval().requires_grad_(False).to(self.args.device)
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        if self.teacher is None or not model.training:
+            return super().compute_loss(model, inputs, return_outputs=return_outputs)
+        options = self.distillation
+        wants_hidden = bool(self.layer_map)
+        loss, outputs = super().compute_loss(
+            model, {**inputs, "output_hidden_states": wants_hidden}, return_outputs=True
+        )
+        with torch.no_grad():
+            shared = {name: value for name, value in inputs.items() if name != "labels"}
+            taught = self.teacher(**shared, output_hidden_states=wants_hidden)
+        weight = options.distillation_logits_weight
+        if weight > 0:
+            logits = taught.logits if self.teacher_labels is None else taught.logits[:, self.teacher_labels]
+            soft = soft_label_loss(outputs["logits"], logits, options.distillation_temperature)
+            loss = (1 - weight) * loss + weight * soft
+        if wants_hidden:
+            hidden = hidden_state_loss(
+                outputs["hidden_states"], taught.hidden_states, self.layer_map, inputs.get("attention_mask")
+            )
+            loss = loss + options.distillation_hidden_weight * hidden
+        return (loss, outputs) if return_outputs else loss

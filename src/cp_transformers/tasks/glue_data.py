@@ -1,0 +1,279 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""GLUE's tasks, and other sets of labelled sentences or pairs of them: their data, from the Hub or from files, and the
+GLUE server's prediction files."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import ClassLabel, Dataset
+from transformers import PreTrainedTokenizerBase, TrainingArguments
+
+from ..files import write_whole
+from .metrics import F1, Accuracy, Matthews, Pearson, Spearman
+from .runs import EXTENSIONS, check_positive, load_by_name, load_config, load_file
+
+
+@dataclass(frozen=True)
+class Task:
+    """What GLUE says of a task, or the options of another one.
+
+    Args:
+        columns: of the sentence or the two sentences.
+        labels: their names, in the order of their numbers; None where the label is a number on a scale, empty where
+            they are still to be found in the data.
+        metrics: those that GLUE reports.
+        server_files: for each test split, the name of the file that the GLUE server takes.
+        server_words: whether the server takes the names of the labels, and not their numbers.
+        validation: the validation splits.
+        label_column: of the labels.
+        numbered: whether the data may have the numbers of the labels in place of their names.
+    """
+
+    columns: tuple[str, ...]
+    labels: tuple[str, ...] | None
+    metrics: tuple[type, ...]
+    server_files: dict[str, str]
+    server_words: bool = False
+    validation: tuple[str, ...] = ("validation",)
+    label_column: str = "label"
+    numbered: bool = True
+
+
+PAIR, NLI = ("sentence1", "sentence2"), ("premise", "hypothesis")
+ENTAILS = ("entailment", "not_entailment")
+ENTAILS_OR_CONTRADICTS = ("entailment", "neutral", "contradiction")
+
+TASKS = {
+    "cola": Task(("sentence",), ("unacceptable", "acceptable"), (Matthews,), {"test": "CoLA"}),
+    "sst2": Task(("sentence",), ("negative", "positive"), (Accuracy,), {"test": "SST-2"}),
+    "mrpc": Task(PAIR, ("not_equivalent", "equivalent"), (Accuracy, F1), {"test": "MRPC"}),
+    "qqp": Task(("question1", "question2"), ("not_duplicate", "duplicate"), (Accuracy, F1), {"test": "QQP"}),
+    "stsb": Task(PAIR, None, (Pearson, Spearman), {"test": "STS-B"}),
+    "mnli": Task(
+        NLI,
+        ENTAILS_OR_CONTRADICTS,
+        (Accuracy,),
+        {"test_matched": "MNLI-m", "test_mismatched": "MNLI-mm"},
+        server_words=True,
+        validation=("validation_matched", "validation_mismatched"),
+    ),
+    "qnli": Task(("question", "sentence"), ENTAILS, (Accuracy,), {"test": "QNLI"}, server_words=True),
+    "rte": Task(PAIR, ENTAILS, (Accuracy,), {"test": "RTE"}, server_words=True),
+    "wnli": Task(PAIR, ("not_entailment", "entailment"), (Accuracy,), {"test": "WNLI"}),
+    "ax": Task(NLI, ENTAILS_OR_CONTRADICTS, (Matthews,), {"test": "AX"}, server_words=True, validation=()),
+}
+
+
+@dataclass
+class GlueArguments:
+    """What a run needs besides transformers' TrainingArguments."""
+
+    model_name_or_path: str = field(metadata={"help": "a checkpoint's folder or its id on the Hub, CP or stock"})
+    task: str | None = field(
+        default=None,
+        metadata={
+            "help": f"one of {', '.join(TASKS)} (for prediction with an MNLI model), or all; leave it out for a data "
+            "set of your own, given by --text_columns and --data_dir or --dataset_name"
+        },
+    )
+    data_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "folder with train, validation and test (for mnli: train, validation_matched, ...) as .parquet, "
+            ".jsonl or .csv, in GLUE's columns; with --task all one such folder for each task, under its name; "
+            "default: nyu-mll/glue on the Hub"
+        },
+    )
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "another data set, instead of GLUE: on the Hub, or film-reviews"}
+    )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "its configuration"})
+    text_columns: list[str] = field(default_factory=list, metadata={"help": "of its sentence or two sentences"})
+    label_column: str = field(default="label", metadata={"help": "of its labels"})
+    regression: bool = field(default=False, metadata={"help": "its labels are numbers on a scale, not classes"})
+    validation_split: str = field(default="validation", metadata={"help": "the split to evaluate on"})
+    test_split: str = field(default="test", metadata={"help": "the split to predict"})
+    seeds: list[int] = field(
+        default_factory=list,
+        metadata={"help": "run once for each of them, each in a folder of its own, not for `seed`"},
+    )
+    max_length: int = field(default=128, metadata={"help": "tokens after which a text is cut off"})
+    max_train_samples: int | None = field(default=None, metadata={"help": "train on the first of them alone"})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "evaluate on the first of them alone"})
+    max_predict_samples: int | None = field(default=None, metadata={"help": "predict the first of them alone"})
+    pool_learning_rate: float | None = field(
+        default=None, metadata={"help": "of the pooling modules; default: that of the rest"}
+    )
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "stop after so many evaluations without a better one"}
+    )
+    new_head: bool = field(default=False, metadata={"help": "draw a new head, though the checkpoint has one"})
+
+    def __post_init__(self) -> None:
+        if self.task is not None and self.task not in (*TASKS, "all"):
+            raise ValueError(f"There is no task {self.task}; the tasks are {', '.join(TASKS)}, and all.")
+        own = ("dataset_name", "dataset_config_name", "text_columns", "regression")
+        if self.task is not None and (given := [name for name in own if getattr(self, name)]):
+            raise ValueError(f"{given[0]} is for a data set of your own; leave out --task {self.task}.")
+        if self.task is None and not (len(self.text_columns) in (1, 2) and (self.data_dir or self.dataset_name)):
+            raise ValueError(
+                "Give a --task; or for a data set of your own one or two --text_columns, and --data_dir or "
+                "--dataset_name."
+            )
+        if self.data_dir and self.dataset_name:
+            raise ValueError("Give the data by --data_dir or by --dataset_name, not by both.")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds names a seed twice: {self.seeds}.")
+        limits = ("max_length", "max_train_samples", "max_eval_samples", "max_predict_samples")
+        check_positive(self, *limits, "pool_learning_rate", "early_stopping_patience")
+
+    def find_task(self) -> Task:
+        if self.task is not None:
+            return TASKS[self.task]
+        return Task(
+            tuple(self.text_columns),
+            None if self.regression else (),
+            (Pearson, Spearman) if self.regression else (Accuracy,),
+            {self.test_split: self.test_split},
+            server_words=True,
+            validation=(self.validation_split,),
+            label_column=self.label_column,
+            numbered=False,
+        )
+
+
+def load_task(arguments: GlueArguments, training: TrainingArguments) -> tuple[Task, dict[str, Dataset]]:
+    """The task, and the splits that the run needs, each checked: not empty, with the task's columns, and with labels
+    in the task's numbers, as `label`; test splits need have none (there they are dropped)."""
+    task = arguments.find_task()
+    needed: dict[str, int | None] = {}
+    if training.do_train:
+        needed["train"] = arguments.max_train_samples
+    if training.do_eval or training.eval_strategy != "no":
+        needed.update(dict.fromkeys(task.validation, arguments.max_eval_samples))
+    if training.do_predict:
+        needed.update(dict.fromkeys(task.server_files, arguments.max_predict_samples))
+    parts = {split: _load_split(arguments, split) for split in needed}
+    for split, (part, where) in parts.items():
+        columns = [*task.columns, task.label_column] if split not in task.server_files else list(task.columns)
+        missing = [column for column in columns if column not in part.column_names]
+        if missing:
+            raise ValueError(f"{where} has no column {missing[0]}; its columns are {', '.join(part.column_names)}.")
+        if not len(part):
+            raise ValueError(f"{where} is empty.")
+    if task.labels == ():
+        labelled = [part for split, (part, _) in parts.items() if split not in task.server_files]
+        task = dataclasses.replace(task, labels=_find_labels(arguments, labelled, training.do_train))
+    data = {}
+    for split, limit in needed.items():
+        part, where = parts[split]
+        if limit is not None:
+            part = part.select(range(min(limit, len(part))))
+        data[split] = _checked(part, where, task, labelled=split not in task.server_files)
+    return task, data
+
+
+def _find_labels(arguments: GlueArguments, labelled: list[Dataset], train: bool) -> tuple[str, ...]:
+    """The names of the labels of a data set that is not GLUE's: those it declares, or that its training split has, or,
+    without training, the checkpoint's."""
+    feature = labelled[0].features[arguments.label_column] if labelled else None
+    if isinstance(feature, ClassLabel):
+        return tuple(feature.names)
+    if not train:
+        config = load_config(arguments.model_name_or_path)
+        return tuple(str(config.id2label[index]) for index in range(config.num_labels))
+    values = sorted(set(labelled[0][arguments.label_column]), key=lambda label: (isinstance(label, str), label))
+    if len(values) > max(2, len(labelled[0]) // 2):
+        raise ValueError(
+            f"{arguments.label_column} has {len(values)} different values in {len(labelled[0])} rows; if they are "
+            "numbers on a scale, give --regression true."
+        )
+    return tuple(map(_name, values))
+
+
+def _load_split(arguments: GlueArguments, split: str) -> tuple[Dataset, str]:
+    """A split, and where it is from."""
+    if arguments.data_dir is None:
+        name, config_name = arguments.dataset_name, arguments.dataset_config_name
+        if name is None:
+            name, config_name = "nyu-mll/glue", arguments.task
+        return load_by_name(name, config_name, split), f"{split} of {config_name or name}"
+    names = [f"{split}{extension}" for extension in EXTENSIONS if extension != ".txt"]
+    for name in names:
+        path = Path(arguments.data_dir) / name
+        if path.is_file():
+            return load_file(path), str(path)
+    raise FileNotFoundError(
+        f"{arguments.data_dir} has none of {', '.join(names)}, which {arguments.task or 'the run'} needs."
+    )
+
+
+def encode(
+    data: Dataset, task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int, to_task: np.ndarray | None
+) -> Dataset:
+    """Token ids, and labels in the model's numbers."""
+    of_model = None if to_task is None else np.argsort(to_task)
+
+    def encode_batch(batch: dict[str, list]) -> dict[str, list]:
+        encoded = {**tokenizer(*(batch[column] for column in task.columns), truncation=True, max_length=max_length)}
+        if "label" in batch:
+            encoded["labels"] = batch["label"] if of_model is None else of_model[batch["label"]].tolist()
+        return encoded
+
+    return data.map(encode_batch, batched=True, remove_columns=data.column_names)
+
+
+def write_predictions(path: Path, predictions: np.ndarray, task: Task) -> None:
+    """A file for the GLUE server: its header, and for each example its index and what is predicted for it, a number of
+    the task or one on a scale."""
+    rows: list[Any]
+    if task.labels is None:
+        rows = [f"{number:.3f}" for number in predictions]
+    else:
+        rows = [task.labels[number] if task.server_words else int(number) for number in predictions]
+    lines = ["index\tprediction", *(f"{index}\t{row}" for index, row in enumerate(rows))]
+    write_whole(path, "\n".join(lines) + "\n")
+
+
+def _checked(data: Dataset, where: str, task: Task, labelled: bool) -> Dataset:
+    """A split's texts and, as numbers of the task, its labels."""
+    for column in task.columns:
+        if any(not isinstance(text, str) for text in data[column]):
+            raise ValueError(f"{where} has entries in column {column} that are no text.")
+    if not labelled:
+        return data.select_columns(list(task.columns))
+    feature, labels = data.features[task.label_column], list(data[task.label_column])
+    if isinstance(feature, ClassLabel):
+        names = dict(enumerate(feature.names))
+        labels = [names.get(label, label) for label in labels]
+    numbers = [_number(label, task) for label in labels]
+    if None in numbers:
+        row = numbers.index(None)
+        allowed = "numbers" if task.labels is None else ", ".join(task.labels)
+        if task.labels is not None and task.numbered:
+            allowed += f", or 0 to {len(task.labels) - 1}"
+        raise ValueError(f"{where} has the label {labels[row]!r} in row {row}; the labels must be {allowed}.")
+    return data.select_columns(list(task.columns)).add_column("label", numbers)
+
+
+def _number(label: Any, task: Task) -> float | int | None:
+    """A label as the task's number; None for one that it has not."""
+    try:
+        if task.labels is None:
+            return float(label) if np.isfinite(float(label)) else None
+        names = [name.lower() for name in task.labels]
+        if _name(label).lower() in names:
+            return names.index(_name(label).lower())
+        number = int(label)
+        return number if task.numbered and number == float(label) and 0 <= number < len(names) else None
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _name(label: Any) -> str:
+    """A label as its name, the same for 1, 1.0 and "1"."""
+    return str(int(label) if isinstance(label, float) and label.is_integer() else label).strip()

@@ -1,0 +1,494 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""Masked language modelling (Devlin et al., "BERT", NAACL 2019) of CP and stock BERT, from scratch or going on from a
+checkpoint, on any text.
+
+The vocabulary is trained on the spot or given. Short texts are packed into rows, in which they neither attend to nor
+pool each other. Which tokens are masked depends on the seed, the epoch and the row alone.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, IterableDataset
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import IterableDataset as TorchIterableDataset
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    BertConfig,
+    BertTokenizer,
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+from ..configuration_cp_bert import CPBertConfig
+from ..files import write_json
+from .arguments import ArgumentParser
+from .runs import (
+    DrawnAnew,
+    EpochCallback,
+    asked_for,
+    check_free_space,
+    check_output,
+    check_positive,
+    finished,
+    load_by_name,
+    load_config,
+    load_file,
+    make_optimizer,
+    random_seed,
+    resume,
+    start_output,
+)
+
+
+CONFIGS = {"cp_bert": CPBertConfig, "bert": BertConfig}
+SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+IGNORED = -100  # the label of a token that is not predicted
+
+
+@dataclass
+class MlmArguments:
+    """What a run needs besides transformers' TrainingArguments."""
+
+    model_type: str = field(default="cp_bert", metadata={"help": f"of a new model: {' or '.join(CONFIGS)}"})
+    model_config: str = field(
+        default="{}", metadata={"help": "of a new model: fields of its configuration, a mapping (here as JSON)"}
+    )
+    pool_config: str = field(
+        default="{}", metadata={"help": "the same, for the pool_ fields, which a stock model leaves out"}
+    )
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "a checkpoint to go on from, or to evaluate, in place of a new model"}
+    )
+    tokenizer_name: str | None = field(
+        default=None, metadata={"help": "a checkpoint whose vocabulary to use; default: one trained on the texts"}
+    )
+    vocab_size: int = field(default=8000, metadata={"help": "of a vocabulary that is trained, at most"})
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "texts on the Hub with a train and a validation split, or review-texts"}
+    )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "its configuration"})
+    train_file: str | None = field(
+        default=None, metadata={"help": "texts as .txt (one a line), .jsonl, .csv, .parquet"}
+    )
+    validation_file: str | None = field(default=None, metadata={"help": "held-out texts, likewise"})
+    validation_split: str = field(default="validation", metadata={"help": "the split of dataset_name to evaluate on"})
+    text_column: str = field(default="text", metadata={"help": "the column of the texts"})
+    streaming: bool = field(
+        default=False, metadata={"help": "read the training texts while training; needs --max_steps"}
+    )
+    max_length: int = field(default=128, metadata={"help": "tokens in a row; longer texts are split"})
+    pack: bool = field(default=True, metadata={"help": "put several short texts into a row"})
+    mlm_probability: float = field(default=0.15, metadata={"help": "with which a token or word is masked"})
+    whole_word_mask: bool = field(default=False, metadata={"help": "mask whole words, not single tokens"})
+    max_train_samples: int | None = field(default=None, metadata={"help": "train on the first of the texts alone"})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "evaluate on the first of them alone"})
+    pool_learning_rate: float | None = field(
+        default=None, metadata={"help": "of the pooling modules; default: that of the rest"}
+    )
+
+    def __post_init__(self) -> None:
+        if self.model_type not in CONFIGS:
+            raise ValueError(f"model_type must be {' or '.join(CONFIGS)}, not {self.model_type}.")
+        for name in ("model_config", "pool_config"):
+            _mapping(name, getattr(self, name))
+        if bool(self.dataset_name) == bool(self.train_file or self.validation_file):
+            raise ValueError("Give the texts by --dataset_name, or by --train_file and --validation_file.")
+        if self.max_length < 8:
+            raise ValueError(f"max_length must be at least 8, not {self.max_length}.")
+        if not 0 < self.mlm_probability < 1:
+            raise ValueError(f"mlm_probability must be between 0 and 1, not {self.mlm_probability}.")
+        check_positive(self, "vocab_size", "max_train_samples", "max_eval_samples", "pool_learning_rate")
+
+
+def _mapping(name: str, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name} is not valid JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} must be a mapping, not {value!r}.")
+    return value
+
+
+def run(arguments: MlmArguments, training: TrainingArguments) -> dict[str, Any]:
+    """Trains and evaluates as `training.do_train` and `do_eval` say, and writes the model with its tokenizer, the
+    resolved arguments and `results.json` to `training.output_dir`.
+
+    Returns:
+        What is written to `results.json`: of the held-out texts the mean loss of the masked tokens (`loss`, in nats),
+        its exponential (`perplexity`), the fraction predicted rightly (`accuracy`), and their number (`tokens`). The
+        same tokens are masked in every evaluation of the same texts with the same vocabulary, so that models can be
+        compared.
+
+    Raises:
+        ValueError: an argument, the data or the checkpoint is not what is needed.
+        FileExistsError: `output_dir` has the results of another run.
+        OSError: something cannot be read or written.
+    """
+    _check(arguments, training)
+    output = Path(training.output_dir)
+    if training.resume_from_checkpoint == "last" and (results := finished(output / "results.json", training)):
+        return results
+    with training.main_process_first():  # the others then find what it has cached
+        texts = load_texts(arguments, training)
+    training = start_output(training, arguments)
+    training.remove_unused_columns = False  # the collator needs them
+    resume(training, output)
+    tokenizer = make_tokenizer(arguments, training, texts.get("train"))
+    set_seed(training.seed)
+    model = make_model(arguments, tokenizer)
+    check_free_space(training, model)
+
+    rows = {split: encode(data, arguments, tokenizer) for split, data in texts.items()}
+    masking = Masking(tokenizer, arguments.mlm_probability)
+    trainer = Trainer(
+        model,
+        training,
+        data_collator=Collator(tokenizer, arguments.pack, pools=model.config.model_type.startswith("cp_")),
+        train_dataset=_to_train(rows["train"], masking, training.seed) if training.do_train else None,
+        eval_dataset=_to_evaluate(rows["validation"], masking) if "validation" in rows else None,
+        processing_class=tokenizer,
+        preprocess_logits_for_metrics=score_rows,
+        compute_metrics=sum_scores,
+        optimizers=(make_optimizer(model, training, arguments.pool_learning_rate), None),
+        callbacks=[EpochCallback()],
+    )
+    # The loss of a batch is a mean over its masked tokens, which Trainer would take for a sum over all batches'.
+    trainer.model_accepts_loss_kwargs = False
+    if training.do_train:
+        trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+        trainer.save_model()
+    metrics = {}
+    if training.do_eval:
+        trainer.args.dataloader_drop_last = False
+        measured = trainer.evaluate()
+        metrics = {name: measured[f"eval_{name}"] for name in ("loss", "perplexity", "accuracy", "tokens")}
+    results = {
+        "model": arguments.model_name_or_path or model.config.model_type,
+        "parameters": model.num_parameters(),
+        "vocabulary": len(tokenizer),
+        "rows": {split: len(data) for split, data in rows.items() if isinstance(data, Dataset)},
+        "metrics": metrics,
+        "asked": asked_for(training),
+    }
+    if training.process_index == 0:
+        write_json(output / "results.json", results)
+    return results
+
+
+def _check(arguments: MlmArguments, training: TrainingArguments) -> None:
+    """What can be known to be wrong before anything is loaded."""
+    if not (training.do_train or training.do_eval):
+        raise ValueError("There is nothing to do: give --do_train or --do_eval.")
+    if not (training.do_train or arguments.model_name_or_path):
+        raise ValueError("A new model has nothing to evaluate: give --do_train, or --model_name_or_path.")
+    if arguments.streaming and training.do_train and training.max_steps <= 0:
+        raise ValueError("Texts that are streamed have no known number: say how long to train with --max_steps.")
+    if arguments.dataset_name is None:
+        for does, name in ((training.do_train, "train_file"), (training.do_eval, "validation_file")):
+            if does and getattr(arguments, name) is None:
+                raise ValueError(f"Give the texts by --{name}.")
+    if training.prediction_loss_only or training.batch_eval_metrics:
+        raise ValueError("The metrics need all predictions: leave out prediction_loss_only and batch_eval_metrics.")
+    check_output(training)
+
+
+def load_texts(arguments: MlmArguments, training: TrainingArguments) -> dict[str, Dataset | IterableDataset]:
+    """The texts of the splits that the run needs, `train` and `validation`, in a column `text`."""
+    texts = {}
+    needed = {"train": training.do_train, "validation": training.do_eval or training.eval_strategy != "no"}
+    for split in (split for split, does in needed.items() if does):
+        file = getattr(arguments, f"{split}_file")
+        if file is not None:
+            data, where = load_file(file), file
+            if arguments.streaming and split == "train":
+                data = data.to_iterable_dataset()
+        else:
+            name = arguments.validation_split if split == "validation" else split
+            data = load_by_name(
+                arguments.dataset_name,
+                arguments.dataset_config_name,
+                name,
+                streaming=arguments.streaming and split == "train",
+                instead="--train_file and --validation_file",
+            )
+            where = f"{name} of {arguments.dataset_name}"
+        columns = data.column_names or []
+        if columns and arguments.text_column not in columns:
+            raise ValueError(f"{where} has no column {arguments.text_column}; its columns are {', '.join(columns)}.")
+        data = data.select_columns(arguments.text_column)
+        if arguments.text_column != "text":
+            data = data.rename_column(arguments.text_column, "text")
+        limit = arguments.max_train_samples if split == "train" else arguments.max_eval_samples
+        if limit is not None:
+            data = data.take(limit) if isinstance(data, IterableDataset) else data.select(range(min(limit, len(data))))
+        if isinstance(data, Dataset):
+            data = data.filter(lambda text: isinstance(text, str) and bool(text.strip()), input_columns="text")
+            if not len(data):
+                raise ValueError(f"{where} has no text.")
+        texts[split] = data
+    return texts
+
+
+def make_tokenizer(arguments: MlmArguments, training: TrainingArguments, texts: Any) -> PreTrainedTokenizerBase:
+    """The given vocabulary, or that of a run which goes on, or one that is trained on the texts.
+
+    Raises:
+        OSError: the given one cannot be read.
+        ValueError: it has no token for masking.
+    """
+    output = Path(training.output_dir)
+    name = arguments.tokenizer_name or arguments.model_name_or_path
+    if name is None and training.resume_from_checkpoint is not None and (output / "tokenizer.json").is_file():
+        name = str(output)
+    if name is None:
+        with training.main_process_first():
+            tokenizer = train_tokenizer((row["text"] for row in texts), arguments.vocab_size)
+            if training.process_index == 0:
+                tokenizer.save_pretrained(output)
+    else:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name)
+        except (OSError, ValueError) as error:
+            raise OSError(f"{name} has no tokenizer that can be read; choose another --tokenizer_name.") from error
+    if tokenizer.mask_token_id is None:
+        raise ValueError(f"The tokenizer of {name} has no mask token; choose another --tokenizer_name.")
+    tokenizer.model_max_length = arguments.max_length
+    return tokenizer
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, max_texts: int = 1_000_000) -> BertTokenizer:
+    """BERT's tokenizer, in lower case, with a WordPiece vocabulary trained on the first `max_texts` texts."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    kept = [text for _, text in zip(range(max_texts), texts)]
+    characters = Counter(character for text in kept for character in tokenizer.normalizer.normalize_str(text))
+    frequent = sorted(characters, key=lambda character: (-characters[character], character))[:1000]
+    alphabet = sorted(character for character in frequent if not character.isspace())
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        # The trainer numbers what is inside words in the order of a hash map, and breaks ties by the numbers: unless
+        # they are given to it, each run has another vocabulary.
+        special_tokens=[*SPECIAL_TOKENS, *(f"##{character}" for character in alphabet)],
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(kept, trainer)
+    return BertTokenizer(vocab=tokenizer.get_vocab())
+
+
+def make_model(arguments: MlmArguments, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """The checkpoint, or a new model.
+
+    Raises:
+        ValueError: its configuration has a field that there is not, or that does not fit the tokenizer or the rows.
+        OSError: the checkpoint cannot be read.
+    """
+    if arguments.model_name_or_path is not None:
+        config = load_config(arguments.model_name_or_path)
+        _check_fit(config, arguments, tokenizer)
+        return AutoModelForMaskedLM.from_pretrained(arguments.model_name_or_path)
+    config_class = CONFIGS[arguments.model_type]
+    fields = _mapping("model_config", arguments.model_config)
+    if config_class is CPBertConfig:
+        fields.update(_mapping("pool_config", arguments.pool_config))
+    known = config_class().to_dict()
+    if unknown := [name for name in fields if name not in known]:
+        raise ValueError(f"A {arguments.model_type} model has no field {unknown[0]}.")
+    config = config_class(**{"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, **fields})
+    _check_fit(config, arguments, tokenizer)
+    return AutoModelForMaskedLM.from_config(config)
+
+
+def _check_fit(config: Any, arguments: MlmArguments, tokenizer: PreTrainedTokenizerBase) -> None:
+    if config.vocab_size < len(tokenizer):
+        raise ValueError(f"The model has {config.vocab_size} tokens and the tokenizer {len(tokenizer)}.")
+    if config.max_position_embeddings < arguments.max_length:
+        raise ValueError(
+            f"The model has {config.max_position_embeddings} positions, fewer than max_length, {arguments.max_length}."
+        )
+
+
+def encode(data: Dataset | IterableDataset, arguments: MlmArguments, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """Rows of at most `max_length` tokens: `input_ids`, `segments` (the number of the text in its row, from 1) and
+    `words` (the number of the word in its row, -1 for special tokens; each token is its own unless whole words are to
+    be masked)."""
+
+    def encode_batch(batch: dict[str, list]) -> dict[str, list]:
+        encoded = tokenizer(
+            [text for text in batch["text"] if isinstance(text, str) and text.strip()],
+            truncation=True,
+            max_length=arguments.max_length,
+            return_overflowing_tokens=True,  # the rest of a long text is a text of its own
+            return_special_tokens_mask=True,
+        )
+        pieces = []
+        for index, ids in enumerate(encoded["input_ids"]):
+            special = encoded["special_tokens_mask"][index]
+            words = encoded.word_ids(index) if arguments.whole_word_mask else range(len(ids))
+            pieces.append((ids, [-1 if is_special else word for is_special, word in zip(special, words)]))
+        rows = pack(pieces, arguments.max_length) if arguments.pack else [[piece] for piece in pieces]
+        columns: dict[str, list] = {"input_ids": [], "segments": [], "words": []}
+        for row in rows:
+            columns["input_ids"].append([token for ids, _ in row for token in ids])
+            columns["segments"].append([number for number, (ids, _) in enumerate(row, start=1) for _ in ids])
+            before, joined = 0, []
+            for _, words in row:
+                joined += [word if word < 0 else word + before for word in words]
+                before += max(words) + 1
+            columns["words"].append(joined)
+        return columns
+
+    return data.map(encode_batch, batched=True, remove_columns="text")
+
+
+def pack(pieces: Sequence[tuple[list[int], list[int]]], max_length: int) -> list[list[tuple[list[int], list[int]]]]:
+    """Puts each piece into the first row that has room for it."""
+    rows: list[list[tuple[list[int], list[int]]]] = []
+    room: list[int] = []
+    for piece in pieces:
+        length = len(piece[0])
+        place = next((index for index, left in enumerate(room) if left >= length), None)
+        if place is None:
+            rows.append([])
+            room.append(max_length)
+            place = len(rows) - 1
+        rows[place].append(piece)
+        room[place] -= length
+    return rows
+
+
+class Masking:
+    """Chooses what is to be predicted: each word with the given probability. Of the tokens of chosen words 80 % are
+    masked, 10 % replaced by any other token and 10 % kept, as in BERT."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, probability: float):
+        self.mask_token, self.num_tokens, self.probability = tokenizer.mask_token_id, len(tokenizer), probability
+
+    def __call__(self, row: dict[str, list[int]], seed: int) -> dict[str, torch.Tensor]:
+        """A row's tensors `input_ids`, `labels` (-100 where nothing is predicted) and `segments`, each `(tokens,)`."""
+        generator = torch.Generator().manual_seed(seed)
+        tokens, words = torch.tensor(row["input_ids"]), torch.tensor(row["words"])
+        draws = torch.rand(len(words), generator=generator)
+        chosen = (draws[words.clamp(min=0)] < self.probability) & (words >= 0)
+        fate = torch.rand(len(tokens), generator=generator)
+        others = torch.randint(self.num_tokens, tokens.shape, generator=generator)
+        changed = torch.where(fate < 0.8, self.mask_token, torch.where(fate < 0.9, others, tokens))
+        return {
+            "input_ids": torch.where(chosen, changed, tokens),
+            "labels": torch.where(chosen, tokens, IGNORED),
+            "segments": torch.tensor(row["segments"]),
+        }
+
+
+@dataclass
+class Collator:
+    """Pads rows to the longest of the batch.
+
+    Packed rows get a 4-D `attention_mask` by which each text attends to itself alone, `position_ids` that start anew
+    in each, and, for a model that pools, `pool_segments`.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    pack: bool
+    pools: bool
+
+    def __call__(self, examples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        def padded(name: str, value: int) -> torch.Tensor:
+            return pad_sequence([example[name] for example in examples], batch_first=True, padding_value=value)
+
+        segments = padded("segments", 0)
+        batch = {"input_ids": padded("input_ids", self.tokenizer.pad_token_id), "labels": padded("labels", IGNORED)}
+        if not self.pack:
+            return {**batch, "attention_mask": (segments != 0).long()}
+        # Padding attends to itself, so that no row of the softmax is empty.
+        batch["attention_mask"] = (segments[:, :, None] == segments[:, None, :])[:, None]
+        index = torch.arange(segments.shape[1]).expand_as(segments)
+        starts = torch.ones_like(segments, dtype=torch.bool)
+        starts[:, 1:] = segments[:, 1:] != segments[:, :-1]
+        batch["position_ids"] = index - torch.where(starts, index, 0).cummax(dim=1).values
+        return {**batch, "pool_segments": segments} if self.pools else batch
+
+
+class _Streamed(TorchIterableDataset):
+    """Rows of a stream, masked by their numbers in it."""
+
+    def __init__(self, rows: IterableDataset, masking: Masking, seed: int):
+        self.rows, self.masking, self.seed, self.epoch = rows, masking, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.rows.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        for index, row in enumerate(self.rows):
+            yield self.masking(row, random_seed(self.seed, self.epoch, index))
+
+
+def _to_train(rows: Dataset | IterableDataset, masking: Masking, seed: int) -> Any:
+    if isinstance(rows, IterableDataset):
+        return _Streamed(rows.shuffle(seed=seed, buffer_size=10_000), masking, seed)
+    return DrawnAnew(rows, masking, seed)
+
+
+def _to_evaluate(rows: Dataset, masking: Masking) -> DrawnAnew:
+    """Masked in one way for ever: no seed of a run has a part in it."""
+    return DrawnAnew(rows, masking, seed=0)
+
+
+def score_rows(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Of each row the sum of the losses of its masked tokens, how many it predicts rightly, and how many there are:
+    `(rows, 3)` from `(rows, tokens, vocabulary)` and `(rows, tokens)`."""
+    masked = labels != IGNORED
+    losses = torch.nn.functional.cross_entropy(
+        logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
+    )
+    right = (logits.argmax(dim=-1) == labels) & masked
+    return torch.stack([losses.sum(dim=1), right.sum(dim=1).float(), masked.sum(dim=1).float()], dim=1)
+
+
+def sum_scores(prediction: EvalPrediction) -> dict[str, float]:
+    """The metrics over all masked tokens, each of the same weight."""
+    loss, right, tokens = prediction.predictions.astype("float64").sum(axis=0).tolist()
+    if not tokens:
+        raise ValueError("No token of the held-out texts is masked: there are too few of them.")
+    mean = loss / tokens
+    return {"loss": mean, "perplexity": math.exp(min(mean, 700.0)), "accuracy": right / tokens, "tokens": int(tokens)}
+
+
+def report(results: dict[str, Any]) -> str:
+    metrics = results["metrics"]
+    return (
+        f"{results['model']}, {results['parameters'] / 1e6:.1f} M parameters: perplexity {metrics['perplexity']:.2f} "
+        f"(loss {metrics['loss']:.4f}), {100 * metrics['accuracy']:.2f} % right, of {metrics['tokens']} masked tokens"
+    )
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """The command `cp-transformers mlm`, and scripts/run_mlm.py."""
+    parser = ArgumentParser(
+        [MlmArguments, TrainingArguments],
+        prog="cp-transformers mlm",
+        description="Train CP or stock BERT as a masked language model, from scratch or from a checkpoint.",
+    )
+    arguments, training = parser.parse(args)
+    results = run(arguments, training)
+    if training.process_index == 0:
+        if results["metrics"]:
+            print("\n" + report(results))
+        print(f"\nWritten to {training.output_dir}.")

@@ -1,0 +1,236 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""What every training task shares: where a run writes, how it goes on, its optimiser, and the files it reads."""
+
+import copy
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, DownloadConfig, load_dataset
+from datasets.exceptions import DatasetGenerationError
+from torch import nn
+from torch.utils.data import Dataset as TorchDataset
+from transformers import AutoConfig, PreTrainedConfig, Trainer, TrainerCallback, TrainingArguments
+
+from ..training import param_groups
+from .arguments import save_arguments
+from .digits import load_digits
+from .film_reviews import load_film_reviews, load_review_texts
+
+
+# What a run is asked for; one that is finished with other values of these is gone on with.
+ASKED = ("do_train", "do_eval", "do_predict", "max_steps", "num_train_epochs")
+# Real data from packages, by the names that stand for them.
+PACKAGED = {"film-reviews": load_film_reviews, "review-texts": load_review_texts, "digits": load_digits}
+EXTENSIONS = {".parquet": "parquet", ".jsonl": "json", ".csv": "csv", ".txt": "text"}
+
+
+def check_positive(arguments: Any, *names: str) -> None:
+    """Raises a ValueError that names the first of these fields that is set and not positive."""
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"{name} must be positive, not {value}.")
+
+
+def check_output(training: TrainingArguments) -> None:
+    """Refuses an `output_dir` that is not a folder, or that has the results of a run which is not to be gone on with.
+
+    Raises:
+        FileExistsError: see above.
+    """
+    output = Path(training.output_dir)
+    if output.exists() and not output.is_dir():
+        raise FileExistsError(f"{output} is not a folder; choose another --output_dir.")
+    earlier = [*output.glob("results.json"), *output.glob("seed-*/results.json")]
+    if earlier and training.resume_from_checkpoint is None:
+        raise FileExistsError(
+            f"{earlier[0]} is of an earlier run; choose another --output_dir, or go on with that run by "
+            "--resume_from_checkpoint last."
+        )
+
+
+def start_output(training: TrainingArguments, *arguments: Any) -> TrainingArguments:
+    """Makes `output_dir`, writes the resolved arguments there, and returns the training arguments for this machine.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    output = Path(training.output_dir)
+    training = copy.copy(training)
+    training.dataloader_pin_memory &= torch.accelerator.is_available()
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        if training.process_index == 0:
+            save_arguments(output / "arguments.yaml", *arguments, training)
+    except OSError as error:
+        raise OSError(f"{output} cannot be written ({error.strerror}); choose another --output_dir.") from error
+    return training
+
+
+def check_free_space(training: TrainingArguments, model: nn.Module) -> None:
+    """Refuses to train a model whose checkpoints would not fit on the disk.
+
+    Raises:
+        OSError: there is less room than one checkpoint (and its successor, before it is deleted) takes.
+    """
+    if not training.do_train:
+        return
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    saves = training.save_strategy != "no"
+    with_optimizer = 1 if training.save_only_model else 3  # AdamW keeps two numbers a weight
+    needed = weights * (1 + saves * with_optimizer * (2 if training.save_total_limit else 1))
+    free = shutil.disk_usage(training.output_dir).free
+    if free < needed:
+        raise OSError(
+            f"{training.output_dir} has {free / 1e9:.2f} GB left, and the run's checkpoints take {needed / 1e9:.2f} "
+            "GB; choose another --output_dir, or save less (--save_only_model true, --save_strategy no)."
+        )
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The last whole checkpoint of Trainer in a folder: one that was being written when its run was killed lacks its
+    state, which is written last."""
+    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
+
+
+def resume(training: TrainingArguments, folder: Path) -> None:
+    """Puts the last whole checkpoint in a folder in the place of `--resume_from_checkpoint last`."""
+    if training.resume_from_checkpoint == "last":
+        training.resume_from_checkpoint = last_checkpoint(folder)
+
+
+def asked_for(training: TrainingArguments) -> dict[str, Any]:
+    return {name: getattr(training, name) for name in ASKED}
+
+
+def finished(path: Path, training: TrainingArguments) -> dict[str, Any] | None:
+    """The results of a run that was asked for the same and is finished."""
+    results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return results if results.get("asked") == asked_for(training) else None
+
+
+def random_seed(*of: Any) -> int:
+    """A seed that is made of numbers and names, the same in every process."""
+    return int.from_bytes(hashlib.blake2b(repr(of).encode(), digest_size=7).digest(), "big")
+
+
+class DrawnAnew(TorchDataset):
+    """Rows that are changed at random, anew in each epoch, and the same way in every run with the same seed: however
+    many workers or processes draw them, and whether or not the run was stopped in between.
+
+    Args:
+        rows: anything with a length and an index.
+        draw: makes an example from a row and a seed.
+        seed: of the run.
+    """
+
+    def __init__(self, rows: Any, draw: Callable[[Any, int], Any], seed: int):
+        self.rows, self.draw, self.seed = rows, draw, seed
+        self.epoch = torch.zeros(1, dtype=torch.long).share_memory_()  # so that workers that persist see it, too
+
+    def set_epoch(self, epoch: int) -> None:
+        """For accelerate's data loaders."""
+        self.epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.draw(self.rows[index], random_seed(self.seed, int(self.epoch), index))
+
+
+class EpochCallback(TrainerCallback):
+    """Tells the training data which epoch it is: accelerate does not where the sampler takes the epoch, too."""
+
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs) -> None:
+        data = getattr(train_dataloader, "dataset", None)
+        if isinstance(data, DrawnAnew):
+            data.set_epoch(int(state.epoch))
+
+
+def make_optimizer(
+    model: nn.Module,
+    training: TrainingArguments,
+    pool_learning_rate: float | None = None,
+    layer_decay: float | None = None,
+) -> torch.optim.Optimizer | None:
+    """The optimiser that the arguments name, with a learning rate of the pooling's own or one that decays with the
+    depth; None, for Trainer's own, where neither is asked for."""
+    if not training.do_train or (pool_learning_rate is None and layer_decay is None):
+        return None
+    groups = param_groups(model, training.learning_rate, pool_learning_rate, training.weight_decay, layer_decay or 1.0)
+    optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(training, model)
+    return optimizer_class(groups, **options)
+
+
+def load_config(name: str, **options: Any) -> PreTrainedConfig:
+    """A checkpoint's configuration.
+
+    Raises:
+        OSError: there is none, or it cannot be reached.
+    """
+    try:
+        return AutoConfig.from_pretrained(name, **options)
+    except OSError as error:
+        raise OSError(
+            f"{name} is neither a checkpoint's folder nor a model on the Hub that can be reached and you may read."
+        ) from error
+
+
+def load_file(path: str | os.PathLike) -> Dataset:
+    """The rows of a `.parquet`, `.jsonl`, `.csv` or `.txt` file; of the last, each line as `text`.
+
+    Raises:
+        ValueError: the file is empty, is not what its name says, or has another kind of name.
+        FileNotFoundError: it is not there.
+    """
+    path = Path(path)
+    kind = EXTENSIONS.get(path.suffix)
+    if kind is None:
+        raise ValueError(f"{path} must be a {', '.join(EXTENSIONS)} file.")
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    try:
+        options = {"keep_default_na": False} if kind == "csv" else {}  # or "null" would be no sentence
+        return load_dataset(kind, data_files=str(path), split="train", **options)
+    except (DatasetGenerationError, StopIteration, ValueError) as error:
+        cause = " ".join(str(error.__cause__ or error).split())[:200]
+        raise ValueError(f"{path} cannot be read as {kind}, or is empty: {cause}") from error
+
+
+def load_by_name(
+    name: str, config_name: str | None, split: str, streaming: bool = False, instead: str = "--data_dir"
+) -> Any:
+    """A split of a data set on the Hub, or of one of [`PACKAGED`].
+
+    Raises:
+        OSError: the Hub cannot be reached, or the data set is not there or may not be read.
+        ValueError: it has no such configuration or split.
+        ImportError: one of [`PACKAGED`] needs a package that is not installed.
+    """
+    if name in PACKAGED:
+        data = PACKAGED[name]()
+        if split not in data:
+            raise ValueError(f"{name} has no split {split}; it has {', '.join(data)}.")
+        return data[split].to_iterable_dataset() if streaming else data[split]
+    try:
+        return load_dataset(
+            name, config_name, split=split, streaming=streaming, download_config=DownloadConfig(max_retries=3)
+        )
+    except (ConnectionError, OSError) as error:
+        cause = " ".join(str(error).split())[:200]
+        hint = ""
+        if "gated" in cause.lower() or "401" in cause:
+            hint = f" Accept its terms at https://huggingface.co/datasets/{name}, then log in with `hf auth login`."
+        raise OSError(
+            f"{name} cannot be fetched from the Hub ({cause}); check the network and the name, or give the data as "
+            f"files with {instead}.{hint}"
+        ) from error
