@@ -680,6 +680,140 @@ def test_an_error_tells_of_offsets_with_the_wrong_number_of_coordinates():
         context_pool(*random_inputs((3, 5)))
 
 
+# Packed sequences
+
+
+PACKED = ((1, 6, 4), (15,), (7, 8), (3, 2, 3, 4))  # the lengths of the sequences in each row; the rest is padding
+
+every_packed_module = pytest.mark.parametrize(
+    "options",
+    [
+        {"pool_num_heads": num_heads, "pool_kernel_size": kernel_size, **more}
+        for kernel_size in (3, 5)
+        for num_heads in (1, 2)
+        for more in ({}, {"pool_max_offset": 3.0}, {"pool_max_offset": 3.0, "pool_gate": True})
+    ],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+
+
+def packed_segments():
+    """Numbers of sequences from 1, 0 at padding."""
+    rows = [[number for number, length in enumerate(row, start=1) for _ in range(length)] for row in PACKED]
+    return torch.tensor([row + [0] * (NUM_TOKENS - len(row)) for row in rows])
+
+
+def packed_places():
+    """(row, from, to) of each sequence."""
+    return [(row, sum(of[:i]), sum(of[: i + 1])) for row, of in enumerate(PACKED) for i in range(len(of))]
+
+
+@every_packed_module
+def test_a_packed_sequence_is_pooled_as_if_it_stood_alone(options):
+    module, segments = random_module(**options), packed_segments()
+    hidden_states, direction = random_states().requires_grad_(), random_states()
+    pooled, sigma = module(hidden_states, mask=segments != 0, segments=segments)
+    assert (sigma.transpose(1, 2)[segments == 0] == 0).all()
+
+    def gradients(value):
+        return torch.autograd.grad(value, [hidden_states, *module.parameters()])
+
+    total = 0.0
+    for row, start, stop in packed_places():
+        alone, sigma_alone = module(hidden_states[row : row + 1, start:stop])
+        assert_close(pooled[row : row + 1, start:stop], alone)
+        assert_close(sigma[row : row + 1, :, start:stop], sigma_alone)
+        total = total + (alone * direction[row, start:stop]).sum() + sigma_alone.square().sum()
+    packed = (pooled * direction)[segments != 0].sum() + sigma.square().sum()
+    assert_close(gradients(packed), gradients(total))
+
+
+@with_and_without_offsets
+def test_packed_context_pool_is_that_of_each_sequence(with_offsets):
+    hidden_states, weights, sigma, offsets = random_inputs(with_offsets=with_offsets)
+    segments = packed_segments()
+    arguments = {"mask": segments != 0, "segments": segments}
+    pooled = context_pool(hidden_states, weights, sigma, offsets, **arguments)
+    p = pooling_weights(weights, sigma, offsets, **arguments)
+    for row, start, stop in packed_places():
+        here = (slice(row, row + 1), slice(None), slice(start, stop))
+        own = (weights[here], sigma[here], None if offsets is None else offsets[here])
+        assert_close(pooled[row : row + 1, start:stop], context_pool(hidden_states[row : row + 1, start:stop], *own))
+        assert_close(p[here][..., start:stop], pooling_weights(*own))
+        assert (p[here][..., :start] == 0).all() and (p[here][..., stop:] == 0).all()
+
+
+@every_packed_module
+def test_a_sequence_does_not_reach_another_of_its_row(options):
+    module, segments, hidden_states = random_module(**options), packed_segments(), random_states()
+    expected = module(hidden_states, mask=segments != 0, segments=segments)
+    for row, start, stop in packed_places():
+        changed_states = hidden_states.clone()
+        changed_states[row, start:stop] = 50 * torch.randn(stop - start, HIDDEN_SIZE, dtype=torch.float64)
+        others, own = segments != 0, (row, slice(start, stop))
+        others[own] = False
+        pooled, sigma = module(changed_states, mask=segments != 0, segments=segments)
+        assert torch.equal(pooled[others], expected[0][others])
+        assert torch.equal(sigma.transpose(1, 2)[others], expected[1].transpose(1, 2)[others])
+        assert not torch.equal(pooled[own], expected[0][own])
+
+
+@pytest.mark.parametrize("numbers", [(0, 1), (1, 0), (7, -3)], ids=str)
+def test_only_whether_segments_differ_matters(numbers):
+    module, hidden_states = random_module(pool_num_heads=2, pool_max_offset=2.0, pool_kernel_size=5), random_states()
+    first, second = numbers
+    segments = torch.where(torch.arange(NUM_TOKENS) < 6, first, second).expand(BATCH_SIZE, -1)
+    pooled, sigma = module(hidden_states, segments=segments)
+    halves = [module(hidden_states[:, :6]), module(hidden_states[:, 6:])]
+    assert_close(pooled, torch.cat([half[0] for half in halves], dim=1))
+    assert_close(sigma, torch.cat([half[1] for half in halves], dim=2))
+
+
+@unmasked_and_masked
+@every_module
+def test_one_segment_is_none(options, masked):
+    module, hidden_states = random_module(**options), random_states()
+    mask = padding_mask() if masked else None
+    ones = torch.ones(BATCH_SIZE, NUM_TOKENS, dtype=torch.long)
+    packed, plain = module(hidden_states, mask, segments=ones), module(hidden_states, mask)
+    valid = padding_mask() if masked else ones.bool()
+    assert_close(packed[0][valid], plain[0][valid])
+    assert_close(packed[1], plain[1])
+
+
+@contents_of_masked_tokens
+def test_padding_of_packed_rows_may_hold_anything(content):
+    module, segments = random_module(pool_num_heads=2, pool_max_offset=2.0, pool_gate=True), packed_segments()
+    mask, hidden_states = segments != 0, random_states()
+    expected, _ = module(hidden_states, mask, segments=segments)
+    changed_states = hidden_states.masked_fill(~mask[..., None], content).requires_grad_()
+    pooled, sigma = module(changed_states, mask, segments=segments)
+    assert_close(pooled[mask], expected[mask])
+    for gradient in torch.autograd.grad(pooled[mask].sum() + sigma.sum(), [changed_states, *module.parameters()]):
+        assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 2e-2), (torch.bfloat16, 1e-1)], ids=str)
+def test_packed_half_precision_keeps_its_dtype_and_is_near_float32(dtype, tolerance):
+    module, segments = random_module(std=0.2, pool_num_heads=2, pool_max_offset=1.0).float(), packed_segments()
+    hidden_states = random_states().to(dtype)
+    expected, _ = module(hidden_states.float(), segments != 0, segments=segments)
+    pooled, sigma = module.to(dtype)(hidden_states, segments != 0, segments=segments)
+    assert pooled.dtype == dtype and sigma.dtype == torch.float32
+    assert_close(pooled[segments != 0].float(), expected[segments != 0], atol=tolerance, rtol=0)
+
+
+def test_an_error_tells_of_segments_of_a_grid():
+    with pytest.raises(ValueError, match="segments are for sequences"):
+        random_module((3, 5))(random_states(), grid_size=(3, 5), segments=packed_segments())
+
+
+@pytest.mark.parametrize("shape", [(BATCH_SIZE, NUM_TOKENS - 1), (1, NUM_TOKENS), (BATCH_SIZE, 1, NUM_TOKENS)])
+def test_an_error_tells_of_segments_of_another_shape(shape):
+    with pytest.raises(ValueError, match="segments must be of shape"):
+        random_module()(random_states(), segments=torch.ones(shape, dtype=torch.long))
+
+
 # Compilation and export
 
 

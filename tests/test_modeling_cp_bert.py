@@ -22,6 +22,7 @@ from model_cases import (
     over,
     tensors,
     text_inputs,
+    token_labels,
 )
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
@@ -152,6 +153,86 @@ def test_an_entirely_padded_example_leaves_the_others_alone_and_all_finite(case,
     assert_same_outputs(
         [tensor[:2] for tensor in tensors(outputs)], [tensor[:2] for tensor in tensors(expected)], atol=1e-5
     )
+
+
+# -------------------------------------------------------------------------------------------------- packed rows
+
+PACKED = ((5, 4, 3), (12,), (2, 6))  # the lengths of the sequences in each row; the rest is padding
+
+
+def packed_inputs() -> tuple[dict[str, torch.Tensor], list[tuple[int, slice]]]:
+    """A batch of rows with several sequences in each, and where these are: (row, tokens)."""
+    segments = torch.zeros(len(PACKED), NUM_TOKENS, dtype=torch.long)
+    position_ids = torch.zeros_like(segments)
+    places = []
+    for row, lengths in enumerate(PACKED):
+        for number, length in enumerate(lengths, start=1):
+            place = slice(sum(lengths[: number - 1]), sum(lengths[:number]))
+            segments[row, place], position_ids[row, place] = number, torch.arange(length)
+            places.append((row, place))
+    inputs = {
+        "input_ids": text_inputs(3)["input_ids"].clamp(min=1),
+        "attention_mask": (segments[:, :, None] == segments[:, None, :])[:, None],
+        "position_ids": position_ids,
+        "pool_segments": segments,
+    }
+    return inputs, places
+
+
+@pytest.mark.parametrize("kernel_size", [3, 5])
+@every_variant
+@over([BASE, MASKED_LM, CASES[CPBertForTokenClassification]])
+def test_a_packed_sequence_gives_what_it_gives_alone(case, variant, kernel_size):
+    model = case.model(**variant, pool_kernel_size=kernel_size)
+    inputs, places = packed_inputs()
+    packed = run(model, inputs, output_pool_sizes=True)
+    for row, place in places:
+        alone = run(model, {"input_ids": inputs["input_ids"][row : row + 1, place]}, output_pool_sizes=True)
+        assert_same_outputs(packed[0][row : row + 1, place], alone[0], atol=1e-5)
+        for sizes, sizes_alone in zip(packed.pool_sizes, alone.pool_sizes, strict=True):
+            assert_same_outputs(sizes[row : row + 1, :, place], sizes_alone, atol=1e-5)
+
+
+@every_variant
+def test_a_packed_sequence_does_not_reach_another(variant):
+    model, (inputs, places) = MASKED_LM.model(**variant), packed_inputs()
+    logits = run(model, inputs).logits
+    for row, place in places:
+        changed = {**inputs, "input_ids": inputs["input_ids"].clone()}
+        changed["input_ids"][row, place] = 98 - changed["input_ids"][row, place] % 90
+        others = inputs["pool_segments"] != 0
+        others[row, place] = False
+        assert_same_outputs(run(model, changed).logits[others], logits[others], atol=1e-6)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
+@every_variant
+def test_a_training_step_on_packed_rows_is_that_on_their_sequences(variant, checkpointing):
+    model = MASKED_LM.model(**variant, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).train()
+    inputs, places = packed_inputs()
+    labels = token_labels(VOCABULARY_SIZE)
+    labels[(inputs["pool_segments"] == 0) | (torch.arange(3 * NUM_TOKENS).view(3, -1) % 4 == 0)] = -100
+
+    def gradients(loss):
+        model.zero_grad()
+        loss.backward()
+        return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+    alone = 0.0
+    for row, place in places:
+        own = labels[row : row + 1, place]
+        alone = alone + model(inputs["input_ids"][row : row + 1, place], labels=own).loss * (own != -100).sum()
+    expected = gradients(alone / (labels != -100).sum())
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    torch.testing.assert_close(gradients(model(**inputs, labels=labels).loss), expected, rtol=1e-4, atol=1e-6)
+
+
+@every_variant
+def test_segments_of_ones_are_none(variant):
+    model, inputs = MASKED_LM.model(**variant), {"input_ids": text_inputs(3)["input_ids"].clamp(min=1)}
+    ones = torch.ones_like(inputs["input_ids"])
+    assert_same_outputs(run(model, inputs, pool_segments=ones), run(model, inputs), atol=1e-5)
 
 
 # ----------------------------------------------------------------------------------------------------------- masks

@@ -33,7 +33,7 @@ def param_groups(
         Groups for a torch optimiser, the pooling's last. With `Trainer`, which builds the schedule for all groups:
         `Trainer(..., optimizers=(torch.optim.AdamW(param_groups(model, 5e-5, 1e-3)), None))`.
     """
-    depth = 1 + max([_layer(name) for name, _ in model.named_parameters() if _layer(name) is not None], default=0)
+    depth = 1 + max([_layer(name) or 0 for name, _ in model.named_parameters()])
     groups: dict[tuple[bool, int, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

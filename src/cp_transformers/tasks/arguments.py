@@ -80,6 +80,21 @@ def _as_option(value: Any) -> str:
     return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
+def as_mapping(name: str, text: str) -> dict[str, Any]:
+    """An option's value that is a mapping, in JSON, as `--config` hands those of the file on.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name} is not valid JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} must be a mapping, not {value!r}.")
+    return value
+
+
 def save_arguments(path: str | os.PathLike, *parsed: Any) -> None:
     """Writes the resolved values as a YAML file, which [`ArgumentParser`] reads; tokens are left out."""
     values: dict[str, Any] = {}

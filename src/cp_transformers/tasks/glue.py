@@ -38,6 +38,7 @@ from .runs import (
     asked_for,
     check_free_space,
     check_output,
+    draw_new_head,
     finished,
     load_config,
     make_optimizer,
@@ -255,8 +256,7 @@ def _run_all(
     }
     diagnostic = {}
     if training.do_predict:
-        for seed in arguments.seeds or [None]:
-            part = "." if seed is None else f"seed-{seed}"
+        for part in [f"seed-{seed}" for seed in arguments.seeds] or ["."]:
             mine, own = of_task("ax", str(output / "mnli" / part), output / "ax" / part)
             own.do_train = own.do_eval = False
             own.eval_strategy = "no"
@@ -321,11 +321,8 @@ def _run_seed(
     model = AutoModelForSequenceClassification.from_pretrained(
         arguments.model_name_or_path, config=config, ignore_mismatched_sizes=arguments.new_head
     )
-    if arguments.new_head:  # where the sizes match, the old one has been loaded
-        fresh = type(model)(config)
-        for name, parameter in model.named_parameters():
-            if not name.startswith(f"{model.base_model_prefix}."):
-                parameter.data.copy_(fresh.get_parameter(name))
+    if arguments.new_head:
+        model = draw_new_head(model)
     metrics = [metric() for metric in task.metrics]
 
     def to_numbers(values: np.ndarray) -> np.ndarray:

@@ -7,7 +7,6 @@ The vocabulary is trained on the spot or given. Short texts are packed into rows
 pool each other. Which tokens are masked depends on the seed, the epoch and the row alone.
 """
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -35,7 +34,7 @@ from transformers import (
 
 from ..configuration_cp_bert import CPBertConfig
 from ..files import write_json
-from .arguments import ArgumentParser
+from .arguments import ArgumentParser, as_mapping
 from .runs import (
     DrawnAnew,
     EpochCallback,
@@ -48,6 +47,7 @@ from .runs import (
     load_config,
     load_file,
     make_optimizer,
+    new_config,
     random_seed,
     resume,
     start_output,
@@ -104,7 +104,7 @@ class MlmArguments:
         if self.model_type not in CONFIGS:
             raise ValueError(f"model_type must be {' or '.join(CONFIGS)}, not {self.model_type}.")
         for name in ("model_config", "pool_config"):
-            _mapping(name, getattr(self, name))
+            as_mapping(name, getattr(self, name))
         if bool(self.dataset_name) == bool(self.train_file or self.validation_file):
             raise ValueError("Give the texts by --dataset_name, or by --train_file and --validation_file.")
         if self.max_length < 8:
@@ -112,16 +112,6 @@ class MlmArguments:
         if not 0 < self.mlm_probability < 1:
             raise ValueError(f"mlm_probability must be between 0 and 1, not {self.mlm_probability}.")
         check_positive(self, "vocab_size", "max_train_samples", "max_eval_samples", "pool_learning_rate")
-
-
-def _mapping(name: str, text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{name} is not valid JSON: {error}.") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{name} must be a mapping, not {value!r}.")
-    return value
 
 
 def run(arguments: MlmArguments, training: TrainingArguments) -> dict[str, Any]:
@@ -220,7 +210,7 @@ def load_texts(arguments: MlmArguments, training: TrainingArguments) -> dict[str
         else:
             name = arguments.validation_split if split == "validation" else split
             data = load_by_name(
-                arguments.dataset_name,
+                str(arguments.dataset_name),
                 arguments.dataset_config_name,
                 name,
                 streaming=arguments.streaming and split == "train",
@@ -303,14 +293,7 @@ def make_model(arguments: MlmArguments, tokenizer: PreTrainedTokenizerBase) -> P
         config = load_config(arguments.model_name_or_path)
         _check_fit(config, arguments, tokenizer)
         return AutoModelForMaskedLM.from_pretrained(arguments.model_name_or_path)
-    config_class = CONFIGS[arguments.model_type]
-    fields = _mapping("model_config", arguments.model_config)
-    if config_class is CPBertConfig:
-        fields.update(_mapping("pool_config", arguments.pool_config))
-    known = config_class().to_dict()
-    if unknown := [name for name in fields if name not in known]:
-        raise ValueError(f"A {arguments.model_type} model has no field {unknown[0]}.")
-    config = config_class(**{"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, **fields})
+    config = new_config(CONFIGS, arguments, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
     _check_fit(config, arguments, tokenizer)
     return AutoModelForMaskedLM.from_config(config)
 

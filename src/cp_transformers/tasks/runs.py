@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ from datasets import Dataset, DownloadConfig, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from torch import nn
 from torch.utils.data import Dataset as TorchDataset
-from transformers import AutoConfig, PreTrainedConfig, Trainer, TrainerCallback, TrainingArguments
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 from ..training import param_groups
-from .arguments import save_arguments
+from .arguments import as_mapping, save_arguments
 from .digits import load_digits
 from .film_reviews import load_film_reviews, load_review_texts
 
@@ -94,10 +94,11 @@ def check_free_space(training: TrainingArguments, model: nn.Module) -> None:
         )
 
 
-def last_checkpoint(folder: Path) -> str | None:
+def last_checkpoint(folder: Path, *also: str) -> str | None:
     """The last whole checkpoint of Trainer in a folder: one that was being written when its run was killed lacks its
-    state, which is written last."""
+    state, which is written last, or a file that is written after it."""
     whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    whole = [path for path in whole if all((path / name).is_file() for name in also)]
     return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
 
 
@@ -183,6 +184,32 @@ def load_config(name: str, **options: Any) -> PreTrainedConfig:
         raise OSError(
             f"{name} is neither a checkpoint's folder nor a model on the Hub that can be reached and you may read."
         ) from error
+
+
+def new_config(classes: Mapping[str, type], arguments: Any, **fields: Any) -> PreTrainedConfig:
+    """The configuration of a new model by the options `model_type`, `model_config` and `pool_config`, the last for CP
+    models alone; they come before `fields`.
+
+    Raises:
+        ValueError: there is no such field, or its value does not fit.
+    """
+    config_class = classes[arguments.model_type]
+    given = as_mapping("model_config", arguments.model_config)
+    if arguments.model_type.startswith("cp_"):
+        given.update(as_mapping("pool_config", arguments.pool_config))
+    known = config_class().to_dict()
+    if unknown := [name for name in given if name not in known]:
+        raise ValueError(f"A {arguments.model_type} model has no field {unknown[0]}.")
+    return config_class(**{**fields, **given})
+
+
+def draw_new_head(model: PreTrainedModel) -> PreTrainedModel:
+    """Gives a model a new head, also where one of the same size has been loaded."""
+    fresh = type(model)(model.config)
+    for name, parameter in model.named_parameters():
+        if not name.startswith(f"{model.base_model_prefix}."):
+            parameter.data.copy_(fresh.get_parameter(name))
+    return model
 
 
 def load_file(path: str | os.PathLike) -> Dataset:

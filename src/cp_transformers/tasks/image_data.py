@@ -1,0 +1,402 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""Labelled images: where they come from, which of a model's labels theirs are, and how they become pixel values, in
+evaluation as the checkpoint's image processor says and in training with the field's augmentations."""
+
+import io
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import ClassLabel, Dataset, Image, IterableDataset, load_dataset
+from torch.utils.data import IterableDataset as TorchIterableDataset
+from transformers import AutoImageProcessor, PreTrainedConfig
+
+from .runs import DrawnAnew, load_by_name, random_seed
+
+
+IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "img")
+LABEL_COLUMNS = ("label", "labels", "cls", "fine_label")
+SPLIT_FOLDERS = {"train": ("train",), "validation": ("validation", "val", "valid", "dev")}
+INTERPOLATIONS = {"nearest": 0, "bilinear": 2, "bicubic": 3, "lanczos": 1}
+IGNORED = -100  # the label of an image that could not be read
+
+
+@dataclass
+class LabelledImages:
+    """A split of a data set.
+
+    Args:
+        rows: with columns `image` (not decoded: `bytes` and `path`) and `label`.
+        names: of the labels; None where the data has numbers alone.
+        where: for messages.
+    """
+
+    rows: Dataset | IterableDataset
+    names: list[str] | None
+    where: str
+
+
+def load_folder(data_dir: str, split: str) -> LabelledImages:
+    """A folder of images, one folder a class: `data_dir/<split>/<class>/*`, or for evaluation `data_dir/<class>/*`.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: it has no images in folders.
+    """
+    root = Path(data_dir)
+    if not root.is_dir():
+        raise FileNotFoundError(f"There is no folder {data_dir}.")
+    folder = next((root / name for name in SPLIT_FOLDERS[split] if (root / name).is_dir()), None)
+    if folder is None:
+        if split == "train" or any((root / name).is_dir() for names in SPLIT_FOLDERS.values() for name in names):
+            raise FileNotFoundError(f"{data_dir} has no folder {' or '.join(SPLIT_FOLDERS[split])}.")
+        folder = root
+    try:
+        rows = load_dataset("imagefolder", data_dir=str(folder), split="train", drop_labels=False)
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"{folder} has no images in folders of classes: {' '.join(str(error).split())[:200]}"
+        ) from error
+    if not len(rows) or not isinstance(rows.features.get("label"), ClassLabel):
+        raise ValueError(f"{folder} has no images in folders of classes.")
+    return LabelledImages(rows.cast_column("image", Image(decode=False)), rows.features["label"].names, str(folder))
+
+
+def load_images(
+    name: str,
+    config_name: str | None,
+    split: str,
+    streaming: bool = False,
+    image_column: str | None = None,
+    label_column: str | None = None,
+) -> LabelledImages:
+    """A split of a data set on the Hub or from a package; its columns are found by their usual names.
+
+    Raises:
+        OSError: it cannot be fetched.
+        ValueError: it has no such split or columns, or is empty.
+    """
+    rows, where = load_by_name(name, config_name, split, streaming=streaming), f"{split} of {name}"
+    columns = rows.column_names or list(next(iter(rows)))
+    found = []
+    for given, usual, option in ((image_column, IMAGE_COLUMNS, "image"), (label_column, LABEL_COLUMNS, "label")):
+        column = next((each for each in ([given] if given else usual) if each in columns), None)
+        if column is None:
+            raise ValueError(
+                f"{where} has no column {given or ' or '.join(usual)}; its columns are {', '.join(columns)}; name it "
+                f"by --{option}_column."
+            )
+        found.append(column)
+    if isinstance(rows, Dataset) and not len(rows):
+        raise ValueError(f"{where} is empty.")
+    rows = rows.select_columns(found).cast_column(found[0], Image(decode=False))
+    for column, name_here in zip(found, ("image", "label")):
+        if column != name_here:
+            rows = rows.rename_column(column, name_here)
+    feature = (rows.features or {}).get("label")
+    return LabelledImages(rows, feature.names if isinstance(feature, ClassLabel) else None, where)
+
+
+def match_labels(names: Sequence[str] | None, config: PreTrainedConfig, where: str) -> list[int] | None:
+    """For each label of the data its number among the model's; None where the data has the model's numbers.
+
+    Labels are matched by their names; names that are numbers (ImageNet-V2's folders, which sort as strings) are the
+    model's numbers; WordNet ids, if there are as many as the model has labels, are in ImageNet's order, that of the
+    ids; and a model without names of its own has the data's order.
+
+    Raises:
+        ValueError: the labels cannot be matched.
+    """
+    if names is None:
+        return None
+    count = config.num_labels
+    ours = [_plain(name) for name in names]
+    theirs = [_plain(str(config.id2label[index])) for index in range(count)]
+    if len(set(theirs)) == count and set(ours) <= set(theirs):
+        return [theirs.index(name) for name in ours]
+    if all(name.isdecimal() for name in names):
+        numbers = [int(name) for name in names]
+        if max(numbers) < count:
+            return numbers
+        raise ValueError(f"{where} has a class {max(numbers)}, but the model tells only {count} apart.")
+    if len(names) == count:
+        if all(re.fullmatch(r"n\d{8}", name) for name in names) and list(names) == sorted(names):
+            return list(range(count))
+        if theirs == [f"label {index}" for index in range(count)]:
+            return list(range(count))
+        # Lists of ImageNet's names differ in the few that occur twice in it, such as crane.
+        if sum(one == other for one, other in zip(ours, theirs)) >= 0.95 * count:
+            return list(range(count))
+    unknown = next((name for name, plain in zip(names, ours) if plain not in theirs), names[0])
+    raise ValueError(
+        f"{where} has a class {unknown!r}, which is not one of the model's {count} labels ({', '.join(theirs[:3])}, "
+        "...); use another checkpoint, or train a new head with --do_train and --new_head."
+    )
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.lower().replace("_", " ").split())
+
+
+def model_label(label: int, to_model: Sequence[int] | None, num_labels: int, where: str) -> int:
+    """The model's number of a label of the data.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not isinstance(label, int) or not 0 <= label < (num_labels if to_model is None else len(to_model)):
+        raise ValueError(f"{where} has the label {label!r}; the model has {num_labels}, from 0.")
+    return label if to_model is None else to_model[label]
+
+
+class CorruptImage(Exception):
+    """An image that cannot be read; the message names it."""
+
+
+def decode(image: dict[str, Any]) -> Any:
+    """A PIL image in RGB.
+
+    Raises:
+        CorruptImage: it cannot be read.
+    """
+    from PIL import Image as PILImage
+
+    path, content = image.get("path"), image.get("bytes")
+    try:
+        with PILImage.open(str(path) if content is None else io.BytesIO(content)) as opened:
+            return opened.convert("RGB")
+    except (OSError, SyntaxError, ValueError, EOFError, PILImage.DecompressionBombError) as error:
+        raise CorruptImage(f"{path or 'an image'}: {' '.join(str(error).split())}") from error
+
+
+def load_processor(name: str) -> Any:
+    """A checkpoint's image processor.
+
+    Raises:
+        OSError: it has none.
+    """
+    try:
+        return AutoImageProcessor.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise OSError(
+            f"{name} has no image processor (preprocessor_config.json); add one to the checkpoint."
+        ) from error
+
+
+@dataclass
+class Preprocessing:
+    """An image processor with what is to differ from it."""
+
+    processor: Any
+    options: dict[str, Any]
+    image_size: tuple[int, int]
+    crop_pct: float
+    interpolation: str
+
+    def __call__(self, image: Any) -> torch.Tensor:
+        """`(channels, rows, columns)` in float32."""
+        return self.processor(image, return_tensors="pt", **self.options)["pixel_values"][0]
+
+
+def resolve_preprocessing(
+    processor: Any, image_size: int | None = None, crop_pct: float | None = None, interpolation: str | None = None
+) -> Preprocessing:
+    """The checkpoint's own preprocessing, with other values where they are given.
+
+    Args:
+        processor: the checkpoint's image processor.
+        image_size: side of the square that the model sees.
+        crop_pct: that side as a fraction of the image's shorter side after resizing, as in timm.
+        interpolation: of the resizing, one of `INTERPOLATIONS`.
+    """
+    size: dict[str, int] = dict(processor.size)
+    options: dict[str, Any] = {}
+    if getattr(processor, "crop_pct", None) is not None:  # ConvNext's, which ResNet uses
+        rows = columns = image_size or size["shortest_edge"]
+        # From 384 on, it resizes to the square without a crop.
+        own = 1.0 if rows >= 384 else processor.crop_pct
+        if image_size is not None:
+            options["size"] = {"shortest_edge": image_size}
+        if crop_pct is not None:
+            options["crop_pct"] = crop_pct
+    else:
+        crops = bool(getattr(processor, "do_center_crop", False))
+        seen = dict(processor.crop_size) if crops else size
+        rows, columns = (seen[name] if name in seen else seen["shortest_edge"] for name in ("height", "width"))
+        own = min(rows, columns) / size.get("shortest_edge", min(size.get("height", rows), size.get("width", columns)))
+        if image_size is not None:
+            rows = columns = image_size
+            options["size"] = {"height": image_size, "width": image_size}
+        if crop_pct is not None or (crops and image_size is not None):
+            options = {
+                "do_center_crop": True,
+                "size": {"shortest_edge": round(min(rows, columns) / (crop_pct or own))},
+                "crop_size": {"height": rows, "width": columns},
+            }
+    resample = processor.resample if interpolation is None else INTERPOLATIONS[interpolation]
+    if interpolation is not None:
+        options["resample"] = resample
+    names = {number: name for name, number in INTERPOLATIONS.items()}
+    used = names.get(int(resample), str(resample))
+    return Preprocessing(processor, options, (rows, columns), crop_pct or own, used)
+
+
+def as_pair(size: Any) -> tuple[int, int]:
+    """(rows, columns) of a size that may be given as the side of a square."""
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def load_real_labels(path: str) -> list[list[int]]:
+    """The labels of "Are we done with ImageNet?" (Beyer et al., 2020): for each validation image, in the order of
+    their numbers, those that are right.
+
+    Raises:
+        ValueError: the file is not a JSON list of lists of numbers.
+        OSError: it cannot be read.
+    """
+    try:
+        labels = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}.") from error
+    if not isinstance(labels, list) or not all(
+        isinstance(each, list) and all(isinstance(label, int) for label in each) for each in labels
+    ):
+        raise ValueError(f"{path} must hold a list with a list of label numbers for each validation image.")
+    return labels
+
+
+def validation_number(path: str | None, where: str) -> int:
+    """The number, from 0, of an image of ImageNet's validation set, which its file name has."""
+    match = re.search(r"ILSVRC2012_val_(\d{8})", path or "")
+    if match is None:
+        raise ValueError(
+            f"ReaL labels are found by the images' file names, ILSVRC2012_val_00000001 and so on; {where} has "
+            f"{path or 'an image without a name'}."
+        )
+    return int(match[1]) - 1
+
+
+# Training
+
+
+@dataclass
+class Augmentation:
+    """The field's random changes of training images, each off at 0.
+
+    Args:
+        image_size: (rows, columns) of the result.
+        crop_min_scale: smallest part of the image's area that is cropped and resized (Szegedy et al., 2015); at 1 the
+            image is resized and not cropped.
+        flip: probability of a horizontal flip.
+        rand_augment: magnitude of two random operations of RandAugment (Cubuk et al., 2020).
+        random_erasing: probability of erasing a rectangle (Zhong et al., 2020).
+        mean, std: of the normalisation, one number a channel.
+        interpolation: one of `INTERPOLATIONS`.
+    """
+
+    image_size: tuple[int, int]
+    crop_min_scale: float
+    flip: float
+    rand_augment: int
+    random_erasing: float
+    mean: Sequence[float]
+    std: Sequence[float]
+    interpolation: str = "bicubic"
+
+    def __post_init__(self) -> None:
+        v2 = import_transforms()
+        mode = v2.InterpolationMode(self.interpolation)
+        size = list(self.image_size)
+        steps = [
+            v2.RandomResizedCrop(size, scale=(self.crop_min_scale, 1.0), interpolation=mode)
+            if self.crop_min_scale < 1
+            else v2.Resize(size, interpolation=mode)
+        ]
+        if self.flip:
+            steps.append(v2.RandomHorizontalFlip(self.flip))
+        if self.rand_augment:
+            steps.append(v2.RandAugment(magnitude=self.rand_augment, interpolation=mode))
+        steps += [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(self.mean), list(self.std))]
+        if self.random_erasing:
+            steps.append(v2.RandomErasing(self.random_erasing))
+        self.transform = v2.Compose(steps)
+
+    def __call__(self, image: Any, seed: int) -> torch.Tensor:
+        """`(channels, rows, columns)` in float32, the same for the same seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return torch.Tensor(self.transform(image))
+
+
+def import_transforms() -> Any:
+    try:
+        from torchvision.transforms import v2
+    except ImportError as error:
+        raise ImportError("Training on images needs torchvision: pip install 'cp-transformers[vision]'.") from error
+    return v2
+
+
+class TrainingImages(DrawnAnew):
+    """Augmented images. In the place of one that cannot be read stands the next that can, and `report` is called."""
+
+    def __init__(self, rows: Any, draw: Callable[[Any, int], Any], seed: int, report: Callable[[str], None]):
+        super().__init__(rows, draw, seed)
+        self.report = report
+
+    def __getitem__(self, index: int) -> Any:
+        for step in range(len(self)):
+            try:
+                return super().__getitem__((index + step) % len(self))
+            except CorruptImage as error:
+                self.report(str(error))
+        raise ValueError("None of the training images can be read.")
+
+
+class StreamedImages(TorchIterableDataset):
+    """The same of a stream; what cannot be read is left out."""
+
+    def __init__(self, rows: IterableDataset, draw: Callable[[Any, int], Any], seed: int, report: Callable):
+        self.rows, self.draw, self.seed, self.report, self.epoch = rows, draw, seed, report, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.rows.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[Any]:
+        for index, row in enumerate(self.rows):
+            try:
+                yield self.draw(row, random_seed(self.seed, self.epoch, index))
+            except CorruptImage as error:
+                self.report(str(error))
+
+
+@dataclass
+class MixingCollator:
+    """Stacks images, and mixes each with another by Mixup (Zhang et al., 2018) or CutMix (Yun et al., 2019), one of
+    the two a batch; the labels are then probabilities, `(batch, labels)`.
+
+    Args:
+        num_labels: of the model.
+        mixup, cutmix: their alphas, each off at 0.
+    """
+
+    num_labels: int
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        pixel_values = torch.stack([example["pixel_values"] for example in examples])
+        labels = torch.tensor([example["labels"] for example in examples])
+        if "seed" in examples[0] and (self.mixup or self.cutmix):
+            v2 = import_transforms()
+            mixing = [v2.MixUp(alpha=self.mixup, num_classes=self.num_labels)] if self.mixup else []
+            mixing += [v2.CutMix(alpha=self.cutmix, num_classes=self.num_labels)] if self.cutmix else []
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(examples[0]["seed"])
+                pixel_values, labels = v2.RandomChoice(mixing)(pixel_values, labels)
+        return {"pixel_values": pixel_values, "labels": labels}

@@ -1,0 +1,284 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""Training of image classifiers with the field's recipe, on `Trainer`."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from datasets import IterableDataset
+from safetensors.torch import load_file as load_tensors, save_file as save_tensors
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from transformers import (
+    AutoModelForImageClassification,
+    EvalPrediction,
+    PreTrainedConfig,
+    PreTrainedModel,
+    TrainerCallback,
+    TrainingArguments,
+    ViTImageProcessorPil,
+    set_seed,
+)
+
+from .distillation import DistillationArguments, DistillationTrainer, make_layer_map
+from .image_data import (
+    IGNORED,
+    INTERPOLATIONS,
+    Augmentation,
+    LabelledImages,
+    MixingCollator,
+    Preprocessing,
+    StreamedImages,
+    TrainingImages,
+    as_pair,
+    decode,
+    load_processor,
+    match_labels,
+    model_label,
+    resolve_preprocessing,
+)
+from .image_evaluation import Preprocessed
+from .imagenet_arguments import CONFIGS, ImageNetArguments
+from .runs import (
+    EpochCallback,
+    check_free_space,
+    draw_new_head,
+    last_checkpoint,
+    load_config,
+    make_optimizer,
+    new_config,
+)
+
+
+EMA_FILE = "ema.safetensors"
+
+
+def make_model(
+    arguments: ImageNetArguments, data: LabelledImages
+) -> tuple[PreTrainedConfig, Any, Callable[[], PreTrainedModel]]:
+    """The configuration and image processor of the checkpoint, or of a new model, and what makes it.
+
+    Raises:
+        ValueError: the data's labels are not the checkpoint's, and no new head is asked for; or a field of a new
+            model's configuration does not exist.
+        OSError: the checkpoint cannot be read.
+    """
+    labels: dict[str, Any] = {}
+    if data.names is not None:
+        labels = {
+            "id2label": dict(enumerate(data.names)),
+            "label2id": {name: index for index, name in enumerate(data.names)},
+        }
+    if arguments.model_name_or_path:
+        name = arguments.model_name_or_path[0]
+        config, processor = load_config(name), load_processor(name)
+        trained = any("ImageClassification" in each for each in config.architectures or [])
+        if arguments.new_head or not trained:
+            config = load_config(name, **labels)
+        else:
+            match_labels(data.names, config, data.where)
+        size = getattr(config, "image_size", None) if "vit" in config.model_type else None
+        if size is not None and arguments.image_size is not None and as_pair(size) != as_pair(arguments.image_size):
+            raise ValueError(f"{name} is for images of {size}; fine-tune it without --image_size.")
+
+        def load() -> PreTrainedModel:
+            model = AutoModelForImageClassification.from_pretrained(
+                name, config=config, ignore_mismatched_sizes=arguments.new_head
+            )
+            return draw_new_head(model) if arguments.new_head else model
+
+        return config, processor, load
+    if arguments.image_size is not None and "vit" in arguments.model_type:
+        labels["image_size"] = arguments.image_size
+    config = new_config(CONFIGS, arguments, **labels)
+    rows, columns = as_pair(arguments.image_size or getattr(config, "image_size", 224))
+    processor = ViTImageProcessorPil(
+        size={"height": rows, "width": columns}, resample=INTERPOLATIONS[arguments.interpolation or "bicubic"]
+    )
+    return config, processor, lambda: AutoModelForImageClassification.from_config(config)
+
+
+def train_model(
+    arguments: ImageNetArguments,
+    training: TrainingArguments,
+    distillation: DistillationArguments,
+    train: LabelledImages,
+    validation: LabelledImages | None,
+) -> None:
+    """Trains and saves the model."""
+    output = Path(training.output_dir)
+    config, processor, load = make_model(arguments, train)
+    own = resolve_preprocessing(processor, arguments.image_size, arguments.crop_pct, arguments.interpolation)
+    teacher = load_teacher(distillation, config)
+    if training.resume_from_checkpoint == "last":
+        training.resume_from_checkpoint = last_checkpoint(output, *([EMA_FILE] if arguments.ema_decay else []))
+    set_seed(training.seed)
+    model = load()
+    if arguments.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    check_free_space(training, model)
+
+    augment = Augmentation(
+        own.image_size,
+        arguments.crop_min_scale,
+        arguments.flip,
+        arguments.rand_augment,
+        arguments.random_erasing,
+        processor.image_mean,
+        processor.image_std,
+        own.interpolation,
+    )
+    to_model = match_labels(train.names, config, train.where)
+    num_labels, where = config.num_labels, train.where
+
+    def draw(row: dict[str, Any], seed: int) -> dict[str, Any]:
+        label = model_label(row["label"], to_model, num_labels, where)
+        return {"pixel_values": augment(decode(row["image"]), seed), "labels": label, "seed": seed}
+
+    report = _CorruptImages(output / "corrupt_images.txt")
+    data: Any
+    if isinstance(train.rows, IterableDataset):
+        shuffled = train.rows.shuffle(seed=training.seed, buffer_size=1000)
+        data = StreamedImages(shuffled, draw, training.seed, report)
+    else:
+        data = TrainingImages(train.rows, draw, training.seed, report)
+    evaluated = None
+    if validation is not None and training.eval_strategy != "no":
+        evaluated = _Evaluated(validation, own, match_labels(validation.names, config, validation.where), num_labels)
+    smoothing, training.label_smoothing_factor = training.label_smoothing_factor, 0.0
+
+    def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+        return F.cross_entropy(outputs["logits"].float(), labels, label_smoothing=smoothing if model.training else 0.0)
+
+    trainer = DistillationTrainer(
+        model,
+        training,
+        data_collator=MixingCollator(num_labels, arguments.mixup, arguments.cutmix),
+        train_dataset=data,
+        eval_dataset=evaluated,
+        processing_class=processor,
+        compute_loss_func=loss,
+        compute_metrics=top_metrics,
+        optimizers=(make_optimizer(model, training, arguments.pool_learning_rate, arguments.layer_decay), None),
+        callbacks=[EpochCallback()],
+        **teacher,
+    )
+    ema = None
+    if arguments.ema_decay is not None:
+        ema = EmaCallback(arguments.ema_decay, training.resume_from_checkpoint)
+        trainer.add_callback(ema)
+    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+    if ema is not None:
+        ema.give_to(model)
+    trainer.save_model()
+
+
+class _CorruptImages:
+    """Names each image that cannot be read, once, in a file; from any worker or process."""
+
+    def __init__(self, path: Path):
+        self.path, self.seen = path, set()  # type: ignore[var-annotated]
+
+    def __call__(self, message: str) -> None:
+        if message in self.seen:
+            return
+        self.seen.add(message)
+        line = f"{message}\n".encode()
+        if self.path.is_file() and line in self.path.read_bytes():
+            return
+        file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        try:
+            os.write(file, line)  # appended at once, whoever else writes
+        finally:
+            os.close(file)
+
+
+class _Evaluated(torch.utils.data.Dataset):
+    """For Trainer's evaluations: an image that cannot be read has the label that is left out."""
+
+    def __init__(self, data: LabelledImages, preprocessing: Preprocessing, to_model: Any, num_labels: int):
+        self.data, self.to_model, self.num_labels = data, to_model, num_labels
+        self.images, self.preprocessing = Preprocessed(data.rows, preprocessing), preprocessing
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        example = self.images[index]
+        if example["pixel_values"] is None:
+            return {"pixel_values": torch.zeros(3, *self.preprocessing.image_size), "labels": IGNORED}
+        label = model_label(example["label"], self.to_model, self.num_labels, self.data.where)
+        return {"pixel_values": example["pixel_values"], "labels": label}
+
+
+def top_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Top-1 and top-5 accuracy."""
+    logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
+    labels = np.asarray(prediction.label_ids)
+    best = np.argsort(-logits, axis=-1, kind="stable")[:, :5]
+    right = (best == labels[:, None])[labels != IGNORED]
+    return {"top1": float(right[:, 0].mean()), "top5": float(right.any(axis=1).mean())}
+
+
+class EmaCallback(TrainerCallback):
+    """Keeps an exponential moving average of the weights and of the batch statistics beside the model, and in each of
+    Trainer's checkpoints.
+
+    Args:
+        decay: of the average, a step.
+        checkpoint: folder of a checkpoint to go on from.
+    """
+
+    def __init__(self, decay: float, checkpoint: str | None = None):
+        self.decay, self.checkpoint = decay, checkpoint
+        self.average: AveragedModel | None = None
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs) -> None:
+        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(self.decay), use_buffers=True)
+        if self.checkpoint is not None:
+            self.average.load_state_dict(load_tensors(str(Path(self.checkpoint) / EMA_FILE)))
+
+    def on_step_end(self, args, state, control, model=None, **kwargs) -> None:
+        self.average.update_parameters(model)  # type: ignore[union-attr]
+
+    def on_save(self, args, state, control, **kwargs) -> None:
+        if state.is_world_process_zero:
+            tensors = {name: value.contiguous() for name, value in self.average.state_dict().items()}  # type: ignore
+            path = Path(args.output_dir) / f"checkpoint-{state.global_step}" / EMA_FILE
+            save_tensors(tensors, path.with_suffix(".new"))
+            os.replace(path.with_suffix(".new"), path)
+
+    def give_to(self, model: PreTrainedModel) -> None:
+        model.load_state_dict(self.average.module.state_dict())  # type: ignore[union-attr]
+
+
+def load_teacher(distillation: DistillationArguments, config: PreTrainedConfig) -> dict[str, Any]:
+    """What [`DistillationTrainer`] takes besides a Trainer's arguments.
+
+    Raises:
+        ValueError: the teacher has other labels, no trained head, another image size, or hidden states of another
+            shape.
+        OSError: it cannot be read.
+    """
+    name = distillation.teacher
+    if name is None:
+        return {}
+    teacher_config = load_config(name)
+    if distillation.distillation_hidden_weight:
+        make_layer_map(config, teacher_config, distillation.layer_map)
+    sizes = [getattr(each, "image_size", None) for each in (config, teacher_config)]
+    if None not in sizes and as_pair(sizes[0]) != as_pair(sizes[1]):
+        raise ValueError(f"The teacher {name} is for images of {sizes[1]}, the model for images of {sizes[0]}.")
+    if not any("ImageClassification" in each for each in teacher_config.architectures or []):
+        raise ValueError(f"The teacher {name} has no trained classifier: fine-tune it first.")
+    theirs = [teacher_config.id2label[index] for index in range(teacher_config.num_labels)]
+    ours = [config.id2label[index] for index in range(config.num_labels)]
+    if theirs != ours and (len(set(theirs)) < len(theirs) or sorted(theirs) != sorted(ours)):
+        raise ValueError(f"The teacher {name} was trained for other labels than the model.")
+    labels = None if theirs == ours else [theirs.index(label) for label in ours]
+    teacher = AutoModelForImageClassification.from_pretrained(name)
+    return {"teacher": teacher, "distillation": distillation, "teacher_labels": labels}

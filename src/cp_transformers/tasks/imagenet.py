@@ -1,0 +1,167 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""Evaluation, fine-tuning and training from scratch on ImageNet (Russakovsky et al., IJCV 2015) or any other labelled
+images, for CP and stock models alike."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import IterableDataset
+from transformers import TrainingArguments
+
+from ..files import write_json, write_whole
+from .arguments import ArgumentParser
+from .distillation import DistillationArguments
+from .image_data import LabelledImages, load_folder, load_images, load_real_labels, match_labels
+from .image_evaluation import evaluate_checkpoint
+from .image_training import train_model
+from .imagenet_arguments import ImageNetArguments
+from .runs import asked_for, check_output, finished, load_config, start_output
+
+
+# Of results.csv.
+COLUMNS = """
+model top1 top5 real_top1 loss images corrupt parameters image_size crop_pct interpolation dtype batch_size
+images_per_second
+""".split()
+
+
+def run(
+    arguments: ImageNetArguments, training: TrainingArguments, distillation: DistillationArguments | None = None
+) -> dict[str, Any]:
+    """Trains and evaluates as `training.do_train` and `do_eval` say.
+
+    Writes to `training.output_dir`: the resolved arguments, the trained model with its image processor, and
+    `results.json` and `results.csv` with a row for each checkpoint. Images that cannot be read are counted and named
+    there; in training the next one takes the place of each, and `corrupt_images.txt` names them.
+
+    Returns:
+        What is written to `results.json`.
+
+    Raises:
+        ValueError: an argument, the data or a checkpoint is not what is needed.
+        FileExistsError: `output_dir` has the results of another run.
+        OSError: something cannot be read or written.
+        ImportError: a package that is needed is not installed.
+    """
+    distillation = distillation or DistillationArguments()
+    _check(arguments, training, distillation)
+    output = Path(training.output_dir)
+    results = finished(output / "results.json", training)
+    if results is not None and training.resume_from_checkpoint == "last":
+        if results["checkpoints"] == arguments.model_name_or_path:
+            return results
+    real_labels = None if arguments.real_labels is None else load_real_labels(arguments.real_labels)
+    needed = {"train": training.do_train, "validation": training.do_eval or training.eval_strategy != "no"}
+    with training.main_process_first():  # the others then find what it has cached
+        data = {split: _load(arguments, split) for split, does in needed.items() if does}
+
+    def to_model(name: str) -> list[int] | None:
+        return match_labels(data["validation"].names, load_config(name), data["validation"].where)
+
+    checkpoints = {} if training.do_train else {name: to_model(name) for name in arguments.model_name_or_path}
+
+    training = start_output(training, arguments, distillation)
+    training.remove_unused_columns = False
+    if training.do_train:
+        train_model(arguments, training, distillation, data["train"], data.get("validation"))
+        if training.do_eval:
+            checkpoints[training.output_dir] = to_model(training.output_dir)
+    rows = []
+    for number, (name, labels) in enumerate(checkpoints.items()):
+        progress = output / "progress" / f"{number}-{training.process_index}-of-{training.world_size}.json"
+        rows.append(evaluate_checkpoint(name, arguments, training, data["validation"], labels, real_labels, progress))
+    results = {"results": rows, "checkpoints": arguments.model_name_or_path, "asked": asked_for(training)}
+    if training.process_index == 0:
+        write_json(output / "results.json", results)
+        write_whole(output / "results.csv", _to_csv(rows))
+        for file in (output / "progress").glob("*.json"):
+            file.unlink()
+    return results
+
+
+def _check(arguments: ImageNetArguments, training: TrainingArguments, distillation: DistillationArguments) -> None:
+    """What can be known to be wrong before anything is loaded."""
+    names = arguments.model_name_or_path
+    if not (training.do_train or training.do_eval):
+        raise ValueError("There is nothing to do: give --do_train or --do_eval.")
+    if training.do_train and len(names) > 1:
+        raise ValueError("One checkpoint is fine-tuned at a time: give one --model_name_or_path, or none.")
+    if not training.do_train and not names:
+        raise ValueError("There is nothing to evaluate: give --model_name_or_path.")
+    if len(set(names)) < len(names):
+        raise ValueError("A checkpoint is named twice.")
+    if training.do_train and arguments.streaming and training.max_steps <= 0:
+        raise ValueError("Images that are streamed have no known number: say how long to train with --max_steps.")
+    if training.eval_strategy != "no" and arguments.streaming:
+        raise ValueError("Streamed images are evaluated at the end alone: leave out --eval_strategy.")
+    if training.do_train and arguments.ema_decay is not None and training.load_best_model_at_end:
+        raise ValueError("The average of --ema_decay is of the last weights: leave out --load_best_model_at_end.")
+    if distillation.teacher is not None and not training.do_train:
+        raise ValueError("A teacher teaches in training: give --do_train, or leave out --teacher.")
+    if training.prediction_loss_only or training.batch_eval_metrics:
+        raise ValueError("The metrics need all predictions: leave out prediction_loss_only and batch_eval_metrics.")
+    check_output(training)
+
+
+def _load(arguments: ImageNetArguments, split: str) -> LabelledImages:
+    if arguments.data_dir is not None:
+        data = load_folder(arguments.data_dir, split)
+    else:
+        data = load_images(
+            str(arguments.dataset_name),
+            arguments.dataset_config_name,
+            getattr(arguments, f"{split}_split"),
+            arguments.streaming,
+            arguments.image_column,
+            arguments.label_column,
+        )
+    limit = arguments.max_train_samples if split == "train" else arguments.max_eval_samples
+    if limit is not None and isinstance(data.rows, IterableDataset):
+        data.rows = data.rows.take(limit)
+    elif limit is not None:
+        data.rows = data.rows.select(range(min(limit, len(data.rows))))
+    return data
+
+
+def _to_csv(rows: Sequence[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def report(results: dict[str, Any]) -> str:
+    """The results as a table."""
+    header = f"{'top-1':>7}{'top-5':>8}{'ReaL':>8}{'loss':>9}{'images':>9}{'corrupt':>9}{'img/s':>9}  model"
+    lines = [header, "-" * len(header)]
+    for row in results["results"]:
+        real = f"{100 * row['real_top1']:.2f}" if row["real_top1"] is not None else "-"
+        rate = f"{row['images_per_second']:.1f}" if row["images_per_second"] is not None else "-"
+        lines.append(
+            f"{100 * row['top1']:>7.2f}{100 * row['top5']:>8.2f}{real:>8}{row['loss']:>9.4f}{row['images']:>9}"
+            f"{row['corrupt']:>9}{rate:>9}  {row['model']}"
+        )
+        lines += [f"  not read: {image}" for image in row["corrupt_images"][:10]]
+        if len(row["corrupt_images"]) > 10:
+            lines.append(f"  and {len(row['corrupt_images']) - 10} more, see results.json")
+    return "\n".join(lines)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """The command `cp-transformers imagenet`, and scripts/run_imagenet.py."""
+    parser = ArgumentParser(
+        [ImageNetArguments, DistillationArguments, TrainingArguments],
+        prog="cp-transformers imagenet",
+        description="Evaluate, fine-tune and train CP and stock models on ImageNet or other labelled images.",
+    )
+    arguments, distillation, training = parser.parse(args)
+    results = run(arguments, training, distillation)
+    if training.process_index == 0:
+        if results["results"]:
+            print("\n" + report(results))
+        print(f"\nWritten to {training.output_dir}.")
