@@ -2,9 +2,13 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """`cp-transformers glue` on small models and files: data, training, metrics, predictions, seeds, resuming, errors."""
 
+import contextlib
+import io
+import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import statistics
 import subprocess
@@ -15,6 +19,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+import transformers
 import yaml
 from datasets import ClassLabel, Dataset, Features, Value
 from safetensors.torch import load_file
@@ -30,6 +35,7 @@ from transformers import (
 
 from cp_transformers import CPBertConfig, CPBertForSequenceClassification, CPBertModel
 from cp_transformers.cli import main as cli
+from cp_transformers.tasks import glue as glue_module, runs
 
 
 ROOT = Path(__file__).parents[1]
@@ -130,9 +136,9 @@ def write_task(folder: Path, task: str, extension: str = "jsonl") -> Path:
 def save_model(folder: Path, model_class: type = CPBertModel, labels: list[str] | None = None, **options) -> Path:
     """A checkpoint with large random weights, so that its predictions differ, and its tokenizer."""
     if model_class in (BertModel, BertForSequenceClassification):
-        config = BertConfig(**TINY, **{"initializer_range": 0.5, **options})
+        config = BertConfig(**{**TINY, "initializer_range": 0.5, **options})
     else:
-        config = CPBertConfig(**TINY, pool_gate=True, **{"initializer_range": 0.5, **options})
+        config = CPBertConfig(**{**TINY, "pool_gate": True, "initializer_range": 0.5, **options})
     if labels is not None:
         config.num_labels = len(labels)
         config.id2label, config.label2id = dict(enumerate(labels)), {label: i for i, label in enumerate(labels)}
@@ -860,3 +866,617 @@ def test_two_processes_count_every_example_once(two, tmp_path):
         assert measured[name] == pytest.approx(one[name], abs=1e-6)
     assert len(predictions(folder / "out", "STS-B")) == 7
     assert predictions(folder / "out", "STS-B") == predictions(tmp_path / "one", "STS-B")
+
+
+# All tasks in one run
+
+
+TASKS = [task for task in LABELS if task != "ax"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, material, cache) -> tuple[Path, str]:
+    """The output folder of `--task all`, and what it printed."""
+    output = tmp_path_factory.mktemp("all") / "out"
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+        glue("all", material / "cp", material, output, *ALL)
+    return output, printed.getvalue()
+
+
+def score_by_hand(metrics: dict) -> float:
+    """GLUE's number for a task: the mean over its metrics, and over MNLI's two validation splits."""
+    values = []
+    for split in metrics.values():
+        values.append(np.mean([split[name] for name in split if name != "loss"]))
+    return float(np.mean(values))
+
+
+def assert_scores(scores: dict[str, float], by_task: dict[str, float]) -> None:
+    """Those of the tasks, and their averages with and without WNLI."""
+    assert by_task.keys() == set(TASKS)
+    expected = {**by_task, "average": float(np.mean(list(by_task.values())))}
+    expected["without wnli"] = float(np.mean([score for task, score in by_task.items() if task != "wnli"]))
+    assert scores == pytest.approx(expected)
+
+
+def test_all_tasks_have_a_folder_each(whole):
+    output, _ = whole
+    for task in TASKS:
+        assert results_of(output / task)["task"] == task
+        model = AutoModelForSequenceClassification.from_pretrained(output / task)
+        assert model.config.num_labels == len(LABELS[task] or [None])
+        assert all(each.keys() == {"loss", *METRICS[task]} for each in results_of(output / task)["metrics"].values())
+    assert not (output / "ax" / "model.safetensors").exists()
+    folders = {path.name for path in output.iterdir() if path.is_dir()}
+    assert folders == {*TASKS, "ax", "predictions"}
+
+
+def test_each_of_all_tasks_runs_as_it_does_alone(whole, material, tmp_path):
+    output, _ = whole
+    metrics = glue("rte", material / "cp", material / "rte", tmp_path / "out", *ALL)
+    assert results_of(output / "rte")["metrics"] == metrics == results_of(output)["metrics"]["rte"]
+    assert equal_weights(output / "rte", tmp_path / "out")
+    assert predictions(output, "RTE") == predictions(tmp_path / "out", "RTE")
+
+
+def test_the_predictions_of_all_tasks_are_in_one_folder(whole):
+    output, _ = whole
+    names = {name: task for task, names in SERVER_FILES.items() for name in names}
+    assert {path.name for path in (output / "predictions").iterdir()} == {f"{name}.tsv" for name in names}
+    assert len(names) == 11
+    for name, task in names.items():
+        assert predictions(output, name) == predictions(output / task, name) and len(predictions(output, name)) == 6
+
+
+def test_ax_is_predicted_by_the_model_that_all_trained_on_mnli(whole):
+    output, _ = whole
+    logits = by_hand(output / "mnli", "ax", rows("ax", "test", 6))
+    assert predictions(output, "AX") == [LABELS["ax"][index] for index in logits.argmax(-1)]
+
+
+def test_the_scores_of_all_tasks_are_the_means_of_their_metrics(whole):
+    output, printed = whole
+    scores = results_of(output)["scores"]
+    assert_scores(scores, {task: score_by_hand(results_of(output / task)["metrics"]) for task in TASKS})
+    lines = {line.split("  ")[0]: line for line in printed.splitlines()}
+    for name, score in scores.items():
+        assert f"{100 * score:.2f}" in lines[name]
+    assert all(metric in lines[task] for task in TASKS for metric in METRICS[task])
+    assert "loss" not in printed.split("measured")[1] and "std" not in results_of(output)
+
+
+def test_of_all_tasks_those_that_are_finished_are_not_run_again(whole, material, tmp_path, monkeypatch):
+    output, worked = tmp_path / "out", []
+    shutil.copytree(whole[0], output)
+    content = results_of(output / "cola")
+    content["metrics"]["validation"]["matthews"] = 0.25  # a mark
+    (output / "cola" / "results.json").write_text(json.dumps(content))
+    for path in (output / "results.json", output / "wnli" / "results.json", output / "predictions" / "WNLI.tsv"):
+        path.unlink()
+
+    def noting(does):
+        def method(self, *args, **kwargs):
+            worked.append(Path(self.args.output_dir).name)
+            return does(self, *args, **kwargs)
+
+        return method
+
+    for name in ("train", "evaluate", "predict"):
+        monkeypatch.setattr(transformers.Trainer, name, noting(getattr(transformers.Trainer, name)))
+    glue("all", material / "cp", material, output, *ALL, "--resume_from_checkpoint", "last")
+    assert set(worked) == {"wnli"}
+    again, first = results_of(output)["scores"], results_of(whole[0])["scores"]
+    assert {task: again[task] for task in TASKS} == {task: first[task] for task in TASKS} | {"cola": 0.25}
+    assert_scores(again, {task: again[task] for task in TASKS})
+    assert predictions(output, "WNLI") == predictions(whole[0], "WNLI")
+
+
+def test_all_tasks_with_several_seeds_and_a_teacher_of_hidden_states(material, tmp_path, capsys, monkeypatch):
+    """Of the tasks, only MNLI's is run; the others' metrics are drawn."""
+    run_seed, generator, taught = glue_module._run_seed, random.Random(0), []
+
+    def run_or_draw(arguments, training, task, config, tokenizer, encoded, to_task, teacher):
+        if arguments.task != "ax":
+            taught.append(type(teacher["teacher"]))
+        if arguments.task in ("mnli", "ax"):
+            return run_seed(arguments, training, task, config, tokenizer, encoded, to_task, teacher)
+        return {"validation": {name: generator.random() for name in ["loss", *METRICS[arguments.task]]}}
+
+    monkeypatch.setattr(glue_module, "_run_seed", run_or_draw)
+    teaches = ["--teacher", material / "stock", "--distillation_logits_weight", "0"]
+    output = tmp_path / "out"
+    glue("all", material / "cp", material, output, *ALL, *teaches, "--seeds", "3", "7")
+    assert taught == [BertModel] * 18
+    results = results_of(output)
+    assert set(results["runs"]) == {*TASKS, "average", "without wnli"}
+    for seed in ("3", "7"):
+        by_task = {task: score_by_hand(results_of(output / task / f"seed-{seed}")["metrics"]) for task in TASKS}
+        assert_scores({name: results["runs"][name][seed] for name in results["runs"]}, by_task)
+        logits = by_hand(output / "mnli" / f"seed-{seed}", "ax", rows("ax", "test", 6))
+        expected = [LABELS["ax"][index] for index in logits.argmax(-1)]
+        for folder in (output / "ax" / f"seed-{seed}" / "predictions", output / "predictions" / f"seed-{seed}"):
+            assert [line.split("\t")[1] for line in (folder / "AX.tsv").read_text().splitlines()[1:]] == expected
+        files = {path.name for path in (output / "predictions" / f"seed-{seed}").iterdir()}
+        assert files == {"AX.tsv", "MNLI-m.tsv", "MNLI-mm.tsv"}
+    for name, by_seed in results["runs"].items():
+        assert results["scores"][name] == pytest.approx(statistics.mean(by_seed.values()))
+        assert results["std"][name] == pytest.approx(statistics.stdev(by_seed.values()))
+    assert "std" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("missing", ["wnli/validation", "ax/test"])
+def test_what_the_last_task_lacks_is_said_before_the_first_is_trained(missing, material, tmp_path, capsys):
+    for task in LABELS:
+        shutil.copytree(material / task, tmp_path / "data" / task)
+    (tmp_path / "data" / f"{missing}.jsonl").unlink()
+    given = options("all", material / "cp", tmp_path / "data", tmp_path / "out", *ALL)
+    message = refusal(capsys, tmp_path / "out", given)
+    folder, split = missing.split("/")
+    assert str(tmp_path / "data" / folder) in message and f"{split}.jsonl" in message
+
+
+def test_a_label_of_the_last_task_is_checked_before_the_first_is_trained(material, tmp_path, capsys):
+    for task in LABELS:
+        shutil.copytree(material / task, tmp_path / "data" / task)
+    examples = [{**row, "label": 2 if row["idx"] == 3 else 1} for row in rows("wnli", "validation", 6)]
+    write(tmp_path / "data" / "wnli", "validation", examples)
+    given = options("all", material / "cp", tmp_path / "data", tmp_path / "out", *ALL)
+    assert "has the label 2 in row 3" in refusal(capsys, tmp_path / "out", given)
+
+
+@pytest.mark.parametrize("fault", ["nowhere", "two labels", "teacher"])
+def test_what_no_task_or_a_later_one_can_use_is_said_before_the_first_is_trained(fault, material, tmp_path, capsys):
+    model, more = material / "cp", []
+    if fault == "nowhere":
+        model = tmp_path / "nowhere"
+    elif fault == "two labels":  # unnamed, they suit CoLA, but not STS-B
+        model = save_model(tmp_path / "model", CPBertForSequenceClassification)
+    else:
+        teacher = save_model(tmp_path / "teacher", BertModel, hidden_size=32)
+        more = ["--teacher", teacher, "--distillation_logits_weight", "0"]
+    refusal(capsys, tmp_path / "out", options("all", model, material, tmp_path / "out", *ALL, *more))
+
+
+@pytest.mark.parametrize("does", [["--do_eval"], ["--do_train"], ["--do_train", "--do_predict"], ["--do_predict"]])
+def test_all_tasks_are_trained_and_evaluated(does, material, tmp_path, capsys):
+    given = options("all", material / "cp", material, tmp_path / "out", *does)
+    assert "give --do_train and --do_eval" in refusal(capsys, tmp_path / "out", given)
+
+
+def test_all_tasks_are_resumed_from_their_own_checkpoints(material, tmp_path, capsys):
+    more = ["--resume_from_checkpoint", tmp_path / "checkpoint-1"]
+    given = options("all", material / "cp", material, tmp_path / "out", *ALL, *more)
+    assert "--resume_from_checkpoint last" in refusal(capsys, tmp_path / "out", given)
+
+
+# Data sets of one's own
+
+
+TEXT = ["--text_columns", "text"]
+PAIR = ["--text_columns", "first", "second"]
+
+
+def own_rows(split: str, count: int, shown=lambda label: DECIDING[label], pair: bool = False, column: str = "label"):
+    """Examples where a word decides which of two labels `shown` gives."""
+    examples = []
+    for row in rows("mrpc" if pair else "sst2", split, count):
+        row = {**row, "label": int("good" in " ".join(str(value) for value in row.values()).split())}
+        texts = {"first": row["sentence1"], "second": row["sentence2"]} if pair else {"text": row["sentence"]}
+        examples.append({**texts, column: shown(row["label"])})
+    return examples
+
+
+def write_own(
+    folder: Path, shown=lambda label: DECIDING[label], extension: str = "jsonl", features=None, **more
+) -> Path:
+    for split, count in SPLITS.items():
+        write(folder, split, own_rows(split, count, shown, **more), extension, features)
+    return folder
+
+
+def own_options(model: Path, data: Path, output: Path, *more) -> list[str]:
+    return options("none", model, data, output, *more)[2:]
+
+
+def own(model: Path, data: Path, output: Path, *more) -> dict:
+    assert cli(["glue", *own_options(model, data, output, *more)]) == 0
+    return results_of(output)["metrics"]
+
+
+CLASSES = Features({"text": Value("string"), "label": ClassLabel(names=["bad", "good"])})
+KINDS = {
+    "strings": (lambda label: ["bad", "good"][label], None, ["bad", "good"]),
+    "classes": (lambda label: label, CLASSES, ["bad", "good"]),
+    "numbers": (lambda label: [-3, 10][label], None, ["-3", "10"]),
+    "truth": (bool, None, ["False", "True"]),
+    "floats": (lambda label: [1.0, 2.0][label], None, ["1", "2"]),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_labels_of_any_kind_are_found_learned_and_found_again_in_the_checkpoint(kind, tmp_path):
+    shown, features, names = KINDS[kind]
+    data = write_own(tmp_path / "data", shown, "parquet", features)
+    model = save_model(tmp_path / "model", CPBertModel, initializer_range=0.02)
+    learns = ["--max_steps", "40", "--learning_rate", "1e-2"] if kind == "strings" else []
+    metrics = own(model, data, tmp_path / "out", *TEXT, *ALL, *learns)
+    assert list(metrics) == ["validation"] and list(metrics["validation"]) == ["loss", "accuracy"]
+    if learns:
+        assert metrics["validation"]["accuracy"] == 1.0
+    trained = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert trained.config.id2label == dict(enumerate(names)) and trained.config.num_labels == 2
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    guesses = {}
+    for split in ("validation", "test"):
+        with torch.no_grad():
+            texts = [row["text"] for row in own_rows(split, SPLITS[split])]
+            logits = [trained(**tokenizer(text, return_tensors="pt")).logits for text in texts]
+        guesses[split] = [int(each.argmax()) for each in logits]
+    right = [row["label"] == guess for row, guess in zip(own_rows("validation", 12, int), guesses["validation"])]
+    assert metrics["validation"]["accuracy"] == pytest.approx(np.mean(right))
+    assert predictions(tmp_path / "out", "test") == [names[guess] for guess in guesses["test"]]
+    again = own(tmp_path / "out", data, tmp_path / "again", *TEXT, "--do_eval", "--do_predict")
+    assert again == metrics and predictions(tmp_path / "again", "test") == predictions(tmp_path / "out", "test")
+
+
+def test_pairs_of_sentences_and_columns_of_any_name(material, tmp_path):
+    data = write_own(tmp_path / "data", pair=True, column="gold")
+    metrics = own(material / "cp", data, tmp_path / "out", *PAIR, "--label_column", "gold", *ALL)
+    for split, count in SPLITS.items():
+        examples = [
+            {"sentence1": row["first"], "sentence2": row["second"], "label": DECIDING.index(row["gold"])}
+            for row in own_rows(split, count, pair=True, column="gold")
+        ]
+        write(tmp_path / "mrpc", split, examples)
+    expected = glue("mrpc", material / "cp", tmp_path / "mrpc", tmp_path / "mrpc_out", *ALL)
+    assert metrics["validation"] == {name: expected["validation"][name] for name in ("loss", "accuracy")}
+    assert equal_weights(tmp_path / "out", tmp_path / "mrpc_out")
+
+
+def test_a_column_named_label_may_be_another(material, tmp_path):
+    for split, count in SPLITS.items():
+        write(
+            tmp_path / "data",
+            split,
+            [{**row, "label": "x", "idx": 1} for row in own_rows(split, count, column="gold")],
+        )
+    metrics = own(material / "cp", tmp_path / "data", tmp_path / "out", *TEXT, "--label_column", "gold", *ALL)
+    assert metrics == own(material / "cp", write_own(tmp_path / "plain"), tmp_path / "plain_out", *TEXT, *ALL)
+
+
+def test_splits_may_have_other_names(material, tmp_path):
+    write_own(tmp_path / "data")
+    plain = own(material / "cp", tmp_path / "data", tmp_path / "plain", *TEXT, *ALL)
+    for split, name in (("validation", "dev"), ("test", "blind")):
+        (tmp_path / "data" / f"{split}.jsonl").rename(tmp_path / "data" / f"{name}.jsonl")
+    named = ["--validation_split", "dev", "--test_split", "blind"]
+    metrics = own(material / "cp", tmp_path / "data", tmp_path / "out", *TEXT, *ALL, *named)
+    assert metrics == {"dev": plain["validation"]}
+    assert predictions(tmp_path / "out", "blind") == predictions(tmp_path / "plain", "test")
+
+
+@pytest.mark.parametrize("predicts", [False, True])
+def test_the_test_split_may_be_the_one_to_evaluate_on(predicts, material, tmp_path):
+    write_own(tmp_path / "data")
+    plain = own(material / "cp", tmp_path / "data", tmp_path / "plain", *TEXT, *TRAIN, "--do_eval")
+    (tmp_path / "data" / "test.jsonl").unlink()
+    (tmp_path / "data" / "validation.jsonl").rename(tmp_path / "data" / "test.jsonl")
+    more = ["--validation_split", "test", *(["--do_predict"] if predicts else [])]
+    metrics = own(material / "cp", tmp_path / "data", tmp_path / "out", *TEXT, *TRAIN, "--do_eval", *more)
+    assert metrics == {"test": plain["validation"]}
+    assert not predicts or len(predictions(tmp_path / "out", "test")) == 12
+
+
+def test_numbers_on_a_scale_are_learned_and_evaluated(material, tmp_path):
+    for split, count in SPLITS.items():
+        examples = rows("stsb", split, count)
+        renamed = [{"first": r["sentence1"], "second": r["sentence2"], "grade": r["label"]} for r in examples]
+        write(tmp_path / "data", split, renamed)
+    given = [*PAIR, "--label_column", "grade", "--regression", "true"]
+    metrics = own(material / "cp", tmp_path / "data", tmp_path / "out", *given, *ALL)
+    assert metrics == glue("stsb", material / "cp", material / "stsb", tmp_path / "stsb", *ALL)
+    assert predictions(tmp_path / "out", "test") == predictions(tmp_path / "stsb", "STS-B")
+    again = own(tmp_path / "out", tmp_path / "data", tmp_path / "again", *given, "--do_eval", "--do_predict")
+    assert again == metrics
+
+
+def test_a_data_set_may_be_given_by_its_name(material, tmp_path, monkeypatch):
+    parts = {split: Dataset.from_list(own_rows(split, count)) for split, count in SPLITS.items()}
+    monkeypatch.setitem(runs.PACKAGED, "film-reviews", lambda: parts)
+    given = own_options(material / "cp", tmp_path, tmp_path / "out", "--dataset_name", "film-reviews", *TEXT, *ALL)
+    index = given.index("--data_dir")
+    assert cli(["glue", *given[:index], *given[index + 2 :]]) == 0
+    files = own(material / "cp", write_own(tmp_path / "data"), tmp_path / "files", *TEXT, *ALL)
+    assert results_of(tmp_path / "out")["metrics"] == files
+    named = [*given[:index], *given[index + 2 :], "--output_dir", str(tmp_path / "no"), "--validation_split", "dev"]
+    assert cli(["glue", *named]) == 1
+
+
+def test_classes_of_the_validation_split_may_be_in_another_order(material, tmp_path):
+    data = write_own(tmp_path / "data", lambda label: label, "parquet", CLASSES)
+    metrics = own(material / "cp", data, tmp_path / "out", *TEXT, *TRAIN, "--do_eval")
+    other = Features({"text": Value("string"), "label": ClassLabel(names=["good", "bad"])})
+    write(data, "validation", own_rows("validation", 12, lambda label: 1 - label), "parquet", other)
+    assert own(material / "cp", data, tmp_path / "other", *TEXT, *TRAIN, "--do_eval") == metrics
+    again = own(tmp_path / "out", data, tmp_path / "again", *TEXT, "--do_eval")
+    assert again["validation"] == pytest.approx(metrics["validation"], abs=1e-6)
+
+
+def test_a_blank_or_the_case_makes_no_label_of_its_own(material, tmp_path):
+    count = itertools.count()
+
+    def shown(label: int) -> str:
+        return [["bad", "bad "], ["good", "Good"]][label][next(count) % 2]
+
+    own(material / "cp", write_own(tmp_path / "data", shown, "parquet"), tmp_path / "out", *TEXT, *ALL)
+    names = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").config.id2label.values()
+    assert len({name.strip().lower() for name in names}) == len(names) == 2
+
+
+def test_an_unknown_label_is_refused_with_its_row(material, tmp_path, capsys):
+    data = write_own(tmp_path / "data")
+    examples = own_rows("validation", 6)
+    examples[4]["label"] = "odd"
+    path = write(data, "validation", examples)
+    message = refusal(capsys, tmp_path / "out", own_options(material / "cp", data, tmp_path / "out", *TEXT, *ALL))
+    assert f"{path} has the label 'odd' in row 4; the labels must be bad, good." in message
+
+
+def test_the_numbers_of_named_labels_are_no_labels(material, tmp_path, capsys):
+    data = write_own(tmp_path / "data")
+    write(data, "validation", own_rows("validation", 6, int))
+    message = refusal(capsys, tmp_path / "out", own_options(material / "cp", data, tmp_path / "out", *TEXT, *ALL))
+    assert "the labels must be bad, good." in message
+
+
+@pytest.mark.parametrize("fault", ["missing", "list", "class"])
+def test_what_is_no_label_is_refused(fault, material, tmp_path, capsys):
+    data = write_own(tmp_path / "data", int)
+    examples, features = own_rows("train", 12, int), None
+    if fault == "list":
+        examples = [{**row, "label": [row["label"]]} for row in examples]
+    else:
+        examples[5]["label"] = None if fault == "missing" else -1
+        features = CLASSES if fault == "class" else None
+    path = write(data, "train", examples, "parquet", features)
+    (data / "train.jsonl").unlink()
+    message = refusal(capsys, tmp_path / "out", own_options(material / "cp", data, tmp_path / "out", *TEXT, *ALL))
+    assert str(path) in message and (fault == "list" or "row 5" in message)
+
+
+def test_numbers_that_all_differ_are_taken_for_a_scale(material, tmp_path, capsys):
+    examples = [{**row, "label": 0.5 * index} for index, row in enumerate(own_rows("train", 24))]
+    data = write_own(tmp_path / "data", float)
+    write(data, "train", examples)
+    message = refusal(capsys, tmp_path / "out", own_options(material / "cp", data, tmp_path / "out", *TEXT, *ALL))
+    assert "label has 24 different values in 24 rows" in message and "--regression true" in message
+    own(material / "cp", data, tmp_path / "out", *TEXT, *ALL, "--regression", "true")
+
+
+def test_a_checkpoint_with_other_labels_is_refused_for_own_data(material, tmp_path, capsys):
+    data, model = (
+        write_own(tmp_path / "data"),
+        save_model(tmp_path / "m", CPBertForSequenceClassification, LABELS["rte"]),
+    )
+    for does in (ALL, ["--do_eval"]):
+        message = refusal(capsys, tmp_path / "out", own_options(model, data, tmp_path / "out", *TEXT, *does))
+        assert "entailment" in message
+
+
+def test_a_column_that_is_not_there_is_refused(material, tmp_path, capsys):
+    data = write_own(tmp_path / "data")
+    for more, name in ((["--text_columns", "texts"], "texts"), ([*TEXT, "--label_column", "gold"], "gold")):
+        given = own_options(material / "cp", data, tmp_path / "out", *more, *ALL)
+        assert f"has no column {name}; its columns are text, label" in refusal(capsys, tmp_path / "out", given)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--task", "sst2", "--text_columns", "sentence"], "text_columns is for a data set of your own; leave out"),
+        (["--task", "stsb", "--regression", "true"], "regression is for a data set of your own; leave out"),
+        (["--task", "all", "--dataset_name", "film-reviews"], "dataset_name is for a data set of your own; leave out"),
+        (["--data_dir", "data"], "Give a --task; or for a data set of your own"),
+        ([], "Give a --task; or for a data set of your own"),
+        (["--text_columns", "text"], "Give a --task; or for a data set of your own"),
+        (["--data_dir", "data", "--text_columns", "a", "b", "c"], "one or two --text_columns"),
+        (
+            ["--data_dir", "data", "--dataset_name", "film-reviews", *TEXT],
+            "--data_dir or by --dataset_name, not by both",
+        ),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(given, message, material, tmp_path, capsys):
+    paths = ["--model_name_or_path", str(material / "cp"), "--output_dir", str(tmp_path / "out")]
+    assert message in refusal(capsys, tmp_path / "out", [*given, *paths, *QUIET, *ALL])
+
+
+# Teachers
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory, material, cache) -> Path:
+    """A stock model that was trained on MNLI's data."""
+    output = tmp_path_factory.mktemp("teacher") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+        glue("mnli", material / "stock", material / "mnli", output, *TRAIN)
+    return output
+
+
+def with_permuted_head(model: Path, folder: Path, order: list[int]) -> Path:
+    """The same model, whose output `i` is for the label `order[i]`."""
+    shutil.copytree(model, folder)
+    network = AutoModelForSequenceClassification.from_pretrained(model)
+    names = network.config.id2label
+    with torch.no_grad():
+        network.classifier.weight.copy_(network.classifier.weight[order])
+        network.classifier.bias.copy_(network.classifier.bias[order])
+    network.config.id2label = {index: names[label] for index, label in enumerate(order)}
+    network.config.label2id = {name: index for index, name in network.config.id2label.items()}
+    network.save_pretrained(folder)
+    return folder
+
+
+def largest_difference(first: Path, second: Path) -> float:
+    one, other = weights(first), weights(second)
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+SLOW = ["--optim", "sgd", "--learning_rate", "1e-2", "--max_grad_norm", "0"]
+
+
+def test_the_order_of_the_teacher_s_labels_does_not_matter(teacher, material, tmp_path):
+    named = save_model(tmp_path / "named", CPBertForSequenceClassification, LABELS["mnli"])
+    student = with_permuted_head(named, tmp_path / "student", [1, 2, 0])
+    permuted = with_permuted_head(teacher, tmp_path / "permuted", [2, 0, 1])
+    for name, source in (("plain", teacher), ("permuted", permuted)):
+        more = [*SLOW, "--teacher", source, "--distillation_logits_weight", "1", "--distillation_hidden_weight", "0"]
+        glue("mnli", student, material / "mnli", tmp_path / f"{name}_out", *TRAIN, *more)
+    assert largest_difference(tmp_path / "plain_out", tmp_path / "permuted_out") < 1e-6
+    wrong = tmp_path / "wrong"  # the same outputs under other names teach something else
+    shutil.copytree(permuted, wrong)
+    shutil.copyfile(teacher / "config.json", wrong / "config.json")
+    more[more.index("--teacher") + 1] = wrong
+    glue("mnli", student, material / "mnli", tmp_path / "wrong_out", *TRAIN, *more)
+    assert largest_difference(tmp_path / "plain_out", tmp_path / "wrong_out") > 1e-5
+
+
+def test_a_student_learns_its_teacher_s_answers_and_not_the_labels(material, tmp_path):
+    """The teacher has learned the opposite of what the labels say."""
+    for split in ("train", "validation"):
+        flipped = [{**row, "label": 1 - row["label"]} for row in rows("sst2", split, SPLITS[split])]
+        write(tmp_path / "flipped", split, flipped)
+    model = save_model(tmp_path / "model", BertModel, initializer_range=0.02)
+    student = save_model(tmp_path / "student", CPBertModel, num_hidden_layers=1, initializer_range=0.02)
+    learns = [*TRAIN, "--max_steps", "60", "--learning_rate", "1e-2", "--do_eval"]
+    teacher = glue("sst2", model, tmp_path / "flipped", tmp_path / "teacher", *learns)
+    assert teacher["validation"]["accuracy"] == 1.0
+    more = [
+        "--teacher",
+        tmp_path / "teacher",
+        "--distillation_logits_weight",
+        "1",
+        "--distillation_hidden_weight",
+        "0",
+    ]
+    metrics = glue("sst2", student, material / "sst2", tmp_path / "out", *learns, *more)
+    assert metrics["validation"]["accuracy"] == 0.0
+
+
+def test_a_teacher_changes_the_training_and_is_named_in_the_arguments(teacher, material, tmp_path):
+    data, more = material / "mnli", ["--do_eval", "--do_predict", "--teacher", teacher, "--layer_map", "0:0", "2:2"]
+    metrics = glue("mnli", material / "cp", data, tmp_path / "out", *TRAIN, *more)
+    glue("mnli", material / "cp", data, tmp_path / "alone", *TRAIN)
+    assert largest_difference(tmp_path / "out", tmp_path / "alone") > 1e-4
+    saved = tmp_path / "out" / "arguments.yaml"
+    content = yaml.safe_load(saved.read_text())
+    assert content["teacher"] == str(teacher) and content["layer_map"] == ["0:0", "2:2"]
+    assert cli(["glue", "--config", str(saved), "--output_dir", str(tmp_path / "again")]) == 0
+    assert results_of(tmp_path / "again")["metrics"] == metrics
+    logits = by_hand(tmp_path / "out", "mnli", rows("mnli", "validation_matched", 12))
+    labels = torch.tensor([row["label"] for row in rows("mnli", "validation_matched", 12)])
+    loss = float(torch.nn.functional.cross_entropy(logits, labels))
+    assert metrics["validation_matched"]["loss"] == pytest.approx(loss, abs=1e-5)
+
+
+def test_a_teacher_of_numbers_teaches_too(material, tmp_path):
+    glue("stsb", material / "stock", material / "stsb", tmp_path / "teacher", *TRAIN)
+    more = ["--teacher", tmp_path / "teacher", "--do_eval"]
+    metrics = glue("stsb", material / "cp", material / "stsb", tmp_path / "out", *TRAIN, *more)
+    assert list(metrics["validation"]) == ["loss", "pearson", "spearman"]
+
+
+def test_a_teacher_without_a_head_teaches_hidden_states_alone(material, tmp_path, capsys):
+    given = options(
+        "sst2", material / "cp", material / "sst2", tmp_path / "out", *TRAIN, "--teacher", material / "stock"
+    )
+    message = refusal(capsys, tmp_path / "out", given)
+    assert "has no trained classifier" in message and "--distillation_logits_weight 0" in message
+    assert cli(["glue", *given, "--distillation_logits_weight", "0"]) == 0
+
+
+def test_a_teacher_of_another_width_teaches_answers_alone(material, tmp_path, capsys):
+    wide = save_model(tmp_path / "wide", BertForSequenceClassification, LABELS["sst2"], hidden_size=32)
+    given = options("sst2", material / "cp", material / "sst2", tmp_path / "out", *TRAIN, "--teacher", wide)
+    message = refusal(capsys, tmp_path / "out", given)
+    assert "16 channels" in message and "has 32" in message and "distillation_hidden_weight" in message
+    assert cli(["glue", *given, "--distillation_hidden_weight", "0"]) == 0
+
+
+def test_a_teacher_with_another_vocabulary_is_refused(teacher, material, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(teacher, other)
+    for path in other.glob("tokenizer*"):
+        path.unlink()
+    words = [*VOCABULARY[:-2], VOCABULARY[-1], VOCABULARY[-2]]
+    (other / "vocab.txt").write_text("\n".join(words))
+    (other / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
+    given = options("mnli", material / "cp", material / "mnli", tmp_path / "out", *TRAIN, "--teacher", other)
+    assert f"The teacher {other} has another vocabulary" in refusal(capsys, tmp_path / "out", given)
+
+
+def test_a_teacher_of_other_labels_is_refused(teacher, material, tmp_path, capsys):
+    for task in ("rte", "stsb"):
+        given = options(task, material / "cp", material / task, tmp_path / "out", *TRAIN, "--teacher", teacher)
+        message = refusal(capsys, tmp_path / "out", given)
+        assert str(teacher) in message and "labels" in message
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--layer_map", "2:2", "1-1"], "layer_map takes pairs of numbers such as 1:2, not '1-1'"),
+        (["--layer_map", "3:1"], "the student has hidden states 0 to 2"),
+        (["--layer_map", "1:3"], "the teacher has hidden states 0 to 2"),
+        (
+            ["--distillation_logits_weight", "0", "--distillation_hidden_weight", "0"],
+            "the teacher would teach nothing",
+        ),
+        (["--distillation_logits_weight", "1.5"], "distillation_logits_weight must be from 0 to 1, not 1.5"),
+        (["--distillation_temperature", "0"], "distillation_temperature must be positive, not 0"),
+        (["--distillation_hidden_weight", "-1"], "distillation_hidden_weight must not be negative"),
+        (["--do_train", "false", "--do_eval"], "A teacher teaches in training"),
+        (["--teacher", "/no/where"], "/no/where"),
+        (["--task", "all", "--do_eval"], "with --task all learn from its hidden states alone"),
+    ],
+)
+def test_a_teacher_s_options_that_make_no_sense_are_refused(more, message, teacher, material, tmp_path, capsys):
+    given = options("mnli", material / "cp", material / "mnli", tmp_path / "out", *TRAIN, "--teacher", teacher, *more)
+    assert message in refusal(capsys, tmp_path / "out", given)
+
+
+# Logs, and a full disk
+
+
+def test_a_run_writes_a_log_for_tensorboard(material, tmp_path):
+    pytest.importorskip("tensorboard")
+    more = ["--report_to", "tensorboard", "--logging_steps", "1"]
+    glue("sst2", material / "cp", material / "sst2", tmp_path / "out", *ALL, *more)
+    logs = [path for path in (tmp_path / "out").rglob("events.out.tfevents.*") if path.stat().st_size]
+    assert logs
+
+
+def test_a_disk_that_gets_full_is_an_error_of_one_sentence(material, tmp_path, environment):
+    model = save_model(tmp_path / "model", CPBertModel, intermediate_size=4096)
+    size = (model / "model.safetensors").stat().st_size
+    assert size > 1_000_000
+    limited = """
+import resource, signal, sys
+from cp_transformers.cli import main
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+for limit, output in ((int(sys.argv[1]), "optimizer"), (int(sys.argv[2]), "model")):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    print("status", main([*sys.argv[3:], "--output_dir", output]), flush=True)
+"""
+    # First there is room for the model, but not for the optimiser, which takes twice as much; then for neither.
+    command = [sys.executable, "-W", "ignore", "-c", limited, str(int(1.3 * size)), str(size // 2), "glue"]
+    command += options("sst2", model, material / "sst2", tmp_path, *ALL, "--save_strategy", "steps")
+    kept = {"env": environment, "cwd": tmp_path, "capture_output": True, "text": True}
+    done = subprocess.run(command, **kept, timeout=60)
+    assert "Traceback" not in done.stderr, done.stderr[-2000:]
+    assert [line for line in done.stdout.splitlines() if "status" in line] == ["status 1", "status 1"]
+    errors = [line for line in done.stderr.splitlines() if line.startswith("cp-transformers: ")]
+    assert len(errors) == 2 and done.returncode == 0
+    assert not list(tmp_path.glob("*/results.json"))

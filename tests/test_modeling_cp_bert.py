@@ -224,7 +224,7 @@ def test_a_training_step_on_packed_rows_is_that_on_their_sequences(variant, chec
         alone = alone + model(inputs["input_ids"][row : row + 1, place], labels=own).loss * (own != -100).sum()
     expected = gradients(alone / (labels != -100).sum())
     if checkpointing:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     torch.testing.assert_close(gradients(model(**inputs, labels=labels).loss), expected, rtol=1e-4, atol=1e-6)
 
 

@@ -387,8 +387,8 @@ def _summary(runs: dict[str, dict[str, dict[str, float]]]) -> dict[str, Any]:
     return {**summary, "std": over_runs(statistics.stdev)} if len(runs) > 1 else summary
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """The command `cp-transformers glue`, and scripts/run_glue.py."""
+def main(args: Sequence[str] | None = None) -> dict[str, Any]:
+    """The command `cp-transformers glue`, and scripts/run_glue.py; returns what [`run`] returns."""
     parser = ArgumentParser(
         [GlueArguments, DistillationArguments, TrainingArguments],
         prog="cp-transformers glue",
@@ -400,3 +400,4 @@ def main(args: Sequence[str] | None = None) -> None:
         if results["metrics"]:
             print("\n" + (report_all if arguments.task == "all" else report)(results))
         print(f"\nWritten to {training.output_dir}.")
+    return results

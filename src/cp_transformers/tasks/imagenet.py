@@ -96,6 +96,8 @@ def _check(arguments: ImageNetArguments, training: TrainingArguments, distillati
         raise ValueError("A checkpoint is named twice.")
     if training.do_train and arguments.streaming and training.max_steps <= 0:
         raise ValueError("Images that are streamed have no known number: say how long to train with --max_steps.")
+    if training.fsdp and arguments.ema_decay is not None:
+        raise ValueError("The average of --ema_decay is not kept of weights that FSDP splits: leave out one of them.")
     if training.eval_strategy != "no" and arguments.streaming:
         raise ValueError("Streamed images are evaluated at the end alone: leave out --eval_strategy.")
     if training.do_train and arguments.ema_decay is not None and training.load_best_model_at_end:
@@ -152,8 +154,8 @@ def report(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """The command `cp-transformers imagenet`, and scripts/run_imagenet.py."""
+def main(args: Sequence[str] | None = None) -> dict[str, Any]:
+    """The command `cp-transformers imagenet`, and scripts/run_imagenet.py; returns what [`run`] returns."""
     parser = ArgumentParser(
         [ImageNetArguments, DistillationArguments, TrainingArguments],
         prog="cp-transformers imagenet",
@@ -165,3 +167,4 @@ def main(args: Sequence[str] | None = None) -> None:
         if results["results"]:
             print("\n" + report(results))
         print(f"\nWritten to {training.output_dir}.")
+    return results

@@ -63,8 +63,8 @@ class ImageNetArguments:
     random_erasing: float = field(default=0.25, metadata={"help": "probability of erasing a rectangle"})
     mixup: float = field(default=0.8, metadata={"help": "alpha of Mixup; 0: off"})
     cutmix: float = field(default=1.0, metadata={"help": "alpha of CutMix; 0: off"})
-    layer_decay: float | None = field(
-        default=None, metadata={"help": "factor of the learning rates from a layer to the one below; default: 1"}
+    layer_decay: float = field(
+        default=1.0, metadata={"help": "factor of the learning rates from a layer to the one below"}
     )
     ema_decay: float | None = field(
         default=None, metadata={"help": "average the weights with this decay, and evaluate and save the average"}

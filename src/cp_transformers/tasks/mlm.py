@@ -78,14 +78,15 @@ class MlmArguments:
     )
     vocab_size: int = field(default=8000, metadata={"help": "of a vocabulary that is trained, at most"})
     dataset_name: str | None = field(
-        default=None, metadata={"help": "texts on the Hub with a train and a validation split, or review-texts"}
+        default=None, metadata={"help": "texts on the Hub, or review-texts, those of a package"}
     )
     dataset_config_name: str | None = field(default=None, metadata={"help": "its configuration"})
     train_file: str | None = field(
         default=None, metadata={"help": "texts as .txt (one a line), .jsonl, .csv, .parquet"}
     )
     validation_file: str | None = field(default=None, metadata={"help": "held-out texts, likewise"})
-    validation_split: str = field(default="validation", metadata={"help": "the split of dataset_name to evaluate on"})
+    train_split: str = field(default="train", metadata={"help": "the split of dataset_name to train on"})
+    validation_split: str = field(default="validation", metadata={"help": "the split of it to evaluate on"})
     text_column: str = field(default="text", metadata={"help": "the column of the texts"})
     streaming: bool = field(
         default=False, metadata={"help": "read the training texts while training; needs --max_steps"}
@@ -143,7 +144,8 @@ def run(arguments: MlmArguments, training: TrainingArguments) -> dict[str, Any]:
     model = make_model(arguments, tokenizer)
     check_free_space(training, model)
 
-    rows = {split: encode(data, arguments, tokenizer) for split, data in texts.items()}
+    with training.main_process_first():
+        rows = {split: encode(data, arguments, tokenizer) for split, data in texts.items()}
     masking = Masking(tokenizer, arguments.mlm_probability)
     trainer = Trainer(
         model,
@@ -208,7 +210,7 @@ def load_texts(arguments: MlmArguments, training: TrainingArguments) -> dict[str
             if arguments.streaming and split == "train":
                 data = data.to_iterable_dataset()
         else:
-            name = arguments.validation_split if split == "validation" else split
+            name = getattr(arguments, f"{split}_split")
             data = load_by_name(
                 str(arguments.dataset_name),
                 arguments.dataset_config_name,
@@ -462,8 +464,8 @@ def report(results: dict[str, Any]) -> str:
     )
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """The command `cp-transformers mlm`, and scripts/run_mlm.py."""
+def main(args: Sequence[str] | None = None) -> dict[str, Any]:
+    """The command `cp-transformers mlm`, and scripts/run_mlm.py; returns what [`run`] returns."""
     parser = ArgumentParser(
         [MlmArguments, TrainingArguments],
         prog="cp-transformers mlm",
@@ -475,3 +477,4 @@ def main(args: Sequence[str] | None = None) -> None:
         if results["metrics"]:
             print("\n" + report(results))
         print(f"\nWritten to {training.output_dir}.")
+    return results

@@ -1,0 +1,542 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""Labelled images: folders and their classes, labels, damaged files, preprocessing, and the changes of training."""
+
+import io
+import json
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from PIL import Image
+from torch import nn
+from torchvision.transforms.v2 import functional as T
+from transformers import ConvNextImageProcessorPil, ResNetConfig, ViTConfig, ViTImageProcessor, ViTImageProcessorPil
+
+from cp_transformers.tasks.image_data import (
+    Augmentation,
+    CorruptImage,
+    LabelledImages,
+    MixingCollator,
+    StreamedImages,
+    TrainingImages,
+    decode,
+    load_folder,
+    load_images,
+    load_real_labels,
+    match_labels,
+    model_label,
+    resolve_preprocessing,
+    validation_number,
+)
+from cp_transformers.tasks.image_evaluation import evaluate
+from cp_transformers.tasks.image_training import _CorruptImages
+from cp_transformers.tasks.runs import DrawnAnew
+
+
+OFF = {"crop_min_scale": 1.0, "flip": 0.0, "rand_augment": 0, "random_erasing": 0.0}
+ALL = {"crop_min_scale": 0.1, "flip": 0.5, "rand_augment": 9, "random_erasing": 0.5}
+HALF = {"mean": [0.5, 0.4, 0.3], "std": [0.5, 0.25, 0.2]}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory) -> Path:
+    """Keeps what datasets caches out of the user's folder."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
+        yield folder
+
+
+def picture(seed: int = 0, rows: int = 20, columns: int = 26) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (rows // 2, columns // 2, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize((columns, rows), Image.Resampling.BICUBIC)
+
+
+def as_bytes(image: Image.Image, kind: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
+
+
+def folder_of(root: Path, *names: str) -> Path:
+    """Pictures under these names."""
+    for seed, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(seed).save(root / name)
+    return root
+
+
+def contents(data: LabelledImages) -> dict[str, str]:
+    """The class of each file."""
+    return {Path(row["image"]["path"]).name: data.names[row["label"]] for row in data.rows}
+
+
+# Folders
+
+
+@pytest.mark.parametrize("name", ["validation", "val", "valid", "dev", "."])
+def test_a_folder_of_classes_may_have_any_usual_name(name, tmp_path):
+    folder_of(tmp_path / name, "cat/1.png", "cat/2.png", "tree_frog/3.png")
+    data = load_folder(str(tmp_path), "validation")
+    assert data.names == ["cat", "tree_frog"]
+    assert contents(data) == {"1.png": "cat", "2.png": "cat", "3.png": "tree_frog"}
+
+
+def test_each_split_has_its_folder(tmp_path):
+    folder_of(tmp_path, "train/cat/1.png", "train/dog/2.png", "val/cat/3.png", "val/dog/4.png")
+    assert contents(load_folder(str(tmp_path), "train")) == {"1.png": "cat", "2.png": "dog"}
+    assert contents(load_folder(str(tmp_path), "validation")) == {"3.png": "cat", "4.png": "dog"}
+
+
+def test_words_for_splits_in_the_names_of_files_leave_out_no_image(tmp_path):
+    names = ["ILSVRC2012_val_00000001.JPEG", "train_1.JPEG", "test-2.JPEG", "3.JPEG"]
+    folder_of(tmp_path / "val", *(f"n0144076{index % 2}/{name}" for index, name in enumerate(names)))
+    assert sorted(contents(load_folder(str(tmp_path), "validation"))) == sorted(names)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_words_for_splits_in_the_names_of_classes_leave_out_no_image(split, tmp_path):
+    folder_of(tmp_path / split, "cat/1.png", "dev/2.png", "test tube/3.png", "train/4.png", "eval_5/5.png")
+    found = contents(load_folder(str(tmp_path), split))
+    assert found == {"1.png": "cat", "2.png": "dev", "3.png": "test tube", "4.png": "train", "5.png": "eval_5"}
+
+
+def test_a_single_class_is_a_class(tmp_path):
+    folder_of(tmp_path / "validation", "cat/1.png", "cat/2.png")
+    assert contents(load_folder(str(tmp_path), "validation")) == {"1.png": "cat", "2.png": "cat"}
+
+
+@pytest.mark.parametrize(
+    ("names", "split", "message"),
+    [
+        ([], "validation", "no images in folders"),
+        (["validation/text/1.txt"], "validation", "no images in folders"),
+        (["train/cat/1.png"], "validation", "has no folder validation or val"),
+        (["cat/1.png"], "train", "has no folder train"),
+    ],
+)
+def test_a_folder_without_the_images_is_refused(names, split, message, tmp_path):
+    for name in names:
+        if name.endswith(".txt"):
+            (tmp_path / name).parent.mkdir(parents=True)
+            (tmp_path / name).write_text("no image")
+        else:
+            folder_of(tmp_path, name)
+    with pytest.raises((ValueError, OSError), match=message):
+        load_folder(str(tmp_path), split)
+    with pytest.raises(FileNotFoundError, match="There is no folder"):
+        load_folder(str(tmp_path / "nowhere"), split)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_digits_come_undecoded_with_their_names(streaming):
+    data = load_images("digits", None, "validation", streaming)
+    row = next(iter(data.rows))
+    assert data.names == [str(digit) for digit in range(10)] and set(row) == {"image", "label"}
+    assert decode(row["image"]).size == (28, 28)
+
+
+def test_a_column_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match="no column pixels; its columns are image, label; name it by --image_column"):
+        load_images("digits", None, "validation", image_column="pixels")
+
+
+# Labels
+
+
+NAMES = [f"thing {letter}" for letter in "abcdefghijkl"]  # 12
+
+
+def config(names: list[str] | None = None, count: int = 12) -> ViTConfig:
+    if names is None:
+        return ViTConfig(num_labels=count)
+    return ViTConfig(id2label=dict(enumerate(names)), label2id={name: index for index, name in enumerate(names)})
+
+
+def test_labels_are_matched_by_name_in_any_order_and_spelling():
+    assert match_labels(["Thing_c", "THING a"], config(NAMES), "here") == [2, 0]
+    assert match_labels(NAMES, config(NAMES[::-1]), "here") == list(range(12))[::-1]
+
+
+@pytest.mark.parametrize("names", [NAMES, None], ids=["named", "unnamed"])
+def test_numerals_that_sort_as_strings_are_numbers(names):
+    numerals = sorted(map(str, range(12)))
+    assert numerals[:3] == ["0", "1", "10"]
+    assert match_labels(numerals, config(names), "here") == [int(name) for name in numerals]
+    assert match_labels(["7", "11"], config(names), "here") == [7, 11]
+    with pytest.raises(ValueError, match="a class 12, but the model tells only 12 apart"):
+        match_labels([*numerals, "12"], config(names), "here")
+
+
+def test_wordnet_ids_are_in_the_order_of_the_labels():
+    ids = [f"n{10**7 + 3 * index:08d}" for index in range(12)]
+    assert match_labels(ids, config(NAMES), "here") == list(range(12))
+    assert match_labels(ids[3:6], config(ids), "here") == [3, 4, 5]
+    with pytest.raises(ValueError, match=ids[0]):
+        match_labels(ids[:11], config(NAMES), "here")
+
+
+def test_a_model_without_names_has_the_order_of_the_data():
+    assert match_labels(NAMES, config(), "here") == list(range(12))
+    assert match_labels(None, config(NAMES), "here") is None
+    with pytest.raises(ValueError, match="thing a"):
+        match_labels(NAMES[:3], config(), "here")
+
+
+def test_names_that_are_not_the_model_s_are_refused():
+    with pytest.raises(ValueError, match=r"here has a class 'nothing'.*--new_head"):
+        match_labels(["thing b", "nothing"], config(NAMES), "here")
+    with pytest.raises(ValueError, match="here has a class"):
+        match_labels([f"other {index}" for index in range(12)], config(NAMES), "here")
+
+
+@pytest.mark.parametrize("label", [-1, 3, None, "1"])
+def test_a_label_that_the_model_does_not_have_is_refused(label):
+    with pytest.raises(ValueError, match=f"here has the label {label!r}"):
+        model_label(label, None, 3, "here")
+    with pytest.raises(ValueError, match="here has the label"):
+        model_label(label, [2, 1, 0], 3, "here")
+
+
+# Reading images
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"), [("L", "PNG"), ("RGBA", "PNG"), ("P", "GIF"), ("CMYK", "JPEG"), ("1", "PNG"), ("LA", "PNG")]
+)
+def test_every_mode_is_read_as_rgb(mode, kind, tmp_path):
+    content = as_bytes(picture().convert(mode), kind)
+    (tmp_path / "image").write_bytes(content)
+    decoded = decode({"path": None, "bytes": content})
+    assert decoded.mode == "RGB" and decoded.size == (26, 20)
+    assert decoded.tobytes() == Image.open(io.BytesIO(content)).convert("RGB").tobytes()
+    assert decode({"path": str(tmp_path / "image"), "bytes": None}).tobytes() == decoded.tobytes()
+
+
+def damaged() -> list[bytes]:
+    whole = [as_bytes(picture(), kind) for kind in ("PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP")]
+    cut = [content[: len(content) * part // 4] for content in whole for part in (1, 2, 3)]
+    return [b"", b"text", whole[0][:20] + b"\xff" * 40, *(each for each in cut)]
+
+
+@pytest.mark.parametrize("content", damaged(), ids=range(len(damaged())))
+def test_what_cannot_be_read_is_named(content):
+    with pytest.raises(CorruptImage, match=r"^broken\.png: ") as error:
+        decode({"path": "broken.png", "bytes": content})
+    assert " at 0x" not in str(error.value)  # the same words whenever it is read
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_random_damage_raises_nothing_else():
+    for kind in ("PNG", "JPEG", "TIFF", "WEBP"):
+        whole = as_bytes(picture(), kind)
+        for seed in range(60):
+            generator = np.random.default_rng(seed)
+            content = bytearray(whole)
+            for place in generator.integers(0, min(len(content), 200 if seed % 2 else len(content)), 4):
+                content[place] = generator.integers(256)
+            try:
+                decode({"path": "broken", "bytes": bytes(content)})
+            except CorruptImage as error:
+                assert str(error).startswith("broken: ")
+
+
+def test_a_missing_file_is_a_corrupt_image(tmp_path):
+    with pytest.raises(CorruptImage, match=r"gone\.png"):
+        decode({"path": str(tmp_path / "gone.png"), "bytes": None})
+
+
+def test_real_labels_are_lists_of_numbers(tmp_path):
+    path = tmp_path / "real.json"
+    path.write_text("[[1, 2], [], [0]]")
+    assert load_real_labels(str(path)) == [[1, 2], [], [0]]
+    for content in ("[[1, 2]", "{}", "[1, 2]", '[["1"]]', "[[0.5]]"):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=r"real\.json"):
+            load_real_labels(str(path))
+
+
+def test_the_number_of_a_validation_image_is_in_its_name():
+    assert validation_number("/a/n01440764/ILSVRC2012_val_00000293.JPEG", "here") == 292
+    assert validation_number("ILSVRC2012_val_00050000_n01440764.JPEG", "here") == 49999
+    for path in (None, "1.JPEG"):
+        with pytest.raises(ValueError, match="ReaL labels are found by the images' file names"):
+            validation_number(path, "here")
+
+
+# Preprocessing
+
+
+VIT = {"size": {"height": 16, "width": 16}, "resample": 2, "image_mean": HALF["mean"], "image_std": HALF["std"]}
+
+
+def by_hand(image: Image.Image, size: tuple[int, int], side: int, resample: int) -> torch.Tensor:
+    """Resizes to (rows, columns), cuts out a centred square, and normalises."""
+    image = image.resize(size[::-1], Image.Resampling(resample))
+    top, left = (size[0] - side) // 2, (size[1] - side) // 2
+    pixels = torch.tensor(np.asarray(image.crop((left, top, left + side, top + side)))).permute(2, 0, 1) / 255
+    return (pixels - torch.tensor(HALF["mean"])[:, None, None]) / torch.tensor(HALF["std"])[:, None, None]
+
+
+@pytest.mark.parametrize("processor_class", [ViTImageProcessor, ViTImageProcessorPil])
+def test_without_other_values_the_processor_is_left_as_it_is(processor_class):
+    for processor in (processor_class(**VIT), ConvNextImageProcessorPil(size={"shortest_edge": 16}, crop_pct=0.8)):
+        preprocessing = resolve_preprocessing(processor)
+        expected = processor(picture(), return_tensors="pt")["pixel_values"][0]
+        assert torch.equal(preprocessing(picture()), expected)
+        assert preprocessing.image_size == (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("options", "resized", "side", "resample", "crop_pct"),
+    [
+        ({}, (16, 16), 16, 2, 1.0),
+        ({"interpolation": "bicubic"}, (16, 16), 16, 3, 1.0),
+        ({"interpolation": "nearest"}, (16, 16), 16, 0, 1.0),
+        ({"interpolation": "lanczos", "image_size": 12}, (12, 12), 12, 1, 1.0),
+        ({"crop_pct": 0.8}, (20, 26), 16, 2, 0.8),
+        ({"crop_pct": 1.0, "image_size": 10}, (10, 13), 10, 2, 1.0),
+        ({"crop_pct": 0.5, "image_size": 10, "interpolation": "bicubic"}, (20, 26), 10, 3, 0.5),
+    ],
+)
+def test_a_vit_s_images_are_resized_and_cropped_as_asked(options, resized, side, resample, crop_pct):
+    preprocessing = resolve_preprocessing(ViTImageProcessorPil(**VIT), **options)
+    expected = by_hand(picture(), resized, side, resample)
+    torch.testing.assert_close(preprocessing(picture()), expected, atol=1e-5, rtol=1e-5)
+    assert preprocessing.image_size == (side, side) and preprocessing.crop_pct == pytest.approx(crop_pct)
+    names = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+    assert preprocessing.interpolation == names[resample]
+
+
+@pytest.mark.parametrize(
+    ("options", "edge", "side"),
+    [
+        ({}, 20, 16),
+        ({"image_size": 8}, 10, 8),
+        ({"crop_pct": 0.5}, 32, 16),
+        ({"crop_pct": 1.0, "image_size": 10, "interpolation": "bilinear"}, 10, 10),
+    ],
+)
+def test_a_resnet_s_images_are_resized_and_cropped_as_asked(options, edge, side):
+    processor = ConvNextImageProcessorPil(
+        size={"shortest_edge": 16}, crop_pct=0.8, resample=3, image_mean=HALF["mean"], image_std=HALF["std"]
+    )
+    preprocessing = resolve_preprocessing(processor, **options)
+    image = picture(rows=20, columns=40)
+    resample = 2 if "interpolation" in options else 3
+    expected = by_hand(image, (edge, 2 * edge), side, resample)
+    torch.testing.assert_close(preprocessing(image), expected, atol=1e-5, rtol=1e-5)
+    assert preprocessing.image_size == (side, side)
+    assert preprocessing.crop_pct == pytest.approx(options.get("crop_pct", 0.8))
+
+
+@pytest.mark.parametrize("crop_pct", [None, 0.875])
+def test_the_crop_of_a_large_resnet_image_is_the_one_that_is_reported(crop_pct):
+    processor = ConvNextImageProcessorPil(size={"shortest_edge": 384}, crop_pct=0.8, resample=0)
+    preprocessing = resolve_preprocessing(processor, crop_pct=crop_pct)
+    ramp = np.broadcast_to(np.linspace(0, 255, 384)[None, :, None], (384, 384, 3)).astype(np.uint8)
+    seen = preprocessing(Image.fromarray(ramp))[0]
+    assert float(seen.max() - seen.min()) / 2 == pytest.approx(preprocessing.crop_pct, abs=0.03)
+
+
+def test_a_processor_with_a_crop_keeps_its_part_of_the_side_at_another_size():
+    processor = ViTImageProcessorPil(
+        **{**VIT, "size": {"shortest_edge": 20}}, do_center_crop=True, crop_size={"height": 16, "width": 16}
+    )
+    own, other = resolve_preprocessing(processor), resolve_preprocessing(processor, image_size=8)
+    assert (own.crop_pct, other.crop_pct) == (0.8, 0.8) and (own.image_size, other.image_size) == ((16, 16), (8, 8))
+    torch.testing.assert_close(other(picture()), by_hand(picture(), (10, 13), 8, 2), atol=1e-5, rtol=1e-5)
+
+
+# Counting
+
+
+def counted(limit: int | None, message: str, batch_size: int = 8) -> dict:
+    """An evaluation of a linear model that takes at most `limit` images at once."""
+    rows = [{"image": {"bytes": as_bytes(picture(seed)), "path": f"{seed}"}, "label": seed % 7} for seed in range(22)]
+    head = nn.Linear(3, 7)
+    nn.init.orthogonal_(head.weight, generator=torch.Generator().manual_seed(0))
+    nn.init.zeros_(head.bias)
+
+    def forward(pixel_values: torch.Tensor) -> torch.Tensor:
+        if limit is not None and len(pixel_values) > limit:
+            raise RuntimeError(message)
+        return head(pixel_values.mean((2, 3)))
+
+    preprocessing = resolve_preprocessing(ViTImageProcessorPil(**VIT))
+    data = LabelledImages(Dataset.from_list(rows), None, "here")
+    return evaluate(forward, preprocessing, data, num_labels=7, batch_size=batch_size)
+
+
+@pytest.mark.parametrize(("limit", "batch_size"), [(5, 4), (3, 2), (1, 1)])
+def test_smaller_batches_are_tried_when_memory_runs_out(limit, batch_size):
+    whole, parts = counted(None, ""), counted(limit, "CUDA out of memory. Tried to allocate 2.00 GiB")
+    assert (whole["batch_size"], parts["batch_size"]) == (8, batch_size)
+    for name in ("images", "top1", "top5", "corrupt"):
+        assert parts[name] == whole[name]
+    assert parts["loss"] == pytest.approx(whole["loss"], abs=1e-6) and whole["images"] == 22
+
+
+def test_other_errors_and_a_single_image_too_many_are_raised():
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        counted(3, "mat1 and mat2 shapes cannot be multiplied")
+    with pytest.raises(RuntimeError, match="out of memory"):
+        counted(0, "CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+# Training
+
+
+def test_what_is_drawn_differs_from_epoch_to_epoch_and_row_to_row_and_not_otherwise():
+    draws = DrawnAnew(["row"] * 5, lambda row, seed: seed, seed=1)
+    first = [draws[index] for index in range(5)]
+    draws.set_epoch(1)
+    second = [draws[index] for index in range(5)]
+    assert len(set(first + second)) == 10
+    draws.set_epoch(0)
+    assert [draws[index] for index in range(5)] == first
+    assert [DrawnAnew(["row"] * 5, lambda row, seed: seed, seed=2)[index] for index in range(5)] != first
+
+
+def test_the_same_seed_gives_the_same_change_whatever_else_is_drawn():
+    augment = Augmentation((16, 16), **ALL, **HALF)
+    changed = [augment(picture(), seed) for seed in range(8)]
+    assert len({tuple(each.flatten().tolist()) for each in changed}) == 8
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    again = [augment(picture(), seed) for seed in range(8)]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(one, other) for one, other in zip(changed, again))
+    assert all(each.shape == (3, 16, 16) and each.dtype == torch.float32 for each in changed)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_without_changes_images_are_resized_and_normalised(mode):
+    augment = Augmentation((12, 16), **OFF, **HALF, interpolation=mode)
+    resized = picture().resize((16, 12), Image.Resampling[mode.upper()])
+    expected = T.normalize(T.to_dtype(T.to_image(resized), torch.float32, scale=True), **HALF)
+    assert torch.equal(augment(picture(), 3), expected)
+
+
+def test_flipping_always_mirrors_the_image():
+    plain, flipped = (Augmentation((16, 16), **{**OFF, "flip": flip}, **HALF)(picture(), 0) for flip in (0.0, 1.0))
+    assert torch.equal(flipped, plain.flip(-1))
+
+
+def test_crops_are_of_at_least_the_area_asked_for():
+    # Each pixel of a ramp shows its column: the range that is seen is the width of the crop.
+    ramp = Image.fromarray(np.broadcast_to(np.arange(0, 256, 4, dtype=np.uint8)[None, :, None], (64, 64, 3)).copy())
+    plain = {"mean": [0.0] * 3, "std": [1.0] * 3}
+
+    def narrowest(scale: float) -> float:
+        augment = Augmentation((64, 64), **{**OFF, "crop_min_scale": scale}, **plain, interpolation="nearest")
+        widths = [float(seen.max() - seen.min()) for seen in (augment(ramp, seed) for seed in range(40))]
+        return min(widths)
+
+    assert narrowest(0.9) > 0.75 > narrowest(0.05)
+
+
+def rows_with(*contents: bytes | None) -> list[dict]:
+    """Rows with these contents, a picture for None."""
+    return [
+        {"image": {"bytes": content or as_bytes(picture(index)), "path": f"{index}.png"}, "label": index}
+        for index, content in enumerate(contents)
+    ]
+
+
+def draw(row: dict, seed: int) -> int:
+    decode(row["image"])
+    return row["label"]
+
+
+def test_the_next_image_takes_the_place_of_one_that_cannot_be_read(tmp_path):
+    report = _CorruptImages(tmp_path / "corrupt.txt")
+    images = TrainingImages(rows_with(None, b"text", b"text", None, b"text"), draw, 0, report)
+    for _ in range(2):  # the second time, nothing is reported anew
+        assert [images[index] for index in range(5)] == [0, 3, 3, 3, 0]
+    lines = (tmp_path / "corrupt.txt").read_text().splitlines()
+    assert sorted(line.split(":")[0] for line in lines) == ["1.png", "2.png", "4.png"]
+
+
+def test_another_process_does_not_name_an_image_again(tmp_path):
+    for _ in range(2):
+        _CorruptImages(tmp_path / "corrupt.txt")("1.png: broken")
+    assert (tmp_path / "corrupt.txt").read_text() == "1.png: broken\n"
+
+
+def test_training_without_a_single_image_that_can_be_read_is_refused():
+    with pytest.raises(ValueError, match="None of the training images can be read"):
+        TrainingImages(rows_with(b"text", b"text"), draw, 0, lambda message: None)[0]
+
+
+def test_a_stream_leaves_out_what_cannot_be_read():
+    rows, messages = Dataset.from_list(rows_with(None, b"text", None, None)).to_iterable_dataset(), []
+    images = StreamedImages(rows, lambda row, seed: (draw(row, seed), seed), 0, messages.append)
+    first = list(images)
+    assert [label for label, _ in first] == [0, 2, 3] and [text.split(":")[0] for text in messages] == ["1.png"]
+    images.set_epoch(1)
+    second = list(images)
+    assert [label for label, _ in second] == [0, 2, 3] and not {seed for _, seed in first} & {s for _, s in second}
+
+
+def batch(seed: int = 0, count: int = 6) -> list[dict]:
+    """Each image has its own constant colour, so that a mixed one tells what it was made of."""
+    values = [{"pixel_values": torch.full((3, 8, 8), float(index)), "labels": index} for index in range(count)]
+    return [{**each, "seed": seed + index} for index, each in enumerate(values)]
+
+
+def test_without_mixing_labels_stay_numbers():
+    mixed = MixingCollator(6)(batch())
+    assert mixed["labels"].tolist() == list(range(6)) and mixed["labels"].dtype == torch.long
+    assert mixed["pixel_values"][:, 0, 0, 0].tolist() == list(range(6)) and set(mixed) == {"pixel_values", "labels"}
+
+
+def test_evaluation_is_not_mixed():
+    without_seed = [{name: value for name, value in each.items() if name != "seed"} for each in batch()]
+    assert MixingCollator(6, 0.8, 1.0)(without_seed)["labels"].tolist() == list(range(6))
+
+
+@pytest.mark.parametrize(("mixup", "cutmix"), [(0.8, 0.0), (0.0, 1.0), (0.8, 1.0)])
+def test_mixed_labels_are_the_parts_of_the_images(mixup, cutmix):
+    collate = MixingCollator(6, mixup, cutmix)
+    kinds = set()
+    for seed in range(12):
+        mixed = collate(batch(seed))
+        labels, pixel_values = mixed["labels"], mixed["pixel_values"]
+        assert labels.shape == (6, 6) and (labels >= 0).all() and (labels <= 1).all()
+        torch.testing.assert_close(labels.sum(-1), torch.ones(6))
+        # The mean colour is the labels' mean, whether images are blended or put together of two.
+        mean = (labels * torch.arange(6.0)).sum(-1)
+        torch.testing.assert_close(pixel_values.mean((1, 2, 3)), mean, atol=1e-4, rtol=1e-4)
+        kinds.add(bool((pixel_values.amin((1, 2, 3)) == pixel_values.amax((1, 2, 3))).all()))
+        assert all(torch.equal(collate(batch(seed))[name], mixed[name]) for name in mixed)
+    assert (True in kinds) if mixup else True
+    assert (False in kinds) if cutmix else kinds == {True}
+
+
+def test_mixup_blends_with_the_image_before():
+    for seed in range(5):
+        mixed = MixingCollator(6, mixup=0.8)(batch(seed))
+        share = mixed["labels"].diagonal()
+        assert torch.allclose(share, share[:1])
+        index = torch.arange(6.0)
+        expected = share * index + (1 - share) * index.roll(1)
+        torch.testing.assert_close(mixed["pixel_values"][:, 1, 2, 3], expected)
+        one_hot = torch.eye(6)
+        torch.testing.assert_close(mixed["labels"], share[0] * one_hot + (1 - share[0]) * one_hot.roll(1, 0))
+
+
+def test_mixing_leaves_the_global_generator_alone():
+    before = torch.get_rng_state()
+    mixed = [MixingCollator(6, 0.8, 1.0)(batch(seed))["labels"] for seed in range(3)]
+    assert torch.equal(torch.get_rng_state(), before) and not torch.equal(mixed[0], mixed[1])
+
+
+def test_a_resnet_s_labels_are_matched_likewise():
+    names = json.loads(json.dumps({str(index): name for index, name in enumerate(NAMES)}))
+    resnet = ResNetConfig(id2label={int(index): name for index, name in names.items()})
+    assert match_labels(NAMES[::-1], resnet, "here") == list(range(12))[::-1]

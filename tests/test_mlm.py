@@ -1,0 +1,895 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""`cp-transformers mlm` on small models and texts: vocabulary, packing, masking, training, evaluation, resuming."""
+
+import json
+import math
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+import yaml
+from datasets import Dataset
+from hypothesis import given, settings, strategies as st
+from safetensors.torch import load_file
+from torch.testing import assert_close
+from transformers import AutoModelForMaskedLM, AutoTokenizer, GPT2Config
+
+from cp_transformers import CPBertConfig, CPBertForMaskedLM
+from cp_transformers.cli import main as cli
+from cp_transformers.tasks import mlm as task
+from cp_transformers.tasks.mlm import CONFIGS, IGNORED, SPECIAL_TOKENS, Collator, Masking, MlmArguments, pack
+from cp_transformers.tasks.runs import DrawnAnew
+
+
+ROOT = Path(__file__).parents[1]
+WORDS = ["a", "film", "the", "story", "is", "and", "it", "was", "running", "play", "unbelievable", "quickly", "Odd"]
+ENDS = [".", "!", "?!", "", ", no", " (bad)"]
+MAX_LENGTH = 16
+
+TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+TINY |= {"max_position_embeddings": 40, "initializer_range": 0.3}
+POOLS = {"pool_num_heads": 2, "pool_max_offset": 2.0, "pool_range": 0.5}
+QUIET = ["--use_cpu", "true", "--report_to", "none", "--disable_tqdm", "true"]
+MODEL = ["--model_config", json.dumps(TINY), "--pool_config", json.dumps(POOLS), "--vocab_size", "120"]
+MODEL += ["--max_length", str(MAX_LENGTH)]
+TRAIN = ["--do_train", "--max_steps", "2", "--learning_rate", "1e-2", "--save_strategy", "no"]
+
+every_model = pytest.mark.parametrize("model_type", CONFIGS)
+packed_or_not = pytest.mark.parametrize("packed", [True, False], ids=["packed", "unpacked"])
+
+
+# Small texts and runs
+
+
+def sentences(count: int, seed: int, longest: int = 6) -> list[str]:
+    generator = random.Random(seed)
+    lengths = [generator.randint(1, longest) for _ in range(count)]
+    return [" ".join(generator.choices(WORDS, k=length)) + generator.choice(ENDS) for length in lengths]
+
+
+LONG = " ".join(sentences(12, seed=7))  # several rows
+TEXTS = {"train": [*sentences(40, seed=1), LONG], "validation": [*sentences(23, seed=2), LONG]}
+
+
+def write(folder: Path, name: str, texts: list[str], extension: str = "txt", column: str = "text") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.{extension}"
+    if extension == "txt":
+        path.write_text("".join(text + "\n" for text in texts))
+    else:
+        data = Dataset.from_dict({"number": list(range(len(texts))), column: texts})
+        {"jsonl": data.to_json, "csv": data.to_csv, "parquet": data.to_parquet}[extension](str(path))
+    return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory) -> Path:
+    """Keeps what datasets caches out of the user's folder."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("texts")
+    for split, texts in TEXTS.items():
+        write(folder, split, texts)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return task.train_tokenizer(TEXTS["train"], vocab_size=120)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, data, cache) -> Path:
+    """The output of a run that trained and evaluated."""
+    folder = tmp_path_factory.mktemp("trained") / "out"
+    mlm(data, folder, *TRAIN, "--do_eval")
+    return folder
+
+
+@pytest.fixture
+def environment(cache) -> dict[str, str]:
+    """For processes of their own."""
+    return {**os.environ, "HF_DATASETS_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def seen(monkeypatch) -> dict[str, list[dict]]:
+    """The rows that models were given, in order, by whether in training."""
+    rows: dict[str, list[dict]] = {"train": [], "validation": []}
+
+    def record(name, into):
+        make = getattr(task, name)
+
+        def recording(*args):
+            examples = make(*args)
+            if isinstance(examples, DrawnAnew):
+                draw = examples.draw
+
+                def recorded(row, seed):
+                    into.append(draw(row, seed))
+                    return into[-1]
+
+                examples.draw = recorded
+            return examples
+
+        monkeypatch.setattr(task, name, recording)
+
+    record("_to_train", rows["train"])
+    record("_to_evaluate", rows["validation"])
+    return rows
+
+
+def options(data: Path, output: Path, *more) -> list[str]:
+    paths = ["--train_file", data / "train.txt", "--validation_file", data / "validation.txt", "--output_dir", output]
+    return [str(each) for each in (*paths, *QUIET, *MODEL, *more)]
+
+
+def results_of(output: Path) -> dict:
+    return json.loads((output / "results.json").read_text())
+
+
+def mlm(data: Path, output: Path, *more) -> dict:
+    """Runs the command and returns its metrics."""
+    assert cli(["mlm", *options(data, output, *more)]) == 0
+    return results_of(output)["metrics"]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def same(first: list[dict], second: list[dict]) -> bool:
+    """Whether two lists of rows hold the same tokens and labels."""
+    return len(first) == len(second) and all(
+        one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+        for one, other in zip(first, second)
+    )
+
+
+def encoded(texts: list[str], tokenizer, **fields) -> list[dict]:
+    arguments = MlmArguments(train_file="texts.txt", **{"max_length": MAX_LENGTH, **fields})
+    return list(task.encode(Dataset.from_dict({"text": texts}), arguments, tokenizer))
+
+
+def pieces(row: dict) -> list[slice]:
+    """Where each text of a row is."""
+    lengths = Counter(segment for segment in list(map(int, row["segments"])) if segment)
+    ends = [sum(lengths[number] for number in range(1, last + 1)) for last in range(1, len(lengths) + 1)]
+    return [slice(start, stop) for start, stop in zip([0, *ends], ends)]
+
+
+@torch.no_grad()
+def by_hand(model, rows: list[dict]) -> dict[str, float]:
+    """The metrics from the masked rows, one text and one token at a time."""
+    loss, right, tokens = 0.0, 0, 0
+    for row in rows:
+        for place in pieces(row):
+            logits = model.eval()(row["input_ids"][None, place]).logits[0].double()
+            for scores, label in zip(logits, row["labels"][place].tolist()):
+                if label != IGNORED:
+                    loss += float(scores.logsumexp(0) - scores[label])
+                    right += int(scores.argmax()) == label
+                    tokens += 1
+    return {"loss": loss / tokens, "perplexity": math.exp(loss / tokens), "accuracy": right / tokens, "tokens": tokens}
+
+
+def fresh_model(model_type: str, tokenizer, **fields):
+    torch.manual_seed(0)
+    more = POOLS if model_type == "cp_bert" else {}
+    config = CONFIGS[model_type](**{**TINY, "vocab_size": len(tokenizer), **more, **fields})
+    return AutoModelForMaskedLM.from_config(config).eval()
+
+
+# The vocabulary
+
+
+def test_the_vocabulary_begins_with_the_special_tokens_and_covers_the_texts(tokenizer):
+    vocabulary = tokenizer.get_vocab()
+    assert [vocabulary[token] for token in SPECIAL_TOKENS] == [0, 1, 2, 3, 4]
+    assert sorted(vocabulary.values()) == list(range(len(vocabulary)))
+    assert sorted(tokenizer.all_special_tokens) == sorted(SPECIAL_TOKENS)
+    ids = [token for text in TEXTS["train"] for token in tokenizer(text, add_special_tokens=False).input_ids]
+    assert tokenizer.unk_token_id not in ids
+    assert tokenizer("FILM").input_ids == tokenizer("film").input_ids
+
+
+def test_the_trained_vocabulary_is_the_same_in_other_processes(killed, two, tokenizer):
+    """One of them with another order of hashes, and stopped before it was done."""
+    for output in (killed, two[0]):
+        assert AutoTokenizer.from_pretrained(output).get_vocab() == tokenizer.get_vocab()
+    for _ in range(3):
+        assert task.train_tokenizer(TEXTS["train"], 120).get_vocab() == tokenizer.get_vocab()
+
+
+@pytest.mark.parametrize("vocab_size", [30, 70, 120])
+def test_the_vocabulary_is_no_larger_than_asked_for(vocab_size):
+    assert len(task.train_tokenizer(TEXTS["train"], vocab_size)) <= vocab_size
+
+
+def test_only_so_many_texts_make_the_vocabulary():
+    texts = ["one two", "three"]
+    assert task.train_tokenizer(texts, 90, max_texts=1).get_vocab() == task.train_tokenizer(texts[:1], 90).get_vocab()
+
+
+def test_the_saved_tokenizer_is_the_one_that_was_trained(trained, tokenizer):
+    saved = AutoTokenizer.from_pretrained(trained)
+    assert saved.get_vocab() == tokenizer.get_vocab()
+    assert saved(TEXTS["validation"]).input_ids == tokenizer(TEXTS["validation"]).input_ids
+
+
+# Packing
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(2, 16), max_size=30))
+def test_packing_loses_no_text_and_overfills_no_row(lengths):
+    texts = [([number] * length, [number] * length) for number, length in enumerate(lengths)]
+    rows = pack(texts, 16)
+    assert sorted(piece for row in rows for piece in row) == sorted(texts)
+    filled = [sum(len(ids) for ids, _ in row) for row in rows]
+    assert all(0 < tokens <= 16 for tokens in filled)
+    assert all(first + second > 16 for first, second in pairwise(filled))  # else one row would have done
+
+
+@packed_or_not
+@pytest.mark.parametrize("whole_word_mask", [False, True], ids=["tokens", "words"])
+def test_rows_hold_every_token_of_every_text_once(packed, whole_word_mask, tokenizer):
+    rows = encoded(TEXTS["train"], tokenizer, pack=packed, whole_word_mask=whole_word_mask)
+    found = []
+    for row in rows:
+        assert len(row["input_ids"]) == len(row["segments"]) == len(row["words"]) <= MAX_LENGTH
+        assert list(dict.fromkeys(row["segments"])) == list(range(1, max(row["segments"]) + 1))
+        for place in pieces(row):
+            ids = row["input_ids"][place]
+            assert ids[0] == tokenizer.cls_token_id and ids[-1] == tokenizer.sep_token_id and len(ids) > 2
+            found.append(ids[1:-1])
+    texts = [tokenizer(text, add_special_tokens=False).input_ids for text in TEXTS["train"]]
+    assert Counter(token for ids in found for token in ids) == Counter(token for ids in texts for token in ids)
+    if not packed:  # then in order, too
+        assert [token for ids in found for token in ids] == [token for ids in texts for token in ids]
+    shorter = [tuple(ids) for ids in texts if len(ids) <= MAX_LENGTH - 2]
+    assert not Counter(shorter) - Counter(map(tuple, found))
+    assert any(max(row["segments"]) > 1 for row in rows) == packed
+
+
+@every_model
+@packed_or_not
+def test_a_batch_gives_each_text_the_loss_that_it_has_alone(model_type, packed, tokenizer):
+    model = fresh_model(model_type, tokenizer)
+    rows = encoded(TEXTS["validation"], tokenizer, pack=packed)
+    masking = Masking(tokenizer, 0.3)
+    examples = [masking(row, index) for index, row in enumerate(rows)]
+    assert len({len(example["input_ids"]) for example in examples}) > 1  # so that there is padding
+    batch = Collator(tokenizer, packed, pools=model_type == "cp_bert")(examples)
+    assert ("pool_segments" in batch) == (packed and model_type == "cp_bert")
+    valid = torch.nn.utils.rnn.pad_sequence([torch.ones_like(each["labels"]) for each in examples], True).bool()
+    assert (batch["labels"][~valid] == IGNORED).all() and (batch["input_ids"][~valid] == tokenizer.pad_token_id).all()
+    with torch.no_grad():
+        outputs = model(**batch)
+    expected = by_hand(model, examples)
+    assert float(outputs.loss) == pytest.approx(expected["loss"], abs=1e-5)
+    scored = task.score_rows(outputs.logits, batch["labels"])
+    for row, example in zip(scored.tolist(), examples):
+        if row[2]:
+            alone = by_hand(model, [example])
+            wanted = [alone["loss"] * alone["tokens"], alone["accuracy"] * alone["tokens"], alone["tokens"]]
+            assert row == pytest.approx(wanted, abs=1e-4)
+
+
+def test_a_text_alone_in_its_row_is_the_same_packed_or_not(tokenizer):
+    model = fresh_model("cp_bert", tokenizer)
+    example = Masking(tokenizer, 0.3)(encoded([LONG], tokenizer)[0], 1)
+    with torch.no_grad():
+        one, other = (model(**Collator(tokenizer, packed, True)([example])).logits for packed in (True, False))
+    assert_close(one, other, atol=1e-5, rtol=0)
+
+
+# Masking
+
+
+def long_row(tokens: int = 20_000) -> dict:
+    """A row of one token after another, every tenth of which is special."""
+    words = [-1 if index % 10 == 0 else index for index in range(tokens)]
+    return {"input_ids": [5 + index % 50 for index in range(tokens)], "segments": [1] * tokens, "words": words}
+
+
+@pytest.mark.parametrize("probability", [0.15, 0.4])
+def test_as_many_tokens_are_masked_replaced_and_kept_as_in_bert(probability, tokenizer):
+    row = long_row()
+    masked, original = Masking(tokenizer, probability)(row, seed=1), torch.tensor(row["input_ids"])
+    special, chosen = torch.tensor(row["words"]) < 0, masked["labels"] != IGNORED
+    assert not chosen[special].any()
+    assert torch.equal(masked["input_ids"][~chosen], original[~chosen])
+    assert torch.equal(masked["labels"][chosen], original[chosen])
+    assert chosen[~special].float().mean() == pytest.approx(probability, abs=0.02)
+    ids, before = masked["input_ids"][chosen], original[chosen]
+    is_mask, is_kept = ids == tokenizer.mask_token_id, ids == before
+    assert is_mask.float().mean() == pytest.approx(0.8, abs=0.03)
+    assert is_kept.float().mean() == pytest.approx(0.1, abs=0.03)
+    replaced = ids[~is_mask & ~is_kept]
+    assert len(replaced) / len(ids) == pytest.approx(0.1, abs=0.03)
+    assert replaced.unique().numel() > len(tokenizer) / 2 and 0 <= replaced.min() and replaced.max() < len(tokenizer)
+
+
+def test_rows_of_texts_mask_no_special_token(tokenizer):
+    special = {tokenizer.cls_token_id, tokenizer.sep_token_id}
+    for whole_word_mask in (False, True):
+        for index, row in enumerate(encoded(sentences(40, 3), tokenizer, whole_word_mask=whole_word_mask)):
+            for seed in range(5):
+                masked = Masking(tokenizer, 0.9)(row, 10 * index + seed)
+                for before, after, label in zip(row["input_ids"], masked["input_ids"], masked["labels"]):
+                    assert before not in special or (int(after) == before and label == IGNORED)
+
+
+def words_of(row: dict, tokenizer) -> list[list[int]]:
+    """The positions of each word of a row, from its tokens alone."""
+    words: list[list[int]] = []
+    for index, token in enumerate(tokenizer.convert_ids_to_tokens(row["input_ids"])):
+        if token.startswith("##") and words and words[-1][-1] == index - 1:  # else it is the rest of a word cut in two
+            words[-1].append(index)
+        elif token not in SPECIAL_TOKENS:
+            words.append([index])
+    return words
+
+
+def test_whole_words_are_masked_as_one_and_independently_of_each_other(tokenizer):
+    masking, masks = Masking(tokenizer, 0.3), []
+    rows = encoded(sentences(60, 4), tokenizer, whole_word_mask=True)
+    apart = 0
+    for index, row in enumerate(rows):
+        words = words_of(row, tokenizer)
+        for seed in range(20):
+            chosen = masking(row, 100 * index + seed)["labels"] != IGNORED
+            states = [{bool(chosen[position]) for position in word} for word in words]
+            assert all(len(state) == 1 for state in states)
+            masks += [state == {True} for state in states]
+            apart += sum(one != other for one, other in pairwise(states))
+    assert any(len(word) > 1 for row in rows for word in words_of(row, tokenizer))
+    assert sum(masks) / len(masks) == pytest.approx(0.3, abs=0.03)
+    assert apart / len(masks) == pytest.approx(2 * 0.3 * 0.7, abs=0.08)  # also across texts, and at punctuation
+
+
+def test_punctuation_is_a_word_of_its_own(tokenizer):
+    (row,) = encoded(["play,play!"], tokenizer, whole_word_mask=True)
+    words = [word for word in row["words"] if word >= 0]
+    assert len(set(words)) == 4 and row["words"][0] == row["words"][-1] == -1
+
+
+def test_whole_words_of_long_texts_are_masked(tokenizer):
+    """A long text's later rows, and those of texts that are packed after them."""
+    rows = encoded([LONG, "play"], tokenizer, whole_word_mask=True)
+    masked = [Masking(tokenizer, 0.5)(row, index) for index, row in enumerate(rows)]
+    chosen = sum(int((each["labels"] != IGNORED).sum()) for each in masked)
+    assert 0 < chosen < sum(len(row["words"]) for row in rows)
+
+
+def test_masks_depend_on_the_seed_the_epoch_and_the_row_alone(tokenizer):
+    rows = [long_row(200)] * 3
+    draw = Masking(tokenizer, 0.15)
+
+    def drawn(seed, epoch, order=(0, 1, 2)):
+        data = DrawnAnew(rows, draw, seed)
+        data.set_epoch(epoch)
+        found = {index: data[index] for index in order}
+        return [found[index] for index in range(3)]
+
+    first = drawn(1, 0)
+    torch.manual_seed(99)
+    assert same(drawn(1, 0, order=(2, 0, 1)), first)
+    different = [*first, *drawn(1, 1), *drawn(2, 0), *drawn(0, 1)]
+    assert len({tuple(each["labels"].tolist()) for each in different}) == len(different)
+
+
+@pytest.mark.parametrize("workers", [[], ["--dataloader_num_workers", "1", "--dataloader_persistent_workers", "true"]])
+def test_every_epoch_masks_anew_and_every_evaluation_the_same(workers, data, tmp_path, monkeypatch):
+    """Seen in the losses of a model that does not learn."""
+    epochs: dict[bool, list[list[int]]] = {True: [], False: []}
+    forward = CPBertForMaskedLM.forward
+
+    def recording(self, *args, labels=None, **kwargs):
+        epochs[self.training].append(sorted(row.tolist() for row in labels))
+        return forward(self, *args, labels=labels, **kwargs)
+
+    monkeypatch.setattr(CPBertForMaskedLM, "forward", recording)
+    more = ["--do_train", "--do_eval", "--num_train_epochs", "3", "--learning_rate", "0", "--save_strategy", "no"]
+    more += ["--eval_strategy", "epoch", "--per_device_train_batch_size", "100", *workers]
+    mlm(data, tmp_path / "out", *more)
+    training, evaluations = epochs[True], epochs[False]
+    assert len(training) == 3 and len({json.dumps(labels) for labels in training}) == 3
+    size = len(evaluations) // 4
+    assert size and len(evaluations) == 4 * size
+    assert all(evaluations[size * turn : size * (turn + 1)] == evaluations[:size] for turn in range(4))
+
+
+# Evaluation
+
+
+@every_model
+@packed_or_not
+def test_metrics_are_those_counted_by_hand(model_type, packed, data, tmp_path, seen):
+    more = ["--model_type", model_type, "--pack", packed, "--per_device_eval_batch_size", "3"]
+    metrics = mlm(data, tmp_path / "out", *TRAIN, "--do_eval", *more)
+    model = AutoModelForMaskedLM.from_pretrained(tmp_path / "out")
+    assert metrics == pytest.approx(by_hand(model, seen["validation"]), abs=1e-5, rel=1e-5)
+    assert metrics["perplexity"] == pytest.approx(math.exp(metrics["loss"]))
+    results = results_of(tmp_path / "out")
+    assert results["model"] == model.config.model_type == model_type
+    assert results["rows"]["validation"] == len(seen["validation"])
+    assert results["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_evaluation_depends_on_neither_the_seed_nor_the_batches(data, trained, tmp_path, seen):
+    metrics = results_of(trained)["metrics"]
+    evaluate = ["--do_eval", "--model_name_or_path", trained]
+    first = None
+    for number, size in ((1, 1), (2, 5), (42, 64)):
+        more = ["--seed", number, "--per_device_eval_batch_size", size]
+        output = tmp_path / str(number)
+        assert mlm(data, output, *evaluate, *more) == pytest.approx(metrics, abs=1e-5, rel=1e-5)
+        assert not (output / "model.safetensors").exists()
+        first = first or list(seen["validation"])
+        assert same(first, seen["validation"])
+        seen["validation"].clear()
+
+
+def test_a_probability_of_masking_holds_in_the_run(data, trained, tmp_path, seen):
+    more = ["--do_eval", "--model_name_or_path", trained]
+    few = mlm(data, tmp_path / "few", *more, "--mlm_probability", "0.1")["tokens"]
+    many = mlm(data, tmp_path / "many", *more, "--mlm_probability", "0.8")["tokens"]
+    rows = seen["validation"][: len(seen["validation"]) // 2]
+    tokens = sum(len(row["labels"]) - 2 * int(row["segments"].max()) for row in rows)
+    assert few < 0.25 * tokens and 0.65 * tokens < many < 0.95 * tokens
+
+
+def test_only_the_first_texts_are_used_if_so_asked(data, tmp_path, seen):
+    more = ["--max_train_samples", "3", "--max_eval_samples", "4", "--pack", "false", "--num_train_epochs", "1"]
+    more += ["--max_steps", "-1", "--mlm_probability", "0.5"]
+    mlm(data, tmp_path / "out", *TRAIN, "--do_eval", *more)
+    assert results_of(tmp_path / "out")["rows"] == {"train": 3, "validation": 4}
+    assert len(seen["train"]) == 3
+
+
+# Files
+
+
+@pytest.mark.parametrize("extension", ["jsonl", "csv", "parquet"])
+def test_every_kind_of_file_gives_the_same(extension, data, trained, tmp_path):
+    files = [write(tmp_path, split, TEXTS[split], extension, column="words") for split in TEXTS]
+    more = ["--train_file", files[0], "--validation_file", files[1], "--text_column", "words"]
+    assert mlm(data, tmp_path / "out", *TRAIN, "--do_eval", *more) == results_of(trained)["metrics"]
+    assert_close(weights(tmp_path / "out"), weights(trained), rtol=0, atol=0)
+
+
+def test_empty_lines_are_passed_over(data, trained, tmp_path):
+    gaps = [line for text in TEXTS["train"] for line in (text, "", "   ")]
+    more = ["--train_file", write(tmp_path, "gaps", gaps)]
+    assert mlm(data, tmp_path / "out", *TRAIN, "--do_eval", *more) == results_of(trained)["metrics"]
+
+
+@pytest.mark.parametrize("extension", ["txt", "jsonl", "csv"])
+def test_words_that_pandas_takes_for_missing_are_texts(extension, data, tmp_path, seen):
+    texts = ["null", "NA", "nan", "None", "play"]
+    more = ["--do_train", "--do_eval", "--validation_file", write(tmp_path, "held", texts, extension)]
+    mlm(data, tmp_path / "out", *TRAIN, *more, "--pack", "false", "--mlm_probability", "0.9")
+    assert results_of(tmp_path / "out")["rows"]["validation"] == len(texts)
+
+
+# Training
+
+
+def test_what_can_be_learned_is_learned(data, tmp_path):
+    held = write(tmp_path, "held", ["the story was running and the film is a play"] * 30)
+    more = ["--train_file", held, "--validation_file", held, "--vocab_size", "100", "--max_length", "32"]
+    more += ["--max_steps", "80", "--learning_rate", "1e-2"]
+    metrics = mlm(data, tmp_path / "out", *TRAIN, "--do_eval", *more)
+    assert metrics["accuracy"] > 0.8 and metrics["perplexity"] < 3
+
+
+def test_the_same_seed_gives_the_same_model_and_another_another(data, trained, tmp_path):
+    mlm(data, tmp_path / "same", *TRAIN)
+    assert_close(weights(tmp_path / "same"), weights(trained), rtol=0, atol=0)
+    mlm(data, tmp_path / "other", *TRAIN, "--seed", "7")
+    name = "bert.embeddings.word_embeddings.weight"
+    assert not torch.equal(weights(tmp_path / "other")[name], weights(trained)[name])
+
+
+def test_training_alone_measures_nothing(data, tmp_path):
+    assert cli(["mlm", "--train_file", str(data / "train.txt"), "--output_dir", str(tmp_path / "out"), *QUIET]) == 1
+    more = [*QUIET, *MODEL, *TRAIN, "--output_dir", str(tmp_path / "out")]
+    assert cli(["mlm", "--train_file", str(data / "train.txt"), *more]) == 0
+    assert results_of(tmp_path / "out")["metrics"] == {} and (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_a_stock_model_leaves_the_pool_config_out(data, tmp_path, trained):
+    more = ["--model_type", "bert", "--pool_config", '{"pool_no_such_field": 1}']
+    mlm(data, tmp_path / "out", *TRAIN, "--do_eval", *more)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["model_type"] == "bert" and not [name for name in config if name.startswith("pool_")]
+    assert {name: config[name] for name in TINY} == TINY
+    pooled = CPBertConfig.from_pretrained(trained).to_dict()
+    assert {name: pooled[name] for name in {**TINY, **POOLS}} == {**TINY, **POOLS}
+    assert pooled["vocab_size"] == config["vocab_size"] == results_of(trained)["vocabulary"]
+
+
+@packed_or_not
+def test_the_pool_learning_rate_moves_the_pooling_alone(packed, data, trained, tmp_path):
+    more = ["--model_name_or_path", trained, "--learning_rate", "0", "--pool_learning_rate", "1e-2", "--pack", packed]
+    mlm(data, tmp_path / "out", *TRAIN, *more)
+    before, after = weights(trained), weights(tmp_path / "out")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and changed == {name for name in before if "context_pool" in name}
+
+
+def test_texts_are_read_while_training(data, tmp_path):
+    more = ["--streaming", "--max_steps", "12", "--per_device_train_batch_size", "4"]  # more than an epoch
+    metrics = mlm(data, tmp_path / "out", *TRAIN, "--do_eval", *more)
+    assert math.isfinite(metrics["loss"]) and list(results_of(tmp_path / "out")["rows"]) == ["validation"]
+    again = mlm(data, tmp_path / "again", *TRAIN, "--do_eval", *more)
+    assert again == metrics
+
+
+def test_a_stream_may_end_in_empty_lines(data, tmp_path):
+    texts = [*sentences(1000, 5, longest=1), "", ""]  # what is encoded at once ends before them
+    more = ["--streaming", "--train_file", write(tmp_path, "train", texts), "--per_device_train_batch_size", "16"]
+    mlm(data, tmp_path / "out", *TRAIN, *more, "--max_steps", "40")
+
+
+def test_a_run_goes_on_from_a_checkpoint(data, trained, tmp_path):
+    start = ["--model_name_or_path", trained]
+    evaluated = mlm(data, tmp_path / "start", "--do_eval", *start)
+    assert evaluated == pytest.approx(results_of(trained)["metrics"], abs=1e-5)
+    still = mlm(data, tmp_path / "still", *TRAIN, "--do_eval", *start, "--learning_rate", "0", "--model_type", "bert")
+    assert still == evaluated
+    assert_close(weights(tmp_path / "still"), weights(trained), rtol=0, atol=0)
+    other = write(tmp_path, "train", ["nothing of this was in the vocabulary before"] * 9)
+    mlm(data, tmp_path / "on", *TRAIN, "--do_eval", *start, "--train_file", other)
+    vocabularies = [AutoTokenizer.from_pretrained(folder).get_vocab() for folder in (trained, tmp_path / "on")]
+    assert vocabularies[0] == vocabularies[1]
+
+
+def test_the_vocabulary_may_be_another_model_s(data, trained, tmp_path):
+    other = write(tmp_path, "train", ["nothing of this was in the vocabulary before"] * 9)
+    mlm(data, tmp_path / "out", *TRAIN, "--train_file", other, "--tokenizer_name", trained)
+    vocabularies = [AutoTokenizer.from_pretrained(folder).get_vocab() for folder in (trained, tmp_path / "out")]
+    assert vocabularies[0] == vocabularies[1]
+
+
+def test_the_output_is_fine_tuned_by_glue(trained, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for split, count in (("train", 16), ("validation", 6)):
+        labels = [index % 2 for index in range(count)]
+        Dataset.from_dict({"words": sentences(count, 8), "label": labels}).to_json(str(folder / f"{split}.jsonl"))
+    command = ["glue", "--text_columns", "words", "--data_dir", str(folder), "--model_name_or_path", str(trained)]
+    command += ["--output_dir", str(tmp_path / "out"), *QUIET, *TRAIN, "--do_eval", "--learning_rate", "0"]
+    command += ["--max_length", "32"]
+    assert cli(command) == 0
+    before, after = weights(trained), weights(tmp_path / "out")
+    encoder = [name for name in before if name.startswith("bert.")]
+    assert encoder and all(torch.equal(before[name], after[name]) for name in encoder)
+
+
+def test_the_resolved_arguments_reproduce_the_run(data, trained, tmp_path):
+    assert cli(["mlm", "--config", str(trained / "arguments.yaml"), "--output_dir", str(tmp_path / "out")]) == 0
+    assert results_of(tmp_path / "out") == results_of(trained)
+    assert_close(weights(tmp_path / "out"), weights(trained), rtol=0, atol=0)
+
+
+CONFIG_FILES = sorted((ROOT / "configs" / "mlm").glob("*"))
+
+
+def test_there_are_configurations():
+    assert CONFIG_FILES and {path.suffix for path in CONFIG_FILES} == {".yaml"}
+
+
+@pytest.mark.parametrize("path", CONFIG_FILES, ids=lambda path: path.stem)
+def test_a_configuration_builds_its_model_and_runs(path, tmp_path, monkeypatch):
+    content = yaml.safe_load(path.read_text())
+    assert content["output_dir"].endswith(f"/{path.stem}")
+    config_class = CONFIGS[content.get("model_type", "cp_bert")]
+    fields = {**content.get("model_config", {}), **content.get("pool_config", {})}
+    assert fields.keys() <= config_class().to_dict().keys()
+    with torch.device("meta"):
+        model = AutoModelForMaskedLM.from_config(config_class(**fields))
+    assert model.config.max_position_embeddings >= content.get("max_length", 128)
+
+    def load(name, config_name, split, streaming=False, **_):
+        held_out = split == content.get("validation_split", "validation")
+        texts = Dataset.from_dict({content.get("text_column", "text"): TEXTS["validation" if held_out else "train"]})
+        return texts.to_iterable_dataset() if streaming else texts
+
+    monkeypatch.setattr(task, "load_by_name", load)
+    heads = content.get("pool_config", {}).get("pool_num_heads", 1)
+    small = {**TINY, "hidden_size": 8 * math.lcm(heads, 2), "max_position_embeddings": 512}
+    more = [*QUIET, *TRAIN, "--output_dir", str(tmp_path / "out"), "--model_config", json.dumps({**fields, **small})]
+    more += ["--max_steps", "1", "--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "1"]
+    more += ["--bf16", "false", "--fp16", "false", "--dataloader_num_workers", "0", "--eval_strategy", "no"]
+    more += ["--model_type", config_class.model_type, "--torch_compile", "false"]
+    assert cli(["mlm", "--config", str(path), *more]) == 0
+    assert math.isfinite(results_of(tmp_path / "out")["metrics"]["loss"])
+
+
+# Stopping, and going on
+
+STEPS = ["--do_train", "--do_eval", "--max_steps", "10", "--save_steps", "2", "--learning_rate", "1e-2"]
+STEPS += ["--per_device_train_batch_size", "6"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, data, cache) -> Path:
+    """The output of a run over more than an epoch, in the midst of which there are checkpoints."""
+    folder = tmp_path_factory.mktemp("whole") / "out"
+    mlm(data, folder, *STEPS)
+    epochs = [
+        json.loads((folder / f"checkpoint-{step}" / "trainer_state.json").read_text())["epoch"] for step in (4, 6)
+    ]
+    assert 0 < epochs[0] < 1 < epochs[1] < 2
+    return folder
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory, data, cache) -> Path:
+    """The output of a run that was killed in its second epoch."""
+    output = tmp_path_factory.mktemp("killed") / "out"
+    stops = """
+import sys, transformers
+from cp_transformers.cli import main
+step = transformers.Trainer.training_step
+def training_step(self, *args, **kwargs):
+    if self.state.global_step == 7:
+        print("reached", flush=True)
+        sys.stdin.read()  # until it is killed
+    return step(self, *args, **kwargs)
+transformers.Trainer.training_step = training_step
+sys.exit(main(sys.argv[1:]))
+"""
+    command = [sys.executable, "-c", stops, "mlm", *options(data, output, *STEPS)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    environment = {**os.environ, "HF_DATASETS_CACHE": str(cache), "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "1"}
+    with subprocess.Popen(command, env=environment, **pipes) as process:
+        assert any("reached" in line for line in process.stdout)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert sorted(path.name for path in output.glob("checkpoint-*")) == [
+        "checkpoint-2",
+        "checkpoint-4",
+        "checkpoint-6",
+    ]
+    assert not (output / "results.json").exists()
+    return output
+
+
+def test_a_killed_run_goes_on_as_if_it_had_not_been(data, whole, killed, tmp_path):
+    output = shutil.copytree(killed, tmp_path / "out")
+    resumed = mlm(data, output, *STEPS, "--resume_from_checkpoint", "last")
+    assert resumed == pytest.approx(results_of(whole)["metrics"], abs=1e-5)
+    assert_close(weights(output), weights(whole), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("more", [[], ["--pack", "false"], ["--streaming"]], ids=["packed", "unpacked", "streaming"])
+def test_a_run_goes_on_from_the_midst_of_an_epoch_as_if_it_had_not_stopped(more, data, tmp_path):
+    mlm(data, tmp_path / "out", *STEPS, *more)
+    expected, metrics = weights(tmp_path / "out"), results_of(tmp_path / "out")["metrics"]
+    (tmp_path / "out" / "results.json").unlink()
+    for step in (10, 8, 6):  # as if they were being written
+        (tmp_path / "out" / f"checkpoint-{step}" / "trainer_state.json").unlink()
+    assert mlm(data, tmp_path / "out", *STEPS, *more, "--resume_from_checkpoint", "last") == metrics
+    assert_close(weights(tmp_path / "out"), expected, rtol=0, atol=1e-6)
+
+
+def test_a_finished_run_is_not_run_again(data, tmp_path, capsys):
+    metrics = mlm(data, tmp_path / "out", *TRAIN, "--do_eval")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    assert mlm(data, tmp_path / "out", *TRAIN, "--do_eval", "--resume_from_checkpoint", "last") == metrics
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
+
+
+def test_a_full_disk_is_told_in_a_sentence_and_the_run_goes_on_where_there_is_room(data, whole, tmp_path, environment):
+    """The disk is full when the second checkpoint's weights, or its optimiser's state, are written."""
+    size = (whole / "model.safetensors").stat().st_size
+    fills = """
+import json, resource, sys, transformers
+from cp_transformers.cli import main
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+step, limit = transformers.Trainer.training_step, None
+def training_step(self, *args, **kwargs):
+    if self.state.global_step == 3:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    return step(self, *args, **kwargs)
+transformers.Trainer.training_step = training_step
+for limit, args in json.loads(sys.argv[1]):
+    print("BEGIN", file=sys.stderr)
+    try:
+        print("status", main(args), file=sys.stderr)
+    except BaseException as error:
+        print("Traceback", type(error).__name__, error, file=sys.stderr)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+"""
+    outputs = {tmp_path / "weights": size // 2, tmp_path / "optimizer": size + size // 2}
+    runs = [(limit, ["mlm", *options(data, output, *STEPS)]) for output, limit in outputs.items()]
+    command = [sys.executable, "-c", fills, json.dumps(runs)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90)
+    told = done.stderr.split("BEGIN\n")[1:]
+    assert len(told) == 2, done.stderr[-3000:]
+    for output in outputs:
+        assert (output / "checkpoint-2" / "trainer_state.json").is_file()
+        assert not (output / "results.json").exists() and not (output / "checkpoint-4" / "trainer_state.json").exists()
+        assert mlm(data, output, *STEPS, "--resume_from_checkpoint", "last") == pytest.approx(
+            results_of(whole)["metrics"], abs=1e-5
+        )
+        assert_close(weights(output), weights(whole), rtol=0, atol=1e-6)
+    for text in told:
+        assert "Traceback" not in text and "status 1" in text, text[-2000:]
+        assert [line for line in text.splitlines() if line.startswith("cp-transformers: ")], text[-2000:]
+
+
+# Errors
+
+
+def refusal(capsys, args: list[str]) -> str:
+    """The one line in which a command is refused."""
+    capsys.readouterr()
+    assert cli(["mlm", *args]) == 1
+    printed = capsys.readouterr()
+    lines = printed.err.strip().splitlines()
+    assert lines[-1].startswith("cp-transformers: ") and "Traceback" not in printed.err, printed.err
+    return lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "Give the texts by --dataset_name, or by --train_file"),
+        (["--dataset_name", "review-texts", "--train_file", "HERE/train.txt"], "Give the texts by --dataset_name, or"),
+        (["--train_file", "HERE/train.txt", "--do_eval"], "Give the texts by --validation_file"),
+        (["--validation_file", "HERE/validation.txt"], "Give the texts by --train_file"),
+        (["--train_file", "HERE/no.txt"], "There is no file HERE/no.txt"),
+        (["--train_file", "HERE/train.doc"], "HERE/train.doc must be a .parquet, .jsonl, .csv, .txt file"),
+        (["--train_file", "HERE/train.jsonl"], "has no column text; its columns are number, words"),
+        (["--train_file", "HERE/empty.txt"], "HERE/empty.txt"),
+        (["--train_file", "HERE/empty.jsonl"], "HERE/empty.jsonl"),
+        (["--train_file", "HERE/empty.parquet"], "HERE/empty.parquet"),
+        (["--train_file", "HERE/blank.txt"], "HERE/blank.txt has no text"),
+        (["--train_file", "HERE/train.txt", "--mlm_probability", "0"], "mlm_probability must be between 0 and 1"),
+        (["--train_file", "HERE/train.txt", "--mlm_probability", "1.5"], "mlm_probability must be between 0 and 1"),
+        (["--train_file", "HERE/train.txt", "--mlm_probability", "nan"], "mlm_probability must be between 0 and 1"),
+        (["--train_file", "HERE/train.txt", "--max_length", "3"], "max_length must be at least 8"),
+        (["--train_file", "HERE/train.txt", "--vocab_size", "0"], "vocab_size must be positive"),
+        (["--train_file", "HERE/train.txt", "--model_type", "gpt2"], "model_type must be cp_bert or bert, not gpt2"),
+        (["--train_file", "HERE/train.txt", "--model_config", "{"], "model_config is not valid JSON"),
+        (["--train_file", "HERE/train.txt", "--model_config", "[1]"], "model_config must be a mapping"),
+        (["--train_file", "HERE/train.txt", "--streaming", "--max_steps", "-1"], "with --max_steps"),
+        (["--train_file", "HERE/train.txt", "--prediction_loss_only", "true"], "prediction_loss_only"),
+        (["--dataset_name", "review-texts", "--validation_split", "no", "--do_eval"], "no split no"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_anything_is_written(args, message, data, tmp_path, capsys, monkeypatch):
+    material = tmp_path / "material"
+    for split, texts in TEXTS.items():
+        write(material, split, texts)
+    write(material, "train", TEXTS["train"], "jsonl", column="words")
+    for name in ("empty.txt", "empty.jsonl", "empty.parquet", "train.doc"):
+        (material / name).touch()
+    (material / "blank.txt").write_text("\n  \n")
+    texts = {split: Dataset.from_dict({"text": texts}) for split, texts in TEXTS.items()}
+    monkeypatch.setitem(sys.modules["cp_transformers.tasks.runs"].PACKAGED, "review-texts", lambda: texts)
+    given_args = [each.replace("HERE", str(material)) for each in args]
+    common = [*QUIET, *MODEL, *TRAIN, "--output_dir", str(tmp_path / "out")]
+    assert message.replace("HERE", str(material)) in refusal(capsys, [*common, *given_args])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--model_config", '{"hidden_sise": 16}'], "A cp_bert model has no field hidden_sise"),
+        (["--pool_config", '{"pool_rang": 1}'], "A cp_bert model has no field pool_rang"),
+        (["--pool_config", '{"pool_placement": "nowhere"}'], "pool_placement"),
+        (["--model_config", '{"hidden_size": 15, "num_attention_heads": 2}'], "15"),
+        (["--model_config", json.dumps({**TINY, "vocab_size": 9})], "The model has 9 tokens and the tokenizer"),
+        (["--max_length", "41"], "The model has 40 positions, fewer than max_length, 41"),
+        (["--tokenizer_name", "MATERIAL/maskless"], "has no mask token"),
+        (["--tokenizer_name", "MATERIAL/nowhere"], "MATERIAL/nowhere"),
+        (["--model_name_or_path", "MATERIAL/nowhere"], "MATERIAL/nowhere"),
+        (["--model_name_or_path", "MATERIAL/gpt2", "--tokenizer_name", "MATERIAL/good"], "MATERIAL/gpt2"),
+        (["--model_name_or_path", "MATERIAL/resnet", "--tokenizer_name", "MATERIAL/good"], "MATERIAL/resnet"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else None,
+)
+def test_a_model_that_does_not_fit_is_refused(more, message, data, tmp_path, tokenizer, capsys):
+    tokenizer.save_pretrained(tmp_path / "good")
+    tokenizer.save_pretrained(tmp_path / "maskless")
+    for path in (tmp_path / "maskless").glob("*config.json"):
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps({**content, "mask_token": None}))
+    GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=100).save_pretrained(tmp_path / "gpt2")
+    (tmp_path / "resnet").mkdir()
+    (tmp_path / "resnet" / "config.json").write_text(json.dumps({"model_type": "resnet"}))
+    more = [each.replace("MATERIAL", str(tmp_path)) for each in more]
+    output = tmp_path / "out"
+    assert message.replace("MATERIAL", str(tmp_path)) in refusal(capsys, options(data, output, *TRAIN, *more))
+    assert not [path.name for path in output.glob("*") if path.name in ("results.json", "model.safetensors")]
+    assert not list(output.glob("checkpoint-*"))
+
+
+def test_a_run_that_does_nothing_and_a_new_model_s_evaluation_are_refused(data, tmp_path, capsys):
+    output = tmp_path / "out"
+    assert "nothing to do" in refusal(capsys, options(data, output))
+    assert "A new model has nothing to evaluate" in refusal(capsys, options(data, output, "--do_eval"))
+    assert not output.exists()
+
+
+def test_an_earlier_run_s_results_are_not_overwritten(data, trained, capsys):
+    before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
+    assert "is of an earlier run" in refusal(capsys, options(data, trained, *TRAIN, "--seed", "9"))
+    assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
+
+
+def test_a_file_in_the_place_of_the_output_is_kept_and_named(data, tmp_path, capsys):
+    (tmp_path / "out").write_text("mine")
+    assert f"{tmp_path / 'out'} is not a folder" in refusal(capsys, options(data, tmp_path / "out", *TRAIN))
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_too_little_room_for_the_checkpoints_is_told_before_training(data, trained, tmp_path, capsys, monkeypatch):
+    usage = type("Usage", (), {"free": 2 * (trained / "model.safetensors").stat().st_size})
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    more = [*TRAIN, "--save_strategy", "steps"]
+    assert "choose another --output_dir, or save less" in refusal(capsys, options(data, tmp_path / "out", *more))
+    assert not list((tmp_path / "out").glob("checkpoint-*"))
+    mlm(data, tmp_path / "out", *TRAIN)  # without checkpoints it has room
+
+
+def test_held_out_texts_of_which_nothing_is_masked_are_refused(data, trained, tmp_path, capsys):
+    more = ["--validation_file", write(tmp_path, "held", ["a"]), "--mlm_probability", "1e-9"]
+    given_args = options(data, tmp_path / "out", "--do_eval", "--model_name_or_path", trained, *more)
+    assert "too few" in refusal(capsys, given_args)
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+# Several processes
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory, data, cache) -> tuple[Path, str]:
+    """The output of two processes that trained and evaluated, and what they printed."""
+    output = tmp_path_factory.mktemp("two") / "out"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["-m", "cp_transformers.cli", "mlm", "--ddp_backend", "gloo", *options(data, output, *TRAIN)]
+    command += ["--do_eval", "--per_device_eval_batch_size", "3"]
+    environment = {**os.environ, "HF_DATASETS_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return output, done.stdout
+
+
+def test_two_processes_write_one_set_of_files(two):
+    output, printed = two
+    names = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
+    assert {"arguments.yaml", "results.json", "model.safetensors", "tokenizer.json"} <= names
+    assert not [name for name in names if name.endswith(".new")] and printed.count("Written to") == 1
+
+
+def test_two_processes_count_every_token_once(two, data, tmp_path, seen, tokenizer):
+    output, _ = two
+    one = mlm(data, tmp_path / "one", "--do_eval", "--model_name_or_path", output)
+    assert len(seen["validation"]) % 6  # so that the last batch is filled up
+    assert results_of(output)["metrics"] == pytest.approx(one, abs=1e-5, rel=1e-5)
+    assert one["tokens"] == sum(int((row["labels"] != IGNORED).sum()) for row in seen["validation"])
+    assert AutoTokenizer.from_pretrained(output).get_vocab() == tokenizer.get_vocab()
