@@ -1120,6 +1120,26 @@ def test_labels_of_any_kind_are_found_learned_and_found_again_in_the_checkpoint(
     assert again == metrics and predictions(tmp_path / "again", "test") == predictions(tmp_path / "out", "test")
 
 
+@pytest.mark.parametrize("does", ["--do_eval", "--do_predict"])
+def test_a_checkpoint_knows_labels_that_the_data_lacks(does, tmp_path):
+    model = save_model(tmp_path / "model", CPBertForSequenceClassification, ["worse", "good", "bad"])
+    split, count = {"--do_eval": ("validation", 12), "--do_predict": ("test", 6)}[does]
+    examples = [row for row in own_rows(split, count) if row["label"] == "good"]
+    write(tmp_path / "data", split, examples)
+    metrics = own(model, tmp_path / "data", tmp_path / "out", *TEXT, does)
+    network, tokenizer = (
+        AutoModelForSequenceClassification.from_pretrained(model),
+        AutoTokenizer.from_pretrained(model),
+    )
+    with torch.no_grad():
+        logits = [network(**tokenizer(row["text"], return_tensors="pt")).logits for row in examples]
+    guesses = [["worse", "good", "bad"][int(each.argmax())] for each in logits]
+    if does == "--do_eval":
+        assert metrics["validation"]["accuracy"] == pytest.approx(np.mean([guess == "good" for guess in guesses]))
+    else:
+        assert predictions(tmp_path / "out", "test") == guesses
+
+
 def test_pairs_of_sentences_and_columns_of_any_name(material, tmp_path):
     data = write_own(tmp_path / "data", pair=True, column="gold")
     metrics = own(material / "cp", data, tmp_path / "out", *PAIR, "--label_column", "gold", *ALL)

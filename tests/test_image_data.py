@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """Labelled images: folders and their classes, labels, damaged files, preprocessing, and the changes of training."""
 
+import functools
 import io
 import json
 from pathlib import Path
@@ -34,7 +35,7 @@ from cp_transformers.tasks.image_data import (
 )
 from cp_transformers.tasks.image_evaluation import evaluate
 from cp_transformers.tasks.image_training import _CorruptImages
-from cp_transformers.tasks.runs import DrawnAnew
+from cp_transformers.tasks.runs import PACKAGED, DrawnAnew
 
 
 OFF = {"crop_min_scale": 1.0, "flip": 0.0, "rand_augment": 0, "random_erasing": 0.0}
@@ -48,6 +49,7 @@ def cache(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
+        patch.setitem(PACKAGED, "digits", functools.cache(PACKAGED["digits"]))
         yield folder
 
 

@@ -6,6 +6,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from safetensors import SafetensorError
+
 from . import __version__
 
 
@@ -45,6 +47,11 @@ def run(module: str, args: Sequence[str] | None = None) -> int:
         return 130
     except (ValueError, OSError, ImportError) as error:
         return _fail(str(error))
+    except (SafetensorError, RuntimeError) as error:
+        # How safetensors and torch say that they cannot write a file.
+        if not isinstance(error, SafetensorError) and "inline_container" not in str(error):
+            raise
+        return _fail(f"a checkpoint could not be read or written; is the disk full? ({str(error).splitlines()[0]})")
     return 0
 
 

@@ -124,8 +124,9 @@ def hidden_state_loss(
     """
     errors = []
     for ours, theirs in layer_map:
-        error = (student[ours].float() - teacher[theirs].float()) ** 2
-        errors.append(error.mean() if mask is None else error[mask.bool()].mean())
+        pair = student[ours].float(), teacher[theirs].float()
+        # What padding holds, NaN included, is left out before it can reach a gradient.
+        errors.append(F.mse_loss(*(pair if mask is None else (states[mask.bool()] for states in pair))))
     return torch.stack(errors).mean()
 
 

@@ -77,7 +77,8 @@ def run(
     if distillation.teacher is not None:
         teacher = load_teacher(distillation, config, tokenizer, task, to_task)
     with training.main_process_first():
-        encoded = {split: encode(part, task, tokenizer, arguments.max_length, to_task) for split, part in data.items()}
+        max_length = min(arguments.max_length, config.max_position_embeddings)
+        encoded = {split: encode(part, task, tokenizer, max_length, to_task) for split, part in data.items()}
 
     output = Path(training.output_dir)
     training = start_output(training, arguments, distillation)
@@ -115,7 +116,8 @@ def load_task_config(
         ValueError: it was trained for other labels and `new_head` is False; or it was not trained as a classifier and
             is not to be trained now.
     """
-    config = load_config(name)
+    config = load_config(name, AutoModelForSequenceClassification)
+    hint = ", or draw a new head with --new_head" if train else ""
     trained = not new_head and any("SequenceClassification" in each for each in config.architectures or [])
     if not trained and not train:
         raise ValueError(f"{name} has no trained classifier to evaluate; give --do_train as well.")
@@ -123,7 +125,7 @@ def load_task_config(
         if trained and config.num_labels != 1:
             raise ValueError(
                 f"{name} tells {config.num_labels} labels apart, but the labels here are numbers on a scale; use "
-                "another checkpoint, or draw a new head with --new_head."
+                f"another checkpoint{hint}."
             )
         config.num_labels, config.problem_type = 1, "regression"
         return config, None
@@ -136,7 +138,7 @@ def load_task_config(
         if theirs != [f"label_{index}" for index in range(len(ours))]:  # unnamed ones are taken in order
             raise ValueError(
                 f"{name} was trained for the labels {', '.join(theirs)}, but those here are {', '.join(ours)}; use "
-                "another checkpoint, or draw a new head with --new_head."
+                f"another checkpoint{hint}."
             )
     config.num_labels = len(task.labels)
     config.id2label, config.label2id = dict(enumerate(task.labels)), number
@@ -160,7 +162,7 @@ def load_teacher(
         OSError: it cannot be read.
     """
     name = str(distillation.teacher)
-    teacher_config = load_config(name)
+    teacher_config = load_config(name, AutoModelForSequenceClassification)
     if distillation.distillation_hidden_weight:
         make_layer_map(config, teacher_config, distillation.layer_map)
     if AutoTokenizer.from_pretrained(name).get_vocab() != tokenizer.get_vocab():
@@ -263,7 +265,13 @@ def _run_all(
             diagnostic[part] = dataclasses.replace(mine, seeds=[]), own
     with training.main_process_first():
         for mine, own in (*planned.values(), *diagnostic.values()):
-            load_task(mine, own)  # what is wrong with any of them is said before the first is trained
+            # What is wrong with any of them is said before the first is trained.
+            task, _ = load_task(mine, own)
+            if task.validation:
+                config, to_task = load_task_config(mine.model_name_or_path, task, new_head=mine.new_head)
+    if distillation.teacher is not None:
+        tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
+        load_teacher(distillation, config, tokenizer, task, to_task)
     start_output(training, arguments, distillation)
 
     runs: dict[str, dict[str, Any]] = {}

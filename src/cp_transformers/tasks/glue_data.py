@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset
-from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase, TrainingArguments
 
 from ..files import write_whole
 from .metrics import F1, Accuracy, Matthews, Pearson, Spearman
@@ -116,14 +116,18 @@ class GlueArguments:
     def __post_init__(self) -> None:
         if self.task is not None and self.task not in (*TASKS, "all"):
             raise ValueError(f"There is no task {self.task}; the tasks are {', '.join(TASKS)}, and all.")
-        own = ("dataset_name", "dataset_config_name", "text_columns", "regression")
-        if self.task is not None and (given := [name for name in own if getattr(self, name)]):
-            raise ValueError(f"{given[0]} is for a data set of your own; leave out --task {self.task}.")
+        own = ("dataset_name", "dataset_config_name", "text_columns", "regression", "label_column")
+        defaults = {each.name: each.default for each in dataclasses.fields(self)}
+        for name in (*own, "validation_split", "test_split"):
+            if self.task is not None and getattr(self, name) not in (defaults[name], []):
+                raise ValueError(f"{name} is for a data set of your own; leave out --task {self.task}.")
         if self.task is None and not (len(self.text_columns) in (1, 2) and (self.data_dir or self.dataset_name)):
             raise ValueError(
                 "Give a --task; or for a data set of your own one or two --text_columns, and --data_dir or "
                 "--dataset_name."
             )
+        if self.dataset_config_name and not self.dataset_name:
+            raise ValueError("dataset_config_name is of a data set on the Hub: give its --dataset_name.")
         if self.data_dir and self.dataset_name:
             raise ValueError("Give the data by --data_dir or by --dataset_name, not by both.")
         if len(set(self.seeds)) < len(self.seeds):
@@ -151,48 +155,56 @@ def load_task(arguments: GlueArguments, training: TrainingArguments) -> tuple[Ta
     in the task's numbers, as `label`; test splits need have none (there they are dropped)."""
     task = arguments.find_task()
     needed: dict[str, int | None] = {}
-    if training.do_train:
-        needed["train"] = arguments.max_train_samples
-    if training.do_eval or training.eval_strategy != "no":
-        needed.update(dict.fromkeys(task.validation, arguments.max_eval_samples))
     if training.do_predict:
         needed.update(dict.fromkeys(task.server_files, arguments.max_predict_samples))
+    with_labels: list[str] = []
+    if training.do_train:
+        needed["train"] = arguments.max_train_samples
+        with_labels.append("train")
+    if training.do_eval or training.eval_strategy != "no":
+        needed.update(dict.fromkeys(task.validation, arguments.max_eval_samples))
+        with_labels += task.validation
     parts = {split: _load_split(arguments, split) for split in needed}
     for split, (part, where) in parts.items():
-        columns = [*task.columns, task.label_column] if split not in task.server_files else list(task.columns)
+        columns = [*task.columns, task.label_column] if split in with_labels else list(task.columns)
         missing = [column for column in columns if column not in part.column_names]
         if missing:
             raise ValueError(f"{where} has no column {missing[0]}; its columns are {', '.join(part.column_names)}.")
         if not len(part):
             raise ValueError(f"{where} is empty.")
     if task.labels == ():
-        labelled = [part for split, (part, _) in parts.items() if split not in task.server_files]
+        labelled = [parts[split] for split in with_labels]
         task = dataclasses.replace(task, labels=_find_labels(arguments, labelled, training.do_train))
     data = {}
     for split, limit in needed.items():
         part, where = parts[split]
         if limit is not None:
             part = part.select(range(min(limit, len(part))))
-        data[split] = _checked(part, where, task, labelled=split not in task.server_files)
+        data[split] = _checked(part, where, task, labelled=split in with_labels)
     return task, data
 
 
-def _find_labels(arguments: GlueArguments, labelled: list[Dataset], train: bool) -> tuple[str, ...]:
+def _find_labels(arguments: GlueArguments, labelled: list[tuple[Dataset, str]], train: bool) -> tuple[str, ...]:
     """The names of the labels of a data set that is not GLUE's: those it declares, or that its training split has, or,
     without training, the checkpoint's."""
-    feature = labelled[0].features[arguments.label_column] if labelled else None
+    feature = labelled[0][0].features[arguments.label_column] if labelled else None
     if isinstance(feature, ClassLabel):
         return tuple(feature.names)
     if not train:
-        config = load_config(arguments.model_name_or_path)
+        config = load_config(arguments.model_name_or_path, AutoModelForSequenceClassification)
         return tuple(str(config.id2label[index]) for index in range(config.num_labels))
-    values = sorted(set(labelled[0][arguments.label_column]), key=lambda label: (isinstance(label, str), label))
-    if len(values) > max(2, len(labelled[0]) // 2):
+    data, where = labelled[0]
+    labels = list(data[arguments.label_column])
+    for row, label in enumerate(labels):
+        if not isinstance(label, (str, int, float)):
+            raise ValueError(f"{where} has the label {label!r} in row {row}; a label is a name or a number.")
+    names = {_name(label).lower(): label for label in reversed(labels)}  # of several spellings the first
+    if len(names) > max(10, len(labels) // 2):
         raise ValueError(
-            f"{arguments.label_column} has {len(values)} different values in {len(labelled[0])} rows; if they are "
-            "numbers on a scale, give --regression true."
+            f"{arguments.label_column} has {len(names)} different values in {len(labels)} rows; if they are numbers "
+            "on a scale, give --regression true."
         )
-    return tuple(map(_name, values))
+    return tuple(map(_name, sorted(names.values(), key=lambda label: (isinstance(label, str), label))))
 
 
 def _load_split(arguments: GlueArguments, split: str) -> tuple[Dataset, str]:

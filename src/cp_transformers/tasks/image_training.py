@@ -75,10 +75,10 @@ def make_model(
         }
     if arguments.model_name_or_path:
         name = arguments.model_name_or_path[0]
-        config, processor = load_config(name), load_processor(name)
+        config, processor = load_config(name, AutoModelForImageClassification), load_processor(name)
         trained = any("ImageClassification" in each for each in config.architectures or [])
         if arguments.new_head or not trained:
-            config = load_config(name, **labels)
+            config = load_config(name, AutoModelForImageClassification, **labels)
         else:
             match_labels(data.names, config, data.where)
         size = getattr(config, "image_size", None) if "vit" in config.model_type else None
@@ -267,7 +267,7 @@ def load_teacher(distillation: DistillationArguments, config: PreTrainedConfig) 
     name = distillation.teacher
     if name is None:
         return {}
-    teacher_config = load_config(name)
+    teacher_config = load_config(name, AutoModelForImageClassification)
     if distillation.distillation_hidden_weight:
         make_layer_map(config, teacher_config, distillation.layer_map)
     sizes = [getattr(each, "image_size", None) for each in (config, teacher_config)]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import IterableDataset
-from transformers import TrainingArguments
+from transformers import AutoModelForImageClassification, TrainingArguments
 
 from ..files import write_json, write_whole
 from .arguments import ArgumentParser
@@ -60,7 +60,9 @@ def run(
         data = {split: _load(arguments, split) for split, does in needed.items() if does}
 
     def to_model(name: str) -> list[int] | None:
-        return match_labels(data["validation"].names, load_config(name), data["validation"].where)
+        return match_labels(
+            data["validation"].names, load_config(name, AutoModelForImageClassification), data["validation"].where
+        )
 
     checkpoints = {} if training.do_train else {name: to_model(name) for name in arguments.model_name_or_path}
 

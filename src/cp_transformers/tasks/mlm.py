@@ -36,6 +36,7 @@ from ..configuration_cp_bert import CPBertConfig
 from ..files import write_json
 from .arguments import ArgumentParser, as_mapping
 from .runs import (
+    Drawn,
     DrawnAnew,
     EpochCallback,
     asked_for,
@@ -197,6 +198,11 @@ def _check(arguments: MlmArguments, training: TrainingArguments) -> None:
     if training.prediction_loss_only or training.batch_eval_metrics:
         raise ValueError("The metrics need all predictions: leave out prediction_loss_only and batch_eval_metrics.")
     check_output(training)
+    if arguments.model_name_or_path is not None:
+        config = load_config(arguments.model_name_or_path, AutoModelForMaskedLM)
+    else:
+        config = new_config(CONFIGS, arguments)
+    _check_positions(config, arguments)
 
 
 def load_texts(arguments: MlmArguments, training: TrainingArguments) -> dict[str, Dataset | IterableDataset]:
@@ -272,6 +278,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, max_texts: int = 1_00
     characters = Counter(character for text in kept for character in tokenizer.normalizer.normalize_str(text))
     frequent = sorted(characters, key=lambda character: (-characters[character], character))[:1000]
     alphabet = sorted(character for character in frequent if not character.isspace())
+    smallest = len(SPECIAL_TOKENS) + 2 * len(alphabet)
+    if vocab_size < smallest:
+        raise ValueError(
+            f"vocab_size must be at least {smallest} for the characters of these texts, not {vocab_size}."
+        )
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
         # The trainer numbers what is inside words in the order of a hash map, and breaks ties by the numbers: unless
@@ -288,13 +299,13 @@ def make_model(arguments: MlmArguments, tokenizer: PreTrainedTokenizerBase) -> P
     """The checkpoint, or a new model.
 
     Raises:
-        ValueError: its configuration has a field that there is not, or that does not fit the tokenizer or the rows.
+        ValueError: it has fewer tokens than the tokenizer, or fewer positions than the rows.
         OSError: the checkpoint cannot be read.
     """
     if arguments.model_name_or_path is not None:
-        config = load_config(arguments.model_name_or_path)
-        _check_fit(config, arguments, tokenizer)
-        return AutoModelForMaskedLM.from_pretrained(arguments.model_name_or_path)
+        model = AutoModelForMaskedLM.from_pretrained(arguments.model_name_or_path)
+        _check_fit(model.config, arguments, tokenizer)
+        return model
     config = new_config(CONFIGS, arguments, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
     _check_fit(config, arguments, tokenizer)
     return AutoModelForMaskedLM.from_config(config)
@@ -303,6 +314,10 @@ def make_model(arguments: MlmArguments, tokenizer: PreTrainedTokenizerBase) -> P
 def _check_fit(config: Any, arguments: MlmArguments, tokenizer: PreTrainedTokenizerBase) -> None:
     if config.vocab_size < len(tokenizer):
         raise ValueError(f"The model has {config.vocab_size} tokens and the tokenizer {len(tokenizer)}.")
+    _check_positions(config, arguments)
+
+
+def _check_positions(config: Any, arguments: MlmArguments) -> None:
     if config.max_position_embeddings < arguments.max_length:
         raise ValueError(
             f"The model has {config.max_position_embeddings} positions, fewer than max_length, {arguments.max_length}."
@@ -315,8 +330,12 @@ def encode(data: Dataset | IterableDataset, arguments: MlmArguments, tokenizer: 
     be masked)."""
 
     def encode_batch(batch: dict[str, list]) -> dict[str, list]:
+        columns: dict[str, list] = {"input_ids": [], "segments": [], "words": []}
+        texts = [text for text in batch["text"] if isinstance(text, str) and text.strip()]
+        if not texts:
+            return columns
         encoded = tokenizer(
-            [text for text in batch["text"] if isinstance(text, str) and text.strip()],
+            texts,
             truncation=True,
             max_length=arguments.max_length,
             return_overflowing_tokens=True,  # the rest of a long text is a text of its own
@@ -326,9 +345,10 @@ def encode(data: Dataset | IterableDataset, arguments: MlmArguments, tokenizer: 
         for index, ids in enumerate(encoded["input_ids"]):
             special = encoded["special_tokens_mask"][index]
             words = encoded.word_ids(index) if arguments.whole_word_mask else range(len(ids))
-            pieces.append((ids, [-1 if is_special else word for is_special, word in zip(special, words)]))
+            words = [-1 if is_special else word for is_special, word in zip(special, words)]
+            first = min((word for word in words if word >= 0), default=0)  # a later piece of a long text counts on
+            pieces.append((ids, [word if word < 0 else word - first for word in words]))
         rows = pack(pieces, arguments.max_length) if arguments.pack else [[piece] for piece in pieces]
-        columns: dict[str, list] = {"input_ids": [], "segments": [], "words": []}
         for row in rows:
             columns["input_ids"].append([token for ids, _ in row for token in ids])
             columns["segments"].append([number for number, (ids, _) in enumerate(row, start=1) for _ in ids])
@@ -360,7 +380,7 @@ def pack(pieces: Sequence[tuple[list[int], list[int]]], max_length: int) -> list
 
 class Masking:
     """Chooses what is to be predicted: each word with the given probability. Of the tokens of chosen words 80 % are
-    masked, 10 % replaced by any other token and 10 % kept, as in BERT."""
+    masked, 10 % replaced by any token and 10 % kept, as in BERT."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, probability: float):
         self.mask_token, self.num_tokens, self.probability = tokenizer.mask_token_id, len(tokenizer), probability
@@ -431,9 +451,9 @@ def _to_train(rows: Dataset | IterableDataset, masking: Masking, seed: int) -> A
     return DrawnAnew(rows, masking, seed)
 
 
-def _to_evaluate(rows: Dataset, masking: Masking) -> DrawnAnew:
-    """Masked in one way for ever: no seed of a run has a part in it."""
-    return DrawnAnew(rows, masking, seed=0)
+def _to_evaluate(rows: Dataset, masking: Masking) -> Drawn:
+    """Masked in one way for ever: neither the run's seed nor the epoch has a part in it."""
+    return Drawn(rows, masking, seed=0)
 
 
 def score_rows(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from datasets import Dataset, DownloadConfig, load_dataset
 from datasets.exceptions import DatasetGenerationError
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from torch.utils.data import Dataset as TorchDataset
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
@@ -123,9 +124,8 @@ def random_seed(*of: Any) -> int:
     return int.from_bytes(hashlib.blake2b(repr(of).encode(), digest_size=7).digest(), "big")
 
 
-class DrawnAnew(TorchDataset):
-    """Rows that are changed at random, anew in each epoch, and the same way in every run with the same seed: however
-    many workers or processes draw them, and whether or not the run was stopped in between.
+class Drawn(TorchDataset):
+    """Rows that are changed at random, the same way whenever they are drawn with the same seed.
 
     Args:
         rows: anything with a length and an index.
@@ -137,15 +137,20 @@ class DrawnAnew(TorchDataset):
         self.rows, self.draw, self.seed = rows, draw, seed
         self.epoch = torch.zeros(1, dtype=torch.long).share_memory_()  # so that workers that persist see it, too
 
-    def set_epoch(self, epoch: int) -> None:
-        """For accelerate's data loaders."""
-        self.epoch.fill_(epoch)
-
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Any:
         return self.draw(self.rows[index], random_seed(self.seed, int(self.epoch), index))
+
+
+class DrawnAnew(Drawn):
+    """The same, anew in each epoch: however many workers or processes draw the rows, and whether or not the run was
+    stopped in between."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """For accelerate's data loaders."""
+        self.epoch.fill_(epoch)
 
 
 class EpochCallback(TrainerCallback):
@@ -172,18 +177,24 @@ def make_optimizer(
     return optimizer_class(groups, **options)
 
 
-def load_config(name: str, **options: Any) -> PreTrainedConfig:
-    """A checkpoint's configuration.
+def load_config(name: str, auto_class: Any, **options: Any) -> PreTrainedConfig:
+    """The configuration of a checkpoint for one of the Auto classes.
 
     Raises:
         OSError: there is none, or it cannot be reached.
+        ValueError: it is of a kind of model that the Auto class has not.
     """
     try:
-        return AutoConfig.from_pretrained(name, **options)
+        config = AutoConfig.from_pretrained(name, **options)
     except OSError as error:
         raise OSError(
             f"{name} is neither a checkpoint's folder nor a model on the Hub that can be reached and you may read."
         ) from error
+    if type(config) not in auto_class._model_mapping:
+        raise ValueError(
+            f"{name} is a model of type {config.model_type}, for which there is no {auto_class.__name__}."
+        )
+    return config
 
 
 def new_config(classes: Mapping[str, type], arguments: Any, **fields: Any) -> PreTrainedConfig:
@@ -200,7 +211,11 @@ def new_config(classes: Mapping[str, type], arguments: Any, **fields: Any) -> Pr
     known = config_class().to_dict()
     if unknown := [name for name in given if name not in known]:
         raise ValueError(f"A {arguments.model_type} model has no field {unknown[0]}.")
-    return config_class(**{**fields, **given})
+    try:
+        return config_class(**{**fields, **given})
+    except StrictDataclassError as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[-1].strip()
+        raise ValueError(f"A {arguments.model_type} model cannot be made so: {reason}") from error
 
 
 def draw_new_head(model: PreTrainedModel) -> PreTrainedModel:
