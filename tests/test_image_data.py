@@ -336,10 +336,12 @@ def test_a_resnet_s_images_are_resized_and_cropped_as_asked(options, edge, side)
     assert preprocessing.crop_pct == pytest.approx(options.get("crop_pct", 0.8))
 
 
-@pytest.mark.parametrize("crop_pct", [None, 0.875])
-def test_the_crop_of_a_large_resnet_image_is_the_one_that_is_reported(crop_pct):
+def test_a_large_resnet_image_is_not_cropped():
     processor = ConvNextImageProcessorPil(size={"shortest_edge": 384}, crop_pct=0.8, resample=0)
-    preprocessing = resolve_preprocessing(processor, crop_pct=crop_pct)
+    with pytest.raises(ValueError, match="leave out --crop_pct"):
+        resolve_preprocessing(processor, crop_pct=0.875)
+    preprocessing = resolve_preprocessing(processor)
+    assert preprocessing.crop_pct == 1.0
     ramp = np.broadcast_to(np.linspace(0, 255, 384)[None, :, None], (384, 384, 3)).astype(np.uint8)
     seen = preprocessing(Image.fromarray(ramp))[0]
     assert float(seen.max() - seen.min()) / 2 == pytest.approx(preprocessing.crop_pct, abs=0.03)

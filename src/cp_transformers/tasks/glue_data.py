@@ -155,8 +155,6 @@ def load_task(arguments: GlueArguments, training: TrainingArguments) -> tuple[Ta
     in the task's numbers, as `label`; test splits need have none (there they are dropped)."""
     task = arguments.find_task()
     needed: dict[str, int | None] = {}
-    if training.do_predict:
-        needed.update(dict.fromkeys(task.server_files, arguments.max_predict_samples))
     with_labels: list[str] = []
     if training.do_train:
         needed["train"] = arguments.max_train_samples
@@ -164,6 +162,9 @@ def load_task(arguments: GlueArguments, training: TrainingArguments) -> tuple[Ta
     if training.do_eval or training.eval_strategy != "no":
         needed.update(dict.fromkeys(task.validation, arguments.max_eval_samples))
         with_labels += task.validation
+    if training.do_predict:
+        for split in task.server_files:
+            needed.setdefault(split, arguments.max_predict_samples)
     parts = {split: _load_split(arguments, split) for split in needed}
     for split, (part, where) in parts.items():
         columns = [*task.columns, task.label_column] if split in with_labels else list(task.columns)

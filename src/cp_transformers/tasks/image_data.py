@@ -57,7 +57,9 @@ def load_folder(data_dir: str, split: str) -> LabelledImages:
             raise FileNotFoundError(f"{data_dir} has no folder {' or '.join(SPLIT_FOLDERS[split])}.")
         folder = root
     try:
-        rows = load_dataset("imagefolder", data_dir=str(folder), split="train", drop_labels=False)
+        # All files are named, or datasets would take those with "val" or "test" in a name for another split.
+        files = {"train": ["**"]}
+        rows = load_dataset("imagefolder", data_dir=str(folder), data_files=files, split="train", drop_labels=False)
     except (ValueError, OSError) as error:
         raise ValueError(
             f"{folder} has no images in folders of classes: {' '.join(str(error).split())[:200]}"
@@ -171,7 +173,9 @@ def decode(image: dict[str, Any]) -> Any:
         with PILImage.open(str(path) if content is None else io.BytesIO(content)) as opened:
             return opened.convert("RGB")
     except (OSError, SyntaxError, ValueError, EOFError, PILImage.DecompressionBombError) as error:
-        raise CorruptImage(f"{path or 'an image'}: {' '.join(str(error).split())}") from error
+        unknown = isinstance(error, PILImage.UnidentifiedImageError)  # whose message has an address in memory
+        reason = "no image of a known kind" if unknown else " ".join(str(error).split())
+        raise CorruptImage(f"{path or 'an image'}: {reason}") from error
 
 
 def load_processor(name: str) -> Any:
@@ -213,13 +217,21 @@ def resolve_preprocessing(
         image_size: side of the square that the model sees.
         crop_pct: that side as a fraction of the image's shorter side after resizing, as in timm.
         interpolation: of the resizing, one of `INTERPOLATIONS`.
+
+    Raises:
+        ValueError: the processor takes no `crop_pct` at this size.
     """
     size: dict[str, int] = dict(processor.size)
     options: dict[str, Any] = {}
     if getattr(processor, "crop_pct", None) is not None:  # ConvNext's, which ResNet uses
         rows = columns = image_size or size["shortest_edge"]
-        # From 384 on, it resizes to the square without a crop.
-        own = 1.0 if rows >= 384 else processor.crop_pct
+        own = processor.crop_pct
+        if rows >= 384:
+            own = 1.0
+            if crop_pct not in (None, 1.0):
+                raise ValueError(
+                    "From 384 pixels on, this checkpoint's image processor takes the whole image: leave out --crop_pct."
+                )
         if image_size is not None:
             options["size"] = {"shortest_edge": image_size}
         if crop_pct is not None:

@@ -4,6 +4,7 @@
 work, and also where they are stopped and go on."""
 
 import dataclasses
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -49,6 +50,7 @@ def evaluate_checkpoint(
     preprocessing = resolve_preprocessing(
         load_processor(name), arguments.image_size, arguments.crop_pct, arguments.interpolation
     )
+    weights = hash_weights(model)
     if training.bf16_full_eval:
         model = model.to(torch.bfloat16)
     if arguments.channels_last:
@@ -83,7 +85,8 @@ def evaluate_checkpoint(
         progress=progress,
         resume=training.resume_from_checkpoint is not None,
         show_progress=not training.disable_tqdm,
-        fingerprint=f"{name} {preprocessing.options} {training.bf16} {training.bf16_full_eval}",
+        fingerprint=f"{weights} {preprocessing.options} {training.bf16} {training.bf16_full_eval} "
+        f"{arguments.real_labels} {arguments.max_eval_samples}",
     )
     reduced = training.bf16 or training.bf16_full_eval
     return {
@@ -95,6 +98,13 @@ def evaluate_checkpoint(
         "interpolation": preprocessing.interpolation,
         "dtype": "bfloat16" if reduced else "float32",
     }
+
+
+def hash_weights(model: torch.nn.Module) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for tensor in model.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 @dataclass

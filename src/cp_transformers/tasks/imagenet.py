@@ -15,7 +15,7 @@ from transformers import AutoModelForImageClassification, TrainingArguments
 from ..files import write_json, write_whole
 from .arguments import ArgumentParser
 from .distillation import DistillationArguments
-from .image_data import LabelledImages, load_folder, load_images, load_real_labels, match_labels
+from .image_data import LabelledImages, load_folder, load_images, load_processor, load_real_labels, match_labels
 from .image_evaluation import evaluate_checkpoint
 from .image_training import train_model
 from .imagenet_arguments import ImageNetArguments
@@ -65,6 +65,8 @@ def run(
         )
 
     checkpoints = {} if training.do_train else {name: to_model(name) for name in arguments.model_name_or_path}
+    for name in checkpoints:
+        load_processor(name)  # to know that it is there
 
     training = start_output(training, arguments, distillation)
     training.remove_unused_columns = False
