@@ -36,6 +36,7 @@ from transformers import (
 from cp_transformers import CPBertConfig, CPBertForSequenceClassification, CPBertModel
 from cp_transformers.cli import main as cli
 from cp_transformers.tasks import glue as glue_module, runs
+from cp_transformers.tasks.glue_data import GlueArguments
 
 
 ROOT = Path(__file__).parents[1]
@@ -1303,15 +1304,17 @@ def test_a_column_that_is_not_there_is_refused(material, tmp_path, capsys):
         ([], "Give a --task; or for a data set of your own"),
         (["--text_columns", "text"], "Give a --task; or for a data set of your own"),
         (["--data_dir", "data", "--text_columns", "a", "b", "c"], "one or two --text_columns"),
-        (
-            ["--data_dir", "data", "--dataset_name", "film-reviews", *TEXT],
-            "--data_dir or by --dataset_name, not by both",
-        ),
+        (["--data_dir", "data", "--dataset_config_name", "c", "--regression", "true"], "Give a --task; or for a data"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(given, message, material, tmp_path, capsys):
     paths = ["--model_name_or_path", str(material / "cp"), "--output_dir", str(tmp_path / "out")]
     assert message in refusal(capsys, tmp_path / "out", [*given, *paths, *QUIET, *ALL])
+
+
+def test_files_take_the_place_of_the_data_set_that_a_configuration_names():
+    arguments = GlueArguments("model", data_dir="data", dataset_name="film-reviews", text_columns=["sentence"])
+    assert arguments.dataset_name is None
 
 
 # Teachers

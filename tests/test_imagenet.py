@@ -43,6 +43,7 @@ from cp_transformers import (
 )
 from cp_transformers.cli import main as cli
 from cp_transformers.tasks import image_data, image_evaluation, image_training, runs
+from cp_transformers.tasks.imagenet_arguments import ImageNetArguments
 
 
 ROOT = Path(__file__).parents[1]
@@ -225,6 +226,10 @@ def read_images(monkeypatch) -> list[str]:
 
 
 # Evaluation
+
+
+def test_files_take_the_place_of_the_data_set_that_a_configuration_names():
+    assert ImageNetArguments(dataset_name="digits", data_dir="mine").dataset_name is None
 
 
 @pytest.mark.parametrize("kind", ["vit", "cp_resnet"])
@@ -778,8 +783,7 @@ def refusal(capsys, output: Path, *more) -> str:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--do_eval", "--model_name_or_path", "vit"], "--dataset_name or by --data_dir"),
-        (["--do_eval", "--data_dir", "whole", "--dataset_name", "digits"], "--dataset_name or by --data_dir"),
+        (["--do_eval", "--model_name_or_path", "vit", "--dataset_name", ""], "--dataset_name or by --data_dir"),
         (["--do_eval", "--model_name_or_path", "vit", "--data_dir", "nowhere"], "There is no folder"),
         (["--do_eval", "--model_name_or_path", "vit", "--data_dir", "vit"], "no images in folders of classes"),
         (["--do_train", "--data_dir", "whole"], "has no folder train"),

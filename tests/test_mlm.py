@@ -217,6 +217,10 @@ def test_the_trained_vocabulary_is_the_same_in_other_processes(killed, two, toke
         assert task.train_tokenizer(TEXTS["train"], 120).get_vocab() == tokenizer.get_vocab()
 
 
+def test_files_take_the_place_of_the_data_set_that_a_configuration_names():
+    assert MlmArguments(dataset_name="review-texts", train_file="mine.txt").dataset_name is None
+
+
 @pytest.mark.parametrize("vocab_size", [70, 120])
 def test_the_vocabulary_is_no_larger_than_asked_for(vocab_size):
     assert len(task.train_tokenizer(TEXTS["train"], vocab_size)) <= vocab_size
@@ -761,7 +765,6 @@ def refusal(capsys, args: list[str]) -> str:
     ("args", "message"),
     [
         ([], "Give the texts by --dataset_name, or by --train_file"),
-        (["--dataset_name", "review-texts", "--train_file", "HERE/train.txt"], "Give the texts by --dataset_name, or"),
         (["--train_file", "HERE/train.txt", "--do_eval"], "Give the texts by --validation_file"),
         (["--validation_file", "HERE/validation.txt"], "Give the texts by --train_file"),
         (["--train_file", "HERE/no.txt"], "There is no file HERE/no.txt"),

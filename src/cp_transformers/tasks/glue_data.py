@@ -85,7 +85,7 @@ class GlueArguments:
         metadata={
             "help": "folder with train, validation and test (for mnli: train, validation_matched, ...) as .parquet, "
             ".jsonl or .csv, in GLUE's columns; with --task all one such folder for each task, under its name; "
-            "default: nyu-mll/glue on the Hub"
+            "default: nyu-mll/glue on the Hub, or --dataset_name"
         },
     )
     dataset_name: str | None = field(
@@ -126,10 +126,10 @@ class GlueArguments:
                 "Give a --task; or for a data set of your own one or two --text_columns, and --data_dir or "
                 "--dataset_name."
             )
-        if self.dataset_config_name and not self.dataset_name:
+        if self.data_dir:
+            self.dataset_name = self.dataset_config_name = None
+        elif self.dataset_config_name and not self.dataset_name:
             raise ValueError("dataset_config_name is of a data set on the Hub: give its --dataset_name.")
-        if self.data_dir and self.dataset_name:
-            raise ValueError("Give the data by --data_dir or by --dataset_name, not by both.")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds names a seed twice: {self.seeds}.")
         limits = ("max_length", "max_train_samples", "max_eval_samples", "max_predict_samples")

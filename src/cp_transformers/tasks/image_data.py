@@ -230,7 +230,7 @@ def resolve_preprocessing(
             own = 1.0
             if crop_pct not in (None, 1.0):
                 raise ValueError(
-                    "From 384 pixels on, this checkpoint's image processor takes the whole image: leave out --crop_pct."
+                    "From 384 pixels on this checkpoint's image processor takes the whole image; leave out --crop_pct."
                 )
         if image_size is not None:
             options["size"] = {"shortest_edge": image_size}

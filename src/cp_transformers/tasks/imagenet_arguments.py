@@ -34,12 +34,13 @@ class ImageNetArguments:
     new_head: bool = field(default=False, metadata={"help": "draw a new head, though the checkpoint has one"})
 
     dataset_name: str | None = field(
-        default=None,
-        metadata={"help": "images on the Hub, such as ILSVRC/imagenet-1k or timm/imagenet-1k-wds, or digits"},
+        default="ILSVRC/imagenet-1k",
+        metadata={"help": "images on the Hub, such as also timm/imagenet-1k-wds, or digits, those of a package"},
     )
     dataset_config_name: str | None = field(default=None, metadata={"help": "its configuration"})
     data_dir: str | None = field(
-        default=None, metadata={"help": "a folder train/ and one validation/ or val/, each with one folder a class"}
+        default=None,
+        metadata={"help": "in its place folders train/ and validation/ (or val/), with one folder a class"},
     )
     streaming: bool = field(default=False, metadata={"help": "read the images while they are used"})
     train_split: str = field(default="train", metadata={"help": "the split of dataset_name to train on"})
@@ -78,7 +79,9 @@ class ImageNetArguments:
             raise ValueError(f"model_type must be one of {', '.join(CONFIGS)}, not {self.model_type}.")
         for name in ("model_config", "pool_config"):
             as_mapping(name, getattr(self, name))
-        if bool(self.dataset_name) == bool(self.data_dir):
+        if self.data_dir is not None:
+            self.dataset_name = self.dataset_config_name = None
+        elif not self.dataset_name:
             raise ValueError("Give the images by --dataset_name or by --data_dir.")
         if self.streaming and self.data_dir:
             raise ValueError("streaming is for --dataset_name: the images in --data_dir are read when they are used.")

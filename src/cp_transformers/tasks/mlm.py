@@ -83,7 +83,7 @@ class MlmArguments:
     )
     dataset_config_name: str | None = field(default=None, metadata={"help": "its configuration"})
     train_file: str | None = field(
-        default=None, metadata={"help": "texts as .txt (one a line), .jsonl, .csv, .parquet"}
+        default=None, metadata={"help": "in its place texts as .txt (one a line), .jsonl, .csv or .parquet"}
     )
     validation_file: str | None = field(default=None, metadata={"help": "held-out texts, likewise"})
     train_split: str = field(default="train", metadata={"help": "the split of dataset_name to train on"})
@@ -107,7 +107,9 @@ class MlmArguments:
             raise ValueError(f"model_type must be {' or '.join(CONFIGS)}, not {self.model_type}.")
         for name in ("model_config", "pool_config"):
             as_mapping(name, getattr(self, name))
-        if bool(self.dataset_name) == bool(self.train_file or self.validation_file):
+        if self.train_file or self.validation_file:
+            self.dataset_name = self.dataset_config_name = None
+        elif not self.dataset_name:
             raise ValueError("Give the texts by --dataset_name, or by --train_file and --validation_file.")
         if self.max_length < 8:
             raise ValueError(f"max_length must be at least 8, not {self.max_length}.")
