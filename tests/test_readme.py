@@ -74,3 +74,16 @@ def test_the_table_of_learning_rates_is_what_results_hold():
         accuracy = 100 * statistics.mean(float(run["validation_accuracy"]) for run in runs)
         gate = f"{statistics.mean(float(run['mean_absolute_gate']) for run in runs):.4f}" if rate else "-"
         assert f"| {model} | {f'{rate:g}' if rate else '-'} | {accuracy:.2f} | {gate} |" in README
+
+
+def test_the_table_of_pretraining_is_what_results_hold():
+    with (ROOT / "results" / "pretraining.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    for model in dict.fromkeys(row["model"] for row in rows):
+        runs = [row for row in rows if row["model"] == model]
+        assert len(runs) == 3 and len({row["perplexity"] for row in runs}) == 1
+        size, perplexity = int(runs[0]["parameters"]) / 1e6, float(runs[0]["perplexity"])
+        accuracies = [100 * float(row["film_review_accuracy"]) for row in runs]
+        after = f"{statistics.mean(accuracies):.2f} ± {statistics.stdev(accuracies):.2f}"
+        right = 100 * float(runs[0]["masked_accuracy"])
+        assert f"| {model} | {size:.2f} M | {perplexity:.1f} | {right:.2f} | {after} |" in README

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from datasets import Dataset
 from transformers import (
     AutoModel,
@@ -339,7 +341,10 @@ def _run_seed(
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
         references = prediction.label_ids if to_task is None else to_task[prediction.label_ids]
-        values: dict[str, float] = {}
+        outputs, labels = torch.from_numpy(prediction.predictions).float(), torch.from_numpy(prediction.label_ids)
+        # Trainer's own is a mean over batches, filled up with repeated examples where several processes share them.
+        mean = F.mse_loss(outputs.squeeze(-1), labels) if to_task is None else F.cross_entropy(outputs, labels)
+        values = {"mean_loss": mean.item()}
         for metric in metrics:
             computed = metric.compute(predictions=to_numbers(prediction.predictions), references=references)
             values.update(computed or {})
@@ -371,8 +376,8 @@ def _run_seed(
     if training.do_eval:
         for split in task.validation:
             measured = trainer.evaluate(encoded[split])
-            names = ["loss", *(type(metric).__name__.lower() for metric in metrics)]
-            values[split] = {name: measured[f"eval_{name}"] for name in names}
+            names = [type(metric).__name__.lower() for metric in metrics]
+            values[split] = {"loss": measured["eval_mean_loss"], **{name: measured[f"eval_{name}"] for name in names}}
     if training.do_predict:
         for split, name in task.server_files.items():
             predicted = to_numbers(trainer.predict(encoded[split]).predictions)
