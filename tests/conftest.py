@@ -9,6 +9,8 @@ import os
 # Before transformers and datasets are imported: no test may fall back on a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+# Before torch is: there is a process for each core already.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch

@@ -87,3 +87,18 @@ def test_the_table_of_pretraining_is_what_results_hold():
         after = f"{statistics.mean(accuracies):.2f} ± {statistics.stdev(accuracies):.2f}"
         right = 100 * float(runs[0]["masked_accuracy"])
         assert f"| {model} | {size:.2f} M | {perplexity:.1f} | {right:.2f} | {after} |" in README
+
+
+def test_the_table_of_distillation_is_what_results_hold():
+    with (ROOT / "results" / "distillation.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    teacher, *students = rows
+    assert f"({100 * float(teacher['validation_accuracy']):.2f} %)" in README
+    for model in dict.fromkeys(row["model"] for row in students):
+        cells = []
+        for helped in (False, True):
+            runs = [row for row in students if row["model"] == model and bool(row["teacher"]) == helped]
+            assert [row["seed"] for row in runs] == ["1", "2", "3"]
+            accuracies = [100 * float(row["validation_accuracy"]) for row in runs]
+            cells.append(f"{statistics.mean(accuracies):.2f} ± {statistics.stdev(accuracies):.2f}")
+        assert f"| {model} | {cells[0]} | {cells[1]} |" in README

@@ -157,8 +157,8 @@ def evaluate(
 
     Returns:
         `top1`, `top5`, `real_top1` (None without `real_labels`), `loss`, `images`, `corrupt`, `corrupt_images`,
-        `batch_size` (as memory allowed) and `images_per_second` (of `forward`, in this process, without the first
-        batch).
+        `batch_size` (as memory allowed) and `images_per_second` (of `forward`, in this process, in full
+        batches but the first; None without).
 
     Raises:
         ValueError: a label is not one of the model's, or no image can be read.
@@ -186,7 +186,7 @@ def evaluate(
             start = time.perf_counter()
             logits, limit = _forward_in_parts(forward, pixel_values, limit)
             logits = logits.cpu()
-            if number:
+            if number and len(good) == batch_size:  # a batch of another size may have to be compiled
                 seconds, timed = seconds + time.perf_counter() - start, timed + len(good)
             best = logits.topk(min(5, logits.shape[-1]), dim=-1).indices
             right = best == labels[:, None]
