@@ -34,6 +34,8 @@ class ArgumentParser(HfArgumentParser):
     def __init__(self, dataclass_types: Sequence[type], **kwargs: Any):
         super().__init__(dataclass_types, allow_abbrev=False, **kwargs)
         self.add_argument("--config", help="YAML file with any of these options; those on the command line win")
+        if resume := self._option_string_actions.get("--resume_from_checkpoint"):
+            resume.help = "last: go on with the run in output_dir, from its last checkpoint; or a checkpoint's folder"
 
     def parse(self, args: Sequence[str] | None = None) -> tuple[Any, ...]:
         """The dataclasses, in the order in which their types were given."""
@@ -54,6 +56,8 @@ class ArgumentParser(HfArgumentParser):
 
     def _read(self, path: Path) -> list[str]:
         """The file as options of a command line."""
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no file {path}, which --config names.")
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -95,8 +99,8 @@ def as_mapping(name: str, text: str) -> dict[str, Any]:
     return value
 
 
-def save_arguments(path: str | os.PathLike, *parsed: Any) -> None:
-    """Writes the resolved values as a YAML file, which [`ArgumentParser`] reads; tokens are left out."""
+def resolve(*parsed: Any) -> dict[str, Any]:
+    """The values of all options that have one, as YAML has them; tokens are left out."""
     values: dict[str, Any] = {}
     for each in parsed:
         fields = each.to_dict() if isinstance(each, TrainingArguments) else dataclasses.asdict(each)
@@ -104,7 +108,12 @@ def save_arguments(path: str | os.PathLike, *parsed: Any) -> None:
     secret_or_of_the_machine = [name for name in values if name == "local_rank" or name.endswith("_token")]
     for name in secret_or_of_the_machine:
         del values[name]
-    write_whole(path, yaml.safe_dump(values, sort_keys=False))
+    return values
+
+
+def save_arguments(path: str | os.PathLike, *parsed: Any) -> None:
+    """Writes the resolved values as a YAML file, which [`ArgumentParser`] reads."""
+    write_whole(path, yaml.safe_dump(resolve(*parsed), sort_keys=False))
 
 
 def _plain(value: Any) -> Any:

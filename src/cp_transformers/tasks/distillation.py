@@ -177,7 +177,7 @@ class DistillationTrainer(Trainer):
         loss, outputs = super().compute_loss(
             model, {**inputs, "output_hidden_states": wants_hidden}, return_outputs=True
         )
-        with torch.no_grad():
+        with torch.no_grad(), self.accelerator.autocast():
             shared = {name: value for name, value in inputs.items() if name != "labels"}
             taught = self.teacher(**shared, output_hidden_states=wants_hidden)
         weight = options.distillation_logits_weight

@@ -60,7 +60,7 @@ def load_film_reviews() -> DatasetDict:
 
 
 def load_review_texts() -> DatasetDict:
-    """Text without labels, as `text`, for language modelling: `train` (about 12,000) has the sentences on films that
+    """Text without labels, as `text`, for language modelling: `train` (10,300) has the sentences on films that
     are not in [`load_film_reviews`]' `validation` or `test`, and on products; `validation` has the former of these.
 
     Raises:

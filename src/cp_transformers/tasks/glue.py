@@ -84,14 +84,14 @@ def run(
 
     output = Path(training.output_dir)
     training = start_output(training, arguments, distillation)
-    asked = asked_for(training)
+    asked = asked_for(training, arguments, distillation)
     runs = {}
     for seed in arguments.seeds or [training.seed]:
         of_seed = copy.copy(training)
         of_seed.seed = seed
         folder = output / f"seed-{seed}" if arguments.seeds else output
         of_seed.output_dir = str(folder)
-        if training.resume_from_checkpoint == "last" and (results := finished(folder / "results.json", of_seed)):
+        if training.resume_from_checkpoint == "last" and (results := finished(folder / "results.json", asked)):
             runs[str(seed)] = results["metrics"]
             continue
         resume(of_seed, folder)
@@ -99,7 +99,8 @@ def run(
         if training.process_index == 0 and arguments.seeds:
             write_json(folder / "results.json", {"seed": seed, "metrics": runs[str(seed)], "asked": asked})
     model = arguments.model_name_or_path
-    results = {"task": arguments.task, "model": model, **_summary(runs), "asked": asked}
+    data_name = arguments.data_dir or arguments.dataset_name or "nyu-mll/glue"
+    results = {"task": arguments.task, "data": data_name, "model": model, **_summary(runs), "asked": asked}
     if training.process_index == 0:
         write_json(output / "results.json", results)
     return results
@@ -170,7 +171,7 @@ def load_teacher(
     if AutoTokenizer.from_pretrained(name).get_vocab() != tokenizer.get_vocab():
         raise ValueError(f"The teacher {name} has another vocabulary than the model; it must be the same.")
     if not distillation.distillation_logits_weight:
-        return {"teacher": AutoModel.from_pretrained(name), "distillation": distillation}
+        return {"teacher": AutoModel.from_pretrained(name, dtype=torch.float32), "distillation": distillation}
     if not any("SequenceClassification" in each for each in teacher_config.architectures or []):
         raise ValueError(
             f"The teacher {name} has no trained classifier: fine-tune it first, or learn from its hidden states alone "
@@ -178,7 +179,7 @@ def load_teacher(
         )
     teacher_config, teacher_to_task = load_task_config(name, task, train=False)
     labels = None if to_task is None or teacher_to_task is None else np.argsort(teacher_to_task)[to_task].tolist()
-    teacher = AutoModelForSequenceClassification.from_pretrained(name, config=teacher_config)
+    teacher = AutoModelForSequenceClassification.from_pretrained(name, config=teacher_config, dtype=torch.float32)
     return {"teacher": teacher, "distillation": distillation, "teacher_labels": labels}
 
 
@@ -191,7 +192,7 @@ def report(results: dict[str, Any]) -> str:
     lines = [header, "-" * len(header)]
     for split, metrics in results["metrics"].items():
         for metric, value in metrics.items():
-            line = f"{split:<24}{metric:<12}{100 * value if metric != 'loss' else value:>9.2f}"
+            line = f"{split:<24}{metric:<12}" + (f"{value:>9.4f}" if metric == "loss" else f"{100 * value:>9.2f}")
             if several:
                 std = results["std"][split][metric]
                 line += f"{100 * std if metric != 'loss' else std:>9.2f}{len(results['runs']):>7}"
@@ -240,7 +241,9 @@ def _check(arguments: GlueArguments, training: TrainingArguments, distillation: 
             )
         if not (distillation.distillation_logits_weight or distillation.distillation_hidden_weight):
             raise ValueError("Both weights of distillation are 0, so the teacher would teach nothing.")
-    check_output(training)
+    if training.push_to_hub and (arguments.seeds or arguments.task == "all"):
+        raise ValueError("Several runs cannot be pushed to one repository: leave out --push_to_hub.")
+    check_output(training, arguments, distillation)
 
 
 def _run_all(
@@ -292,7 +295,7 @@ def _run_all(
         "scores": {name: statistics.mean(by_seed.values()) for name, by_seed in scores.items()},
         "metrics": {name: results["metrics"] for name, results in runs.items()},
         "runs": scores,
-        "asked": asked_for(training),
+        "asked": asked_for(training, arguments, distillation),
     }
     if len(arguments.seeds) > 1:
         results["std"] = {name: statistics.stdev(by_seed.values()) for name, by_seed in scores.items()}
@@ -329,8 +332,13 @@ def _run_seed(
     """One seed's run; returns its metrics for each validation split."""
     set_seed(training.seed)
     model = AutoModelForSequenceClassification.from_pretrained(
-        arguments.model_name_or_path, config=config, ignore_mismatched_sizes=arguments.new_head
+        arguments.model_name_or_path,
+        config=config,
+        ignore_mismatched_sizes=arguments.new_head,
+        dtype=torch.float32,
     )
+    if to_task is None:
+        training.label_smoothing_factor = 0.0  # numbers on a scale have no other labels
     if arguments.new_head:
         model = draw_new_head(model)
     metrics = [metric() for metric in task.metrics]
@@ -369,6 +377,7 @@ def _run_seed(
     if training.do_train:
         trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
         trainer.save_model()
+        trainer.accelerator.wait_for_everyone()
 
     # Trainer would sort or cut off what is evaluated and predicted, too.
     trainer.args.train_sampling_strategy, trainer.args.dataloader_drop_last = "random", False

@@ -263,7 +263,8 @@ def _checked(data: Dataset, where: str, task: Task, labelled: bool) -> Dataset:
     if isinstance(feature, ClassLabel):
         names = dict(enumerate(feature.names))
         labels = [names.get(label, label) for label in labels]
-    numbers = [_number(label, task) for label in labels]
+    known = {name.lower(): number for number, name in enumerate(task.labels or ())}
+    numbers = [_number(label, task, known) for label in labels]
     if None in numbers:
         row = numbers.index(None)
         allowed = "numbers" if task.labels is None else ", ".join(task.labels)
@@ -273,16 +274,15 @@ def _checked(data: Dataset, where: str, task: Task, labelled: bool) -> Dataset:
     return data.select_columns(list(task.columns)).add_column("label", numbers)
 
 
-def _number(label: Any, task: Task) -> float | int | None:
-    """A label as the task's number; None for one that it has not."""
+def _number(label: Any, task: Task, known: dict[str, int]) -> float | int | None:
+    """A label as the task's number, by its `known` names; None for one that it has not."""
     try:
         if task.labels is None:
             return float(label) if np.isfinite(float(label)) else None
-        names = [name.lower() for name in task.labels]
-        if _name(label).lower() in names:
-            return names.index(_name(label).lower())
+        if (number := known.get(_name(label).lower())) is not None:
+            return number
         number = int(label)
-        return number if task.numbered and number == float(label) and 0 <= number < len(names) else None
+        return number if task.numbered and number == float(label) and 0 <= number < len(known) else None
     except (TypeError, ValueError, OverflowError):
         return None
 

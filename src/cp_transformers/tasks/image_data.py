@@ -6,17 +6,16 @@ evaluation as the checkpoint's image processor says and in training with the fie
 import io
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import ClassLabel, Dataset, Image, IterableDataset, load_dataset
-from torch.utils.data import IterableDataset as TorchIterableDataset
 from transformers import AutoImageProcessor, PreTrainedConfig
 
-from .runs import DrawnAnew, load_by_name, random_seed
+from .runs import DrawnAnew, load_by_name
 
 
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "img")
@@ -136,7 +135,8 @@ def match_labels(names: Sequence[str] | None, config: PreTrainedConfig, where: s
             return list(range(count))
     unknown = next((name for name, plain in zip(names, ours) if plain not in theirs), names[0])
     raise ValueError(
-        f"{where} has a class {unknown!r}, which is not one of the model's {count} labels ({', '.join(theirs[:3])}, "
+        f"{where} has a class {unknown!r}, which is not one of the {count} labels of "
+        f"{getattr(config, 'name_or_path', '') or 'the model'} ({', '.join(theirs[:3])}, "
         "...); use another checkpoint, or train a new head with --do_train and --new_head."
     )
 
@@ -367,24 +367,6 @@ class TrainingImages(DrawnAnew):
             except CorruptImage as error:
                 self.report(str(error))
         raise ValueError("None of the training images can be read.")
-
-
-class StreamedImages(TorchIterableDataset):
-    """The same of a stream; what cannot be read is left out."""
-
-    def __init__(self, rows: IterableDataset, draw: Callable[[Any, int], Any], seed: int, report: Callable):
-        self.rows, self.draw, self.seed, self.report, self.epoch = rows, draw, seed, report, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-        self.rows.set_epoch(epoch)
-
-    def __iter__(self) -> Iterator[Any]:
-        for index, row in enumerate(self.rows):
-            try:
-                yield self.draw(row, random_seed(self.seed, self.epoch, index))
-            except CorruptImage as error:
-                self.report(str(error))
 
 
 @dataclass

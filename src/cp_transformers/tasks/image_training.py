@@ -14,6 +14,7 @@ from datasets import IterableDataset
 from safetensors.torch import load_file as load_tensors, save_file as save_tensors
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import (
+    AutoModel,
     AutoModelForImageClassification,
     EvalPrediction,
     PreTrainedConfig,
@@ -29,10 +30,10 @@ from .image_data import (
     IGNORED,
     INTERPOLATIONS,
     Augmentation,
+    CorruptImage,
     LabelledImages,
     MixingCollator,
     Preprocessing,
-    StreamedImages,
     TrainingImages,
     as_pair,
     decode,
@@ -45,12 +46,13 @@ from .image_evaluation import Preprocessed
 from .imagenet_arguments import CONFIGS, ImageNetArguments
 from .runs import (
     EpochCallback,
+    Stream,
     check_free_space,
     draw_new_head,
-    last_checkpoint,
     load_config,
     make_optimizer,
     new_config,
+    resume,
 )
 
 
@@ -68,7 +70,9 @@ def make_model(
         OSError: the checkpoint cannot be read.
     """
     labels: dict[str, Any] = {}
-    if data.names is not None:
+    if data.names is None and arguments.num_labels is not None:
+        labels = {"num_labels": arguments.num_labels}
+    elif data.names is not None:
         labels = {
             "id2label": dict(enumerate(data.names)),
             "label2id": {name: index for index, name in enumerate(data.names)},
@@ -87,7 +91,7 @@ def make_model(
 
         def load() -> PreTrainedModel:
             model = AutoModelForImageClassification.from_pretrained(
-                name, config=config, ignore_mismatched_sizes=arguments.new_head
+                name, config=config, ignore_mismatched_sizes=arguments.new_head, dtype=torch.float32
             )
             return draw_new_head(model) if arguments.new_head else model
 
@@ -96,9 +100,11 @@ def make_model(
         labels["image_size"] = arguments.image_size
     config = new_config(CONFIGS, arguments, **labels)
     rows, columns = as_pair(arguments.image_size or getattr(config, "image_size", 224))
-    processor = ViTImageProcessorPil(
-        size={"height": rows, "width": columns}, resample=INTERPOLATIONS[arguments.interpolation or "bicubic"]
-    )
+    resizing: dict[str, Any] = {"size": {"height": rows, "width": columns}}
+    if arguments.crop_pct is not None:
+        edge = round(min(rows, columns) / arguments.crop_pct)
+        resizing = {"size": {"shortest_edge": edge}, "do_center_crop": True, "crop_size": resizing["size"]}
+    processor = ViTImageProcessorPil(**resizing, resample=INTERPOLATIONS[arguments.interpolation or "bicubic"])
     return config, processor, lambda: AutoModelForImageClassification.from_config(config)
 
 
@@ -113,9 +119,8 @@ def train_model(
     output = Path(training.output_dir)
     config, processor, load = make_model(arguments, train)
     own = resolve_preprocessing(processor, arguments.image_size, arguments.crop_pct, arguments.interpolation)
-    teacher = load_teacher(distillation, config)
-    if training.resume_from_checkpoint == "last":
-        training.resume_from_checkpoint = last_checkpoint(output, *([EMA_FILE] if arguments.ema_decay else []))
+    teacher = load_teacher(distillation, config, processor)
+    resume(training, output, *([EMA_FILE] if arguments.ema_decay else []))
     set_seed(training.seed)
     model = load()
     if arguments.channels_last:
@@ -143,7 +148,7 @@ def train_model(
     data: Any
     if isinstance(train.rows, IterableDataset):
         shuffled = train.rows.shuffle(seed=training.seed, buffer_size=1000)
-        data = StreamedImages(shuffled, draw, training.seed, report)
+        data = Stream(shuffled, draw, training.seed, CorruptImage, report)
     else:
         data = TrainingImages(train.rows, draw, training.seed, report)
     evaluated = None
@@ -169,12 +174,15 @@ def train_model(
     )
     ema = None
     if arguments.ema_decay is not None:
+        if trainer.is_fsdp_enabled:
+            raise ValueError("The average of --ema_decay is not kept of weights that FSDP splits: leave it out.")
         ema = EmaCallback(arguments.ema_decay, training.resume_from_checkpoint)
         trainer.add_callback(ema)
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     if ema is not None:
         ema.give_to(model)
     trainer.save_model()
+    trainer.accelerator.wait_for_everyone()
 
 
 class _CorruptImages:
@@ -256,12 +264,12 @@ class EmaCallback(TrainerCallback):
         model.load_state_dict(self.average.module.state_dict())  # type: ignore[union-attr]
 
 
-def load_teacher(distillation: DistillationArguments, config: PreTrainedConfig) -> dict[str, Any]:
+def load_teacher(distillation: DistillationArguments, config: PreTrainedConfig, processor: Any) -> dict[str, Any]:
     """What [`DistillationTrainer`] takes besides a Trainer's arguments.
 
     Raises:
-        ValueError: the teacher has other labels, no trained head, another image size, or hidden states of another
-            shape.
+        ValueError: the teacher has other labels, no trained head, another image size or normalisation, or hidden
+            states of another width.
         OSError: it cannot be read.
     """
     name = distillation.teacher
@@ -273,6 +281,11 @@ def load_teacher(distillation: DistillationArguments, config: PreTrainedConfig) 
     sizes = [getattr(each, "image_size", None) for each in (config, teacher_config)]
     if None not in sizes and as_pair(sizes[0]) != as_pair(sizes[1]):
         raise ValueError(f"The teacher {name} is for images of {sizes[1]}, the model for images of {sizes[0]}.")
+    theirs = load_processor(name)
+    if [*theirs.image_mean, *theirs.image_std] != [*processor.image_mean, *processor.image_std]:
+        raise ValueError(f"The teacher {name} is for images that are normalised otherwise than the model's.")
+    if not distillation.distillation_logits_weight:
+        return {"teacher": AutoModel.from_pretrained(name, dtype=torch.float32), "distillation": distillation}
     if not any("ImageClassification" in each for each in teacher_config.architectures or []):
         raise ValueError(f"The teacher {name} has no trained classifier: fine-tune it first.")
     theirs = [teacher_config.id2label[index] for index in range(teacher_config.num_labels)]
@@ -280,5 +293,5 @@ def load_teacher(distillation: DistillationArguments, config: PreTrainedConfig) 
     if theirs != ours and (len(set(theirs)) < len(theirs) or sorted(theirs) != sorted(ours)):
         raise ValueError(f"The teacher {name} was trained for other labels than the model.")
     labels = None if theirs == ours else [theirs.index(label) for label in ours]
-    teacher = AutoModelForImageClassification.from_pretrained(name)
+    teacher = AutoModelForImageClassification.from_pretrained(name, dtype=torch.float32)
     return {"teacher": teacher, "distillation": distillation, "teacher_labels": labels}

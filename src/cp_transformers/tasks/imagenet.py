@@ -50,10 +50,9 @@ def run(
     distillation = distillation or DistillationArguments()
     _check(arguments, training, distillation)
     output = Path(training.output_dir)
-    results = finished(output / "results.json", training)
-    if results is not None and training.resume_from_checkpoint == "last":
-        if results["checkpoints"] == arguments.model_name_or_path:
-            return results
+    asked = asked_for(training, arguments, distillation)
+    if training.resume_from_checkpoint == "last" and (results := finished(output / "results.json", asked)):
+        return results
     real_labels = None if arguments.real_labels is None else load_real_labels(arguments.real_labels)
     needed = {"train": training.do_train, "validation": training.do_eval or training.eval_strategy != "no"}
     with training.main_process_first():  # the others then find what it has cached
@@ -78,12 +77,14 @@ def run(
     for number, (name, labels) in enumerate(checkpoints.items()):
         progress = output / "progress" / f"{number}-{training.process_index}-of-{training.world_size}.json"
         rows.append(evaluate_checkpoint(name, arguments, training, data["validation"], labels, real_labels, progress))
-    results = {"results": rows, "checkpoints": arguments.model_name_or_path, "asked": asked_for(training)}
+    results = {"results": rows, "asked": asked}
     if training.process_index == 0:
         write_json(output / "results.json", results)
         write_whole(output / "results.csv", _to_csv(rows))
         for file in (output / "progress").glob("*.json"):
             file.unlink()
+        if (output / "progress").is_dir():
+            (output / "progress").rmdir()
     return results
 
 
@@ -100,8 +101,8 @@ def _check(arguments: ImageNetArguments, training: TrainingArguments, distillati
         raise ValueError("A checkpoint is named twice.")
     if training.do_train and arguments.streaming and training.max_steps <= 0:
         raise ValueError("Images that are streamed have no known number: say how long to train with --max_steps.")
-    if training.fsdp and arguments.ema_decay is not None:
-        raise ValueError("The average of --ema_decay is not kept of weights that FSDP splits: leave out one of them.")
+    if training.do_eval and training.fp16_full_eval:
+        raise ValueError("Evaluation is in float32 or bfloat16: give --bf16_full_eval in place of --fp16_full_eval.")
     if training.eval_strategy != "no" and arguments.streaming:
         raise ValueError("Streamed images are evaluated at the end alone: leave out --eval_strategy.")
     if training.do_train and arguments.ema_decay is not None and training.load_best_model_at_end:
@@ -110,7 +111,10 @@ def _check(arguments: ImageNetArguments, training: TrainingArguments, distillati
         raise ValueError("A teacher teaches in training: give --do_train, or leave out --teacher.")
     if training.prediction_loss_only or training.batch_eval_metrics:
         raise ValueError("The metrics need all predictions: leave out prediction_loss_only and batch_eval_metrics.")
-    check_output(training)
+    if distillation.teacher is not None:
+        if not (distillation.distillation_logits_weight or distillation.distillation_hidden_weight):
+            raise ValueError("Both weights of distillation are 0, so the teacher would teach nothing.")
+    check_output(training, arguments, distillation)
 
 
 def _load(arguments: ImageNetArguments, split: str) -> LabelledImages:
@@ -129,7 +133,8 @@ def _load(arguments: ImageNetArguments, split: str) -> LabelledImages:
     if limit is not None and isinstance(data.rows, IterableDataset):
         data.rows = data.rows.take(limit)
     elif limit is not None:
-        data.rows = data.rows.select(range(min(limit, len(data.rows))))
+        # The images of a folder lie class by class: these are of all classes, and always the same.
+        data.rows = data.rows.shuffle(seed=0).select(range(min(limit, len(data.rows))))
     return data
 
 

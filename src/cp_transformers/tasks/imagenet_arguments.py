@@ -43,18 +43,24 @@ class ImageNetArguments:
         metadata={"help": "in its place folders train/ and validation/ (or val/), with one folder a class"},
     )
     streaming: bool = field(default=False, metadata={"help": "read the images while they are used"})
+    num_labels: int | None = field(
+        default=None, metadata={"help": "of a new model or head, where the data has no names for them"}
+    )
     train_split: str = field(default="train", metadata={"help": "the split of dataset_name to train on"})
     validation_split: str = field(default="validation", metadata={"help": "the split of it to evaluate on"})
     image_column: str | None = field(default=None, metadata={"help": "default: image, jpg, ..., whichever is there"})
     label_column: str | None = field(default=None, metadata={"help": "default: label, cls, ..., whichever is there"})
-    max_train_samples: int | None = field(default=None, metadata={"help": "train on the first of them alone"})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "evaluate on the first of them alone"})
+    max_train_samples: int | None = field(default=None, metadata={"help": "train on so many of them alone"})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "evaluate on so many of them alone"})
     real_labels: str | None = field(
         default=None, metadata={"help": "JSON file of ReaL labels, to evaluate against them as well"}
     )
 
     image_size: int | None = field(default=None, metadata={"help": "side of the square that the model sees"})
-    crop_pct: float | None = field(default=None, metadata={"help": "in evaluation, the part of the side that is seen"})
+    crop_pct: float | None = field(
+        default=None,
+        metadata={"help": "part of the side that is seen in evaluation"},
+    )
     interpolation: str | None = field(default=None, metadata={"help": f"one of {', '.join(INTERPOLATIONS)}"})
     channels_last: bool = field(default=False, metadata={"help": "keep images and weights in this memory format"})
 
@@ -68,7 +74,8 @@ class ImageNetArguments:
         default=1.0, metadata={"help": "factor of the learning rates from a layer to the one below"}
     )
     ema_decay: float | None = field(
-        default=None, metadata={"help": "average the weights with this decay, and evaluate and save the average"}
+        default=None,
+        metadata={"help": "average the weights with this decay, and save and evaluate that in the end"},
     )
     pool_learning_rate: float | None = field(
         default=None, metadata={"help": "of the pooling modules; default: that of the rest"}
@@ -94,5 +101,7 @@ class ImageNetArguments:
         for name in ("mixup", "cutmix", "rand_augment"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative: {getattr(self, name)}.")
-        check_positive(self, "max_train_samples", "max_eval_samples", "image_size", "crop_pct", "pool_learning_rate")
+        check_positive(
+            self, "num_labels", "max_train_samples", "max_eval_samples", "image_size", "crop_pct", "pool_learning_rate"
+        )
         check_positive(self, "layer_decay", "ema_decay", "crop_min_scale")

@@ -7,18 +7,18 @@ The vocabulary is trained on the spot or given. Short texts are packed into rows
 pool each other. Which tokens are masked depends on the seed, the epoch and the row alone.
 """
 
+import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, Features, IterableDataset, List, Value
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import IterableDataset as TorchIterableDataset
 from transformers import (
     AutoModelForMaskedLM,
     AutoTokenizer,
@@ -39,6 +39,7 @@ from .runs import (
     Drawn,
     DrawnAnew,
     EpochCallback,
+    Stream,
     asked_for,
     check_free_space,
     check_output,
@@ -49,7 +50,6 @@ from .runs import (
     load_file,
     make_optimizer,
     new_config,
-    random_seed,
     resume,
     start_output,
 )
@@ -93,11 +93,12 @@ class MlmArguments:
         default=False, metadata={"help": "read the training texts while training; needs --max_steps"}
     )
     max_length: int = field(default=128, metadata={"help": "tokens in a row; longer texts are split"})
-    pack: bool = field(default=True, metadata={"help": "put several short texts into a row"})
+    pack: bool = field(default=True, metadata={"help": "whether several short texts share a row"})
     mlm_probability: float = field(default=0.15, metadata={"help": "with which a token or word is masked"})
     whole_word_mask: bool = field(default=False, metadata={"help": "mask whole words, not single tokens"})
     max_train_samples: int | None = field(default=None, metadata={"help": "train on the first of the texts alone"})
     max_eval_samples: int | None = field(default=None, metadata={"help": "evaluate on the first of them alone"})
+    preprocessing_num_workers: int | None = field(default=None, metadata={"help": "processes that make the rows"})
     pool_learning_rate: float | None = field(
         default=None, metadata={"help": "of the pooling modules; default: that of the rest"}
     )
@@ -135,7 +136,8 @@ def run(arguments: MlmArguments, training: TrainingArguments) -> dict[str, Any]:
     """
     _check(arguments, training)
     output = Path(training.output_dir)
-    if training.resume_from_checkpoint == "last" and (results := finished(output / "results.json", training)):
+    asked = asked_for(training, arguments)
+    if training.resume_from_checkpoint == "last" and (results := finished(output / "results.json", asked)):
         return results
     with training.main_process_first():  # the others then find what it has cached
         texts = load_texts(arguments, training)
@@ -167,6 +169,7 @@ def run(arguments: MlmArguments, training: TrainingArguments) -> dict[str, Any]:
     if training.do_train:
         trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
         trainer.save_model()
+        trainer.accelerator.wait_for_everyone()
     metrics = {}
     if training.do_eval:
         trainer.args.dataloader_drop_last = False
@@ -178,7 +181,7 @@ def run(arguments: MlmArguments, training: TrainingArguments) -> dict[str, Any]:
         "vocabulary": len(tokenizer),
         "rows": {split: len(data) for split, data in rows.items() if isinstance(data, Dataset)},
         "metrics": metrics,
-        "asked": asked_for(training),
+        "asked": asked,
     }
     if training.process_index == 0:
         write_json(output / "results.json", results)
@@ -193,18 +196,23 @@ def _check(arguments: MlmArguments, training: TrainingArguments) -> None:
         raise ValueError("A new model has nothing to evaluate: give --do_train, or --model_name_or_path.")
     if arguments.streaming and training.do_train and training.max_steps <= 0:
         raise ValueError("Texts that are streamed have no known number: say how long to train with --max_steps.")
+    for file in (arguments.train_file, arguments.validation_file):
+        if file is not None and not Path(file).is_file():
+            raise FileNotFoundError(f"There is no file {file}.")
     if arguments.dataset_name is None:
         for does, name in ((training.do_train, "train_file"), (training.do_eval, "validation_file")):
             if does and getattr(arguments, name) is None:
                 raise ValueError(f"Give the texts by --{name}.")
     if training.prediction_loss_only or training.batch_eval_metrics:
         raise ValueError("The metrics need all predictions: leave out prediction_loss_only and batch_eval_metrics.")
-    check_output(training)
+    check_output(training, arguments)
     if arguments.model_name_or_path is not None:
         config = load_config(arguments.model_name_or_path, AutoModelForMaskedLM)
     else:
         config = new_config(CONFIGS, arguments)
     _check_positions(config, arguments)
+    if arguments.pack and config.model_type not in CONFIGS:
+        raise ValueError(f"Rows are packed for {' and '.join(CONFIGS)}, not {config.model_type}: give --pack false.")
 
 
 def load_texts(arguments: MlmArguments, training: TrainingArguments) -> dict[str, Dataset | IterableDataset]:
@@ -236,12 +244,15 @@ def load_texts(arguments: MlmArguments, training: TrainingArguments) -> dict[str
         limit = arguments.max_train_samples if split == "train" else arguments.max_eval_samples
         if limit is not None:
             data = data.take(limit) if isinstance(data, IterableDataset) else data.select(range(min(limit, len(data))))
-        if isinstance(data, Dataset):
-            data = data.filter(lambda text: isinstance(text, str) and bool(text.strip()), input_columns="text")
-            if not len(data):
-                raise ValueError(f"{where} has no text.")
+        data = data.filter(_is_text, input_columns="text")
+        if isinstance(data, Dataset) and not len(data):
+            raise ValueError(f"{where} has no text.")
         texts[split] = data
     return texts
+
+
+def _is_text(text: Any) -> bool:
+    return isinstance(text, str) and bool(text.strip())
 
 
 def make_tokenizer(arguments: MlmArguments, training: TrainingArguments, texts: Any) -> PreTrainedTokenizerBase:
@@ -256,10 +267,10 @@ def make_tokenizer(arguments: MlmArguments, training: TrainingArguments, texts: 
     if name is None and training.resume_from_checkpoint is not None and (output / "tokenizer.json").is_file():
         name = str(output)
     if name is None:
-        with training.main_process_first():
-            tokenizer = train_tokenizer((row["text"] for row in texts), arguments.vocab_size)
+        with training.main_process_first(local=False):
             if training.process_index == 0:
-                tokenizer.save_pretrained(output)
+                train_tokenizer((row["text"] for row in texts), arguments.vocab_size).save_pretrained(output)
+            tokenizer = AutoTokenizer.from_pretrained(output)
     else:
         try:
             tokenizer = AutoTokenizer.from_pretrained(name)
@@ -271,13 +282,15 @@ def make_tokenizer(arguments: MlmArguments, training: TrainingArguments, texts: 
     return tokenizer
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, max_texts: int = 1_000_000) -> BertTokenizer:
+def train_tokenizer(texts: Iterable[str], vocab_size: int, max_texts: int = 100_000) -> BertTokenizer:
     """BERT's tokenizer, in lower case, with a WordPiece vocabulary trained on the first `max_texts` texts."""
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    kept = [text for _, text in zip(range(max_texts), texts)]
-    characters = Counter(character for text in kept for character in tokenizer.normalizer.normalize_str(text))
+    kept = list(itertools.islice(texts, max_texts))
+    characters: Counter[str] = Counter()
+    for text in kept:
+        characters.update(tokenizer.normalizer.normalize_str(text))
     frequent = sorted(characters, key=lambda character: (-characters[character], character))[:1000]
     alphabet = sorted(character for character in frequent if not character.isspace())
     smallest = len(SPECIAL_TOKENS) + 2 * len(alphabet)
@@ -305,7 +318,7 @@ def make_model(arguments: MlmArguments, tokenizer: PreTrainedTokenizerBase) -> P
         OSError: the checkpoint cannot be read.
     """
     if arguments.model_name_or_path is not None:
-        model = AutoModelForMaskedLM.from_pretrained(arguments.model_name_or_path)
+        model = AutoModelForMaskedLM.from_pretrained(arguments.model_name_or_path, dtype=torch.float32)
         _check_fit(model.config, arguments, tokenizer)
         return model
     config = new_config(CONFIGS, arguments, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
@@ -331,26 +344,28 @@ def encode(data: Dataset | IterableDataset, arguments: MlmArguments, tokenizer: 
     `words` (the number of the word in its row, -1 for special tokens; each token is its own unless whole words are to
     be masked)."""
 
+    # Not `arguments`: what is encoded is found again in the cache unless one of these has changed.
+    max_length, packed, whole_words = arguments.max_length, arguments.pack, arguments.whole_word_mask
+
     def encode_batch(batch: dict[str, list]) -> dict[str, list]:
         columns: dict[str, list] = {"input_ids": [], "segments": [], "words": []}
-        texts = [text for text in batch["text"] if isinstance(text, str) and text.strip()]
-        if not texts:
+        if not batch["text"]:
             return columns
         encoded = tokenizer(
-            texts,
+            batch["text"],
             truncation=True,
-            max_length=arguments.max_length,
+            max_length=max_length,
             return_overflowing_tokens=True,  # the rest of a long text is a text of its own
             return_special_tokens_mask=True,
         )
         pieces = []
         for index, ids in enumerate(encoded["input_ids"]):
             special = encoded["special_tokens_mask"][index]
-            words = encoded.word_ids(index) if arguments.whole_word_mask else range(len(ids))
+            words = encoded.word_ids(index) if whole_words else range(len(ids))
             words = [-1 if is_special else word for is_special, word in zip(special, words)]
             first = min((word for word in words if word >= 0), default=0)  # a later piece of a long text counts on
             pieces.append((ids, [word if word < 0 else word - first for word in words]))
-        rows = pack(pieces, arguments.max_length) if arguments.pack else [[piece] for piece in pieces]
+        rows = pack(pieces, max_length) if packed else [[piece] for piece in pieces]
         for row in rows:
             columns["input_ids"].append([token for ids, _ in row for token in ids])
             columns["segments"].append([number for number, (ids, _) in enumerate(row, start=1) for _ in ids])
@@ -361,7 +376,9 @@ def encode(data: Dataset | IterableDataset, arguments: MlmArguments, tokenizer: 
             columns["words"].append(joined)
         return columns
 
-    return data.map(encode_batch, batched=True, remove_columns="text")
+    small = {"input_ids": List(Value("int32")), "segments": List(Value("int16")), "words": List(Value("int16"))}
+    options = {} if isinstance(data, IterableDataset) else {"num_proc": arguments.preprocessing_num_workers}
+    return data.map(encode_batch, batched=True, remove_columns="text", features=Features(small), **options)
 
 
 def pack(pieces: Sequence[tuple[list[int], list[int]]], max_length: int) -> list[list[tuple[list[int], list[int]]]]:
@@ -432,24 +449,9 @@ class Collator:
         return {**batch, "pool_segments": segments} if self.pools else batch
 
 
-class _Streamed(TorchIterableDataset):
-    """Rows of a stream, masked by their numbers in it."""
-
-    def __init__(self, rows: IterableDataset, masking: Masking, seed: int):
-        self.rows, self.masking, self.seed, self.epoch = rows, masking, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-        self.rows.set_epoch(epoch)
-
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        for index, row in enumerate(self.rows):
-            yield self.masking(row, random_seed(self.seed, self.epoch, index))
-
-
 def _to_train(rows: Dataset | IterableDataset, masking: Masking, seed: int) -> Any:
     if isinstance(rows, IterableDataset):
-        return _Streamed(rows.shuffle(seed=seed, buffer_size=10_000), masking, seed)
+        return Stream(rows.shuffle(seed=seed, buffer_size=10_000), masking, seed)
     return DrawnAnew(rows, masking, seed)
 
 

@@ -3,30 +3,45 @@
 """What every training task shares: where a run writes, how it goes on, its optimiser, and the files it reads."""
 
 import copy
+import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset, DownloadConfig, load_dataset
+import yaml
+from datasets import Dataset, DownloadConfig, IterableDataset, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import Dataset as TorchDataset, IterableDataset as TorchIterableDataset
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.utils import logging
 
 from ..training import param_groups
-from .arguments import as_mapping, save_arguments
+from .arguments import as_mapping, resolve, save_arguments
 from .digits import load_digits
 from .film_reviews import load_film_reviews, load_review_texts
 
 
+logger = logging.get_logger(__name__)
+
 # What a run is asked for; one that is finished with other values of these is gone on with.
 ASKED = ("do_train", "do_eval", "do_predict", "max_steps", "num_train_epochs")
+# Of TrainingArguments, what else decides what a training ends in: a run that goes on must have the same.
+DECIDING = """
+seed data_seed learning_rate weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm optim lr_scheduler_type
+warmup_steps per_device_train_batch_size gradient_accumulation_steps label_smoothing_factor bf16 fp16
+""".split()
+# Of the tasks' own arguments, what training has nothing to do with.
+OF_EVALUATION = """
+max_eval_samples max_predict_samples real_labels crop_pct validation_split validation_file test_split seeds
+""".split()
 # Real data from packages, by the names that stand for them.
 PACKAGED = {"film-reviews": load_film_reviews, "review-texts": load_review_texts, "digits": load_digits}
 EXTENSIONS = {".parquet": "parquet", ".jsonl": "json", ".csv": "csv", ".txt": "text"}
@@ -40,21 +55,39 @@ def check_positive(arguments: Any, *names: str) -> None:
             raise ValueError(f"{name} must be positive, not {value}.")
 
 
-def check_output(training: TrainingArguments) -> None:
-    """Refuses an `output_dir` that is not a folder, or that has the results of a run which is not to be gone on with.
+def check_output(training: TrainingArguments, *arguments: Any) -> None:
+    """Refuses an `output_dir` that is not a folder, or that has another run than this: one which is not to be gone on
+    with, or cannot be since its training was configured otherwise.
 
     Raises:
-        FileExistsError: see above.
+        FileExistsError: it is not a folder, or has a run that is not to be gone on with.
+        ValueError: an option is not that of the run which is to be gone on with.
     """
     output = Path(training.output_dir)
     if output.exists() and not output.is_dir():
         raise FileExistsError(f"{output} is not a folder; choose another --output_dir.")
-    earlier = [*output.glob("results.json"), *output.glob("seed-*/results.json")]
+    earlier = [path for name in ("results.json", "checkpoint-*") for path in output.glob(name)]
+    earlier += [path for name in ("results.json", "checkpoint-*") for path in output.glob(f"seed-*/{name}")]
     if earlier and training.resume_from_checkpoint is None:
         raise FileExistsError(
             f"{earlier[0]} is of an earlier run; choose another --output_dir, or go on with that run by "
             "--resume_from_checkpoint last."
         )
+    if training.resume_from_checkpoint is None or not (output / "arguments.yaml").is_file():
+        return
+    before, now = (
+        yaml.safe_load((output / "arguments.yaml").read_text(encoding="utf-8")),
+        resolve(*arguments, training),
+    )
+    if not (training.do_train and before.get("do_train")):
+        return
+    own = [each.name for part in arguments for each in dataclasses.fields(part) if each.name not in OF_EVALUATION]
+    for name in (*DECIDING, *own):
+        if before.get(name) != now.get(name):
+            raise ValueError(
+                f"{name} is {now.get(name)}, but it was {before.get(name)} in the run that is to be gone on with: "
+                "give it the same, or choose another --output_dir."
+            )
 
 
 def start_output(training: TrainingArguments, *arguments: Any) -> TrainingArguments:
@@ -66,6 +99,9 @@ def start_output(training: TrainingArguments, *arguments: Any) -> TrainingArgume
     output = Path(training.output_dir)
     training = copy.copy(training)
     training.dataloader_pin_memory &= torch.accelerator.is_available()
+    # Rows that are streamed are of several lengths: each process takes its own, instead of a part of the first one's.
+    training.accelerator_config = copy.copy(training.accelerator_config)
+    training.accelerator_config.dispatch_batches = False
     try:
         output.mkdir(parents=True, exist_ok=True)
         if training.process_index == 0:
@@ -103,20 +139,28 @@ def last_checkpoint(folder: Path, *also: str) -> str | None:
     return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
 
 
-def resume(training: TrainingArguments, folder: Path) -> None:
-    """Puts the last whole checkpoint in a folder in the place of `--resume_from_checkpoint last`."""
+def resume(training: TrainingArguments, folder: Path, *also: str) -> None:
+    """Puts the last whole checkpoint in a folder in the place of `--resume_from_checkpoint last`; see
+    [`last_checkpoint`]."""
     if training.resume_from_checkpoint == "last":
-        training.resume_from_checkpoint = last_checkpoint(folder)
+        training.resume_from_checkpoint = last_checkpoint(folder, *also)
+        if training.do_train and training.resume_from_checkpoint is None:
+            logger.warning(f"There is no checkpoint in {folder} to go on from: this run starts at the beginning.")
 
 
-def asked_for(training: TrainingArguments) -> dict[str, Any]:
-    return {name: getattr(training, name) for name in ASKED}
+def asked_for(training: TrainingArguments, *arguments: Any) -> dict[str, Any]:
+    """What a run is asked for: how long, and a digest of all that decides what comes of it."""
+    values = resolve(*arguments, training)
+    own = [each.name for part in arguments for each in dataclasses.fields(part) if each.name != "seeds"]
+    names = sorted([*DECIDING, *own, "bf16_full_eval"])
+    digest = hashlib.blake2b(repr([(name, values.get(name)) for name in names]).encode(), digest_size=8).hexdigest()
+    return {**{name: getattr(training, name) for name in ASKED}, "arguments": digest}
 
 
-def finished(path: Path, training: TrainingArguments) -> dict[str, Any] | None:
+def finished(path: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
     """The results of a run that was asked for the same and is finished."""
     results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return results if results.get("asked") == asked_for(training) else None
+    return results if results.get("asked") == asked else None
 
 
 def random_seed(*of: Any) -> int:
@@ -151,6 +195,43 @@ class DrawnAnew(Drawn):
     def set_epoch(self, epoch: int) -> None:
         """For accelerate's data loaders."""
         self.epoch.fill_(epoch)
+
+
+class Stream(TorchIterableDataset):
+    """The same of rows that are streamed, over and over: Trainer goes on from the middle of one endless epoch, but not
+    from the middle of a later one.
+
+    Args:
+        rows, draw, seed: see [`Drawn`].
+        report: is called where `draw` raises `skipped`; the row is then left out.
+    """
+
+    def __init__(
+        self,
+        rows: IterableDataset,
+        draw: Callable[[Any, int], Any],
+        seed: int,
+        skipped: type[Exception] | tuple = (),
+        report: Callable[[str], Any] = str,
+    ):
+        self.rows, self.draw, self.seed, self.skipped, self.report = rows, draw, seed, skipped, report
+
+    def __iter__(self) -> Iterator[Any]:
+        worker = torch.utils.data.get_worker_info()
+        number = 0 if worker is None else worker.id
+        for epoch in itertools.count():
+            self.rows.set_epoch(epoch)
+            any_left = False
+            for index, row in enumerate(self.rows):
+                try:
+                    example = self.draw(row, random_seed(self.seed, epoch, number, index))
+                except self.skipped as error:
+                    self.report(str(error))
+                    continue
+                any_left = True
+                yield example
+            if not any_left:
+                return
 
 
 class EpochCallback(TrainerCallback):
@@ -208,7 +289,7 @@ def new_config(classes: Mapping[str, type], arguments: Any, **fields: Any) -> Pr
     given = as_mapping("model_config", arguments.model_config)
     if arguments.model_type.startswith("cp_"):
         given.update(as_mapping("pool_config", arguments.pool_config))
-    known = config_class().to_dict()
+    known = {*config_class().to_dict(), "num_labels"}
     if unknown := [name for name in given if name not in known]:
         raise ValueError(f"A {arguments.model_type} model has no field {unknown[0]}.")
     try:
