@@ -871,6 +871,18 @@ def test_two_processes_count_every_example_once(two, tmp_path):
     assert predictions(folder / "out", "STS-B") == predictions(tmp_path / "one", "STS-B")
 
 
+def test_smoothing_leaves_numbers_on_a_scale_as_they_are(material, tmp_path):
+    smooth = ["--label_smoothing_factor", "0.1"]
+    runs = [glue("stsb", material / "cp", material / "stsb", tmp_path / str(len(m)), *ALL, *m) for m in ([], smooth)]
+    assert runs[0] == runs[1]
+
+
+def test_several_runs_are_not_pushed_to_one_repository(material, tmp_path, capsys):
+    more = ["--seeds", "1", "2", "--push_to_hub", "--hub_model_id", "me/model"]
+    args = options("sst2", material / "cp", material / "sst2", tmp_path / "out", *ALL, *more)
+    assert "leave out --push_to_hub" in refusal(capsys, tmp_path / "out", args)
+
+
 # All tasks in one run
 
 
@@ -968,7 +980,7 @@ def test_of_all_tasks_those_that_are_finished_are_not_run_again(whole, material,
     for name in ("train", "evaluate", "predict"):
         monkeypatch.setattr(transformers.Trainer, name, noting(getattr(transformers.Trainer, name)))
     glue("all", material / "cp", material, output, *ALL, "--resume_from_checkpoint", "last")
-    assert set(worked) == {"wnli"}
+    assert set(worked) == {"wnli", "ax"}  # in the copy, ax is predicted by another model: the copy's
     again, first = results_of(output)["scores"], results_of(whole[0])["scores"]
     assert {task: again[task] for task in TASKS} == {task: first[task] for task in TASKS} | {"cola": 0.25}
     assert_scores(again, {task: again[task] for task in TASKS})

@@ -4,6 +4,7 @@
 
 import functools
 import io
+import itertools
 import json
 from pathlib import Path
 
@@ -22,7 +23,6 @@ from cp_transformers.tasks.image_data import (
     CorruptImage,
     LabelledImages,
     MixingCollator,
-    StreamedImages,
     TrainingImages,
     decode,
     load_folder,
@@ -35,7 +35,7 @@ from cp_transformers.tasks.image_data import (
 )
 from cp_transformers.tasks.image_evaluation import evaluate
 from cp_transformers.tasks.image_training import _CorruptImages
-from cp_transformers.tasks.runs import PACKAGED, DrawnAnew
+from cp_transformers.tasks.runs import PACKAGED, DrawnAnew, Stream
 
 
 OFF = {"crop_min_scale": 1.0, "flip": 0.0, "rand_augment": 0, "random_erasing": 0.0}
@@ -479,12 +479,24 @@ def test_training_without_a_single_image_that_can_be_read_is_refused():
 
 def test_a_stream_leaves_out_what_cannot_be_read():
     rows, messages = Dataset.from_list(rows_with(None, b"text", None, None)).to_iterable_dataset(), []
-    images = StreamedImages(rows, lambda row, seed: (draw(row, seed), seed), 0, messages.append)
-    first = list(images)
-    assert [label for label, _ in first] == [0, 2, 3] and [text.split(":")[0] for text in messages] == ["1.png"]
-    images.set_epoch(1)
-    second = list(images)
-    assert [label for label, _ in second] == [0, 2, 3] and not {seed for _, seed in first} & {s for _, s in second}
+    images = Stream(rows, lambda row, seed: (draw(row, seed), seed), 0, CorruptImage, messages.append)
+    drawn = list(itertools.islice(images, 6))
+    assert [label for label, _ in drawn] == [0, 2, 3, 0, 2, 3] and len({seed for _, seed in drawn}) == 6
+    assert [text.split(":")[0] for text in messages] == ["1.png", "1.png"]
+
+
+def test_a_stream_of_which_nothing_can_be_read_ends():
+    rows = Dataset.from_list(rows_with(b"text", b"text")).to_iterable_dataset()
+    assert list(Stream(rows, draw, 0, CorruptImage, lambda message: None)) == []
+
+
+def test_workers_that_share_a_stream_draw_with_seeds_of_their_own():
+    rows = Dataset.from_list(rows_with(*[None] * 8)).to_iterable_dataset(num_shards=2)
+    loader = torch.utils.data.DataLoader(
+        Stream(rows, lambda row, seed: seed, 0), batch_size=None, num_workers=2, multiprocessing_context="fork"
+    )
+    seeds = list(itertools.islice(loader, 16))
+    assert len(set(seeds)) == 16
 
 
 def batch(seed: int = 0, count: int = 6) -> list[dict]:

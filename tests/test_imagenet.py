@@ -382,12 +382,14 @@ def test_a_data_set_of_the_hub_gives_the_same_as_the_folder(columns, named, stre
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_only_the_first_images_are_evaluated_if_so_asked(streaming, parquet, material, tmp_path):
+def test_so_many_images_are_evaluated_as_are_asked_for(streaming, parquet, material, tmp_path):
     parquet(("image", "label"), True)
     more = ["--dataset_name", "some/images", "--do_eval", "--model_name_or_path", material / "vit"]
     more += ["--max_eval_samples", "12", *(["--streaming"] if streaming else [])]
     (row,) = imagenet(tmp_path / "out", *more)
-    files = sorted((material / "broken").rglob("*.*"))[:12]
+    files = sorted((material / "broken").rglob("*.*"))
+    order = Dataset.from_dict({"file": range(len(files))}).shuffle(seed=0)["file"]  # of all classes
+    files = files[:12] if streaming else [files[number] for number in order[:12]]
     good = [file for file in files if file.name not in ("cut.jpg", "empty.png")]
     expected = metrics_by_hand(
         logits_by_hand(material / "vit", good), [CLASSES.index(file.parent.name) for file in good]
@@ -679,6 +681,36 @@ def test_a_teacher_teaches_in_the_order_of_its_own_labels(material, tmp_path):
         assert_equal_weights(tmp_path / "taught-student", tmp_path / "alone", 1e-5)
 
 
+def test_data_without_names_of_labels_trains_a_new_model(material, tmp_path, monkeypatch):
+    rows = [
+        {"jpg": {"bytes": file.read_bytes(), "path": file.name}, "cls": number % 5}
+        for number, file in enumerate(sorted((material / "whole").rglob("*.png")))
+    ]
+    data = Dataset.from_list(rows, features=Features({"jpg": ImageFeature(), "cls": Value("int64")}))
+    monkeypatch.setattr(image_data, "load_by_name", lambda *args, **kwargs: data)
+    more = ["--do_train", "--max_steps", "1", "--num_labels", "5", "--dataset_name", "some/images"]
+    tiny = {"image_size": 8, "patch_size": 4, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    imagenet(tmp_path / "out", *more, "--model_config", json.dumps(tiny))
+    assert AutoModelForImageClassification.from_pretrained(tmp_path / "out").config.num_labels == 5
+
+
+def test_a_checkpoint_in_half_precision_is_evaluated_in_single(material, tmp_path):
+    model = AutoModelForImageClassification.from_pretrained(material / "cp_resnet")
+    shutil.copytree(material / "cp_resnet", tmp_path / "half")
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "half")
+    row = evaluate(tmp_path / "out", tmp_path / "half", material / "whole")
+    model.float().save_pretrained(tmp_path / "half")
+    assert row["dtype"] == "float32" and of(row) == close(by_hand(tmp_path / "half", material / "whole"))
+
+
+def test_a_teacher_of_images_that_are_normalised_otherwise_is_refused(material, tmp_path, capsys):
+    shutil.copytree(material / "vit", tmp_path / "teacher")
+    file = tmp_path / "teacher" / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "image_mean": [0.1, 0.2, 0.3]}))
+    more = ["--do_train", "--data_dir", material / "colours", "--model_name_or_path", material / "vit"]
+    assert "normalised otherwise" in refusal(capsys, tmp_path / "out", *more, "--teacher", tmp_path / "teacher")
+
+
 # The average of the weights, and going on with training
 
 
@@ -808,7 +840,7 @@ def refusal(capsys, output: Path, *more) -> str:
         ),
         (
             ["--do_eval", "--data_dir", "colours", "--model_name_or_path", "other"],
-            "is not one of the model's 3 labels",
+            "is not one of the 3 labels of",
         ),
         (["--do_train", "--data_dir", "colours", "--model_name_or_path", "other"], "--new_head"),
         (["--do_eval", "--data_dir", "whole", "--model_name_or_path", "bare"], "no image processor"),

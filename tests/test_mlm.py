@@ -20,9 +20,9 @@ import torch
 import yaml
 from datasets import Dataset
 from hypothesis import given, settings, strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
-from transformers import AutoModelForMaskedLM, AutoTokenizer, GPT2Config
+from transformers import AutoModelForMaskedLM, AutoTokenizer, GPT2Config, RobertaConfig, RobertaForMaskedLM
 
 from cp_transformers import CPBertConfig, CPBertForMaskedLM
 from cp_transformers.cli import main as cli
@@ -689,6 +689,57 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(data, whole, killed, tmp_pat
     resumed = mlm(data, output, *STEPS, "--resume_from_checkpoint", "last")
     assert resumed == pytest.approx(results_of(whole)["metrics"], abs=1e-5)
     assert_close(weights(output), weights(whole), rtol=0, atol=1e-6)
+
+
+def test_a_run_does_not_go_on_with_other_options_than_its_own(data, tmp_path, capsys):
+    first = [*TRAIN, "--save_strategy", "steps", "--save_steps", "1"]
+    mlm(data, tmp_path / "out", *first)
+    kept = (tmp_path / "out" / "arguments.yaml").read_text()
+    for more in (["--learning_rate", "1e-3"], ["--mlm_probability", "0.3"], ["--seed", "1"]):
+        args = [
+            *options(data, tmp_path / "out"),
+            *first,
+            *more,
+            "--max_steps",
+            "3",
+            "--resume_from_checkpoint",
+            "last",
+        ]
+        assert f"{more[0][2:]} is {float(more[1]):g}, but it was" in refusal(capsys, args)
+    assert (tmp_path / "out" / "arguments.yaml").read_text() == kept
+
+
+def test_checkpoints_of_an_earlier_run_are_not_mixed_with_others(data, tmp_path, capsys):
+    (tmp_path / "out" / "checkpoint-7").mkdir(parents=True)
+    assert "checkpoint-7 is of an earlier run" in refusal(capsys, [*options(data, tmp_path / "out"), *TRAIN])
+
+
+def test_another_checkpoint_is_evaluated_although_a_run_is_finished(data, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "other")
+    tensors = {name: value + 0.1 for name, value in weights(trained).items()}
+    save_file(tensors, tmp_path / "other" / "model.safetensors", metadata={"format": "pt"})
+    measured = [
+        mlm(data, tmp_path / "out", "--do_eval", "--model_name_or_path", model, "--resume_from_checkpoint", "last")
+        for model in (trained, tmp_path / "other", tmp_path / "other")
+    ]
+    assert measured[0]["loss"] != measured[1]["loss"] and measured[1] == measured[2]
+
+
+def test_a_streamed_run_goes_on_in_a_later_pass_as_if_it_had_not_stopped(data, tmp_path):
+    few = ["--streaming", "--max_train_samples", "8", "--per_device_train_batch_size", "2", "--lr_scheduler_type"]
+    steps = [*TRAIN, *few, "constant", "--save_strategy", "steps", "--save_steps", "4"]
+    mlm(data, tmp_path / "whole", *steps, "--max_steps", "7")
+    mlm(data, tmp_path / "stopped", *steps, "--max_steps", "4")
+    mlm(data, tmp_path / "stopped", *steps, "--max_steps", "7", "--resume_from_checkpoint", "last")
+    assert_close(weights(tmp_path / "stopped"), weights(tmp_path / "whole"), rtol=0, atol=0)
+
+
+def test_rows_are_packed_for_bert_alone(data, tokenizer, tmp_path, capsys):
+    config = RobertaConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24)
+    RobertaForMaskedLM(config).save_pretrained(tmp_path / "roberta")
+    tokenizer.save_pretrained(tmp_path / "roberta")
+    args = [*options(data, tmp_path / "out"), "--do_eval", "--model_name_or_path", str(tmp_path / "roberta")]
+    assert "give --pack false" in refusal(capsys, args)
 
 
 @pytest.mark.parametrize("more", [[], ["--pack", "false"], ["--streaming"]], ids=["packed", "unpacked", "streaming"])

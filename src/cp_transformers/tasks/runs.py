@@ -153,7 +153,10 @@ def asked_for(training: TrainingArguments, *arguments: Any) -> dict[str, Any]:
     values = resolve(*arguments, training)
     own = [each.name for part in arguments for each in dataclasses.fields(part) if each.name != "seeds"]
     names = sorted([*DECIDING, *own, "bf16_full_eval"])
-    digest = hashlib.blake2b(repr([(name, values.get(name)) for name in names]).encode(), digest_size=8).hexdigest()
+    compared = [(name, values.get(name)) for name in names]
+    # A number that has been read from a file may have become a fraction.
+    compared = [(name, float(value) if isinstance(value, int) else value) for name, value in compared]
+    digest = hashlib.blake2b(repr(compared).encode(), digest_size=8).hexdigest()
     return {**{name: getattr(training, name) for name in ASKED}, "arguments": digest}
 
 
