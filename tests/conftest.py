@@ -4,6 +4,7 @@
 
 import logging
 import os
+from pathlib import Path
 
 
 # Before transformers and datasets are imported: no test may fall back on a hub.
@@ -12,6 +13,7 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 # Before torch is: there is a process for each core already.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import datasets
 import pytest
 import torch
 
@@ -38,3 +40,18 @@ def error_on_logged_deprecation():
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory) -> Path:
+    """Keeps what datasets caches out of the user's folder."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
+        yield folder
+
+
+@pytest.fixture
+def environment(cache) -> dict[str, str]:
+    """For processes of their own."""
+    return {**os.environ, "HF_DATASETS_CACHE": str(cache)}

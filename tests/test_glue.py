@@ -161,21 +161,6 @@ def material(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory) -> Path:
-    """Keeps what datasets caches out of the user's folder."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
-        yield folder
-
-
-@pytest.fixture
-def environment(cache) -> dict[str, str]:
-    """For processes of their own."""
-    return {**os.environ, "HF_DATASETS_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-
-
 def options(task: str, model: Path, data: Path, output: Path, *more) -> list[str]:
     paths = ["--model_name_or_path", model, "--data_dir", data, "--output_dir", output]
     return [str(each) for each in ("--task", task, *paths, *QUIET, *more)]

@@ -3,16 +3,13 @@
 """`cp-transformers imagenet` on small models and folders: evaluation, training, resuming, processes, errors."""
 
 import csv
-import functools
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
 import torch
@@ -42,7 +39,7 @@ from cp_transformers import (
     CPViTForImageClassification,
 )
 from cp_transformers.cli import main as cli
-from cp_transformers.tasks import image_data, image_evaluation, image_training, runs
+from cp_transformers.tasks import image_data, image_evaluation, image_training
 from cp_transformers.tasks.imagenet_arguments import ImageNetArguments
 
 
@@ -118,16 +115,6 @@ def save_model(folder: Path, kind: str = "vit", labels: list[str] | None = CLASS
     return folder
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory) -> Path:
-    """Keeps what datasets caches out of the user's folder."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
-        patch.setitem(runs.PACKAGED, "digits", functools.cache(runs.PACKAGED["digits"]))
-        yield folder
-
-
 @pytest.fixture(scope="module")
 def material(tmp_path_factory, cache) -> Path:
     """A folder with checkpoints and data: `whole`, `broken` (with two images that cannot be read), and `colours`."""
@@ -142,12 +129,6 @@ def material(tmp_path_factory, cache) -> Path:
     save_model(folder / "vit")
     save_model(folder / "cp_resnet", "cp_resnet")
     return folder
-
-
-@pytest.fixture
-def environment(cache) -> dict[str, str]:
-    """For processes of their own."""
-    return {**os.environ, "HF_DATASETS_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
 def options(output: Path, *more) -> list[str]:

@@ -14,7 +14,6 @@ from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
-import datasets
 import pytest
 import torch
 import yaml
@@ -72,15 +71,6 @@ def write(folder: Path, name: str, texts: list[str], extension: str = "txt", col
     return path
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory) -> Path:
-    """Keeps what datasets caches out of the user's folder."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
-        yield folder
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("texts")
@@ -100,12 +90,6 @@ def trained(tmp_path_factory, data, cache) -> Path:
     folder = tmp_path_factory.mktemp("trained") / "out"
     mlm(data, folder, *TRAIN, "--do_eval")
     return folder
-
-
-@pytest.fixture
-def environment(cache) -> dict[str, str]:
-    """For processes of their own."""
-    return {**os.environ, "HF_DATASETS_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture
