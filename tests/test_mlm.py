@@ -909,24 +909,46 @@ def test_held_out_texts_of_which_nothing_is_masked_are_refused(data, trained, tm
 # Several processes
 
 
+IN_TURN = """
+import json, sys
+from cp_transformers.cli import main
+for args in json.loads(sys.argv[1]):
+    assert main(args) == 0
+"""
+
+
 @pytest.fixture(scope="module")
 def two(tmp_path_factory, data, cache) -> tuple[Path, str]:
-    """The output of two processes that trained and evaluated, and what they printed."""
-    output = tmp_path_factory.mktemp("two") / "out"
+    """The output of two processes that trained and evaluated, and what they printed; beside it that of a longer run,
+    and of one that was stopped and went on."""
+    folder = tmp_path_factory.mktemp("two")
+    (folder / "in_turn.py").write_text(IN_TURN)
+    steps = [*TRAIN, "--save_strategy", "steps", "--save_steps", "2", "--lr_scheduler_type", "constant"]
+    runs = [
+        ("out", [*TRAIN, "--do_eval", "--per_device_eval_batch_size", "3"]),
+        ("whole", [*steps, "--max_steps", "4"]),
+        ("stopped", [*steps, "--max_steps", "2"]),
+        ("stopped", [*steps, "--max_steps", "4", "--resume_from_checkpoint", "last"]),
+    ]
+    in_turn = [["mlm", "--ddp_backend", "gloo", *options(data, folder / name, *more)] for name, more in runs]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += ["-m", "cp_transformers.cli", "mlm", "--ddp_backend", "gloo", *options(data, output, *TRAIN)]
-    command += ["--do_eval", "--per_device_eval_batch_size", "3"]
-    environment = {**os.environ, "HF_DATASETS_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+    command += [str(folder / "in_turn.py"), json.dumps(in_turn)]
+    environment = {**os.environ, "HF_DATASETS_CACHE": str(cache)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90)
     assert done.returncode == 0, done.stderr[-3000:]
-    return output, done.stdout
+    return folder / "out", done.stdout
+
+
+def test_two_processes_go_on_as_if_they_had_not_stopped(two):
+    folder = two[0].parent
+    assert_close(weights(folder / "stopped"), weights(folder / "whole"), rtol=0, atol=0)
 
 
 def test_two_processes_write_one_set_of_files(two):
     output, printed = two
     names = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
     assert {"arguments.yaml", "results.json", "model.safetensors", "tokenizer.json"} <= names
-    assert not [name for name in names if name.endswith(".new")] and printed.count("Written to") == 1
+    assert not [name for name in names if name.endswith(".new")] and printed.count("Written to") == 4  # once a run
 
 
 def test_two_processes_count_every_token_once(two, data, tmp_path, seen, tokenizer):
