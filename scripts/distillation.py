@@ -8,14 +8,12 @@ results/distillation.csv. It can be stopped at any time and goes on where it was
 """
 
 import argparse
-import csv
-import io
 from pathlib import Path
 
 from transformers import AutoModel, AutoTokenizer
 
 from cp_transformers.conversion import convert_checkpoint, cut_layers
-from cp_transformers.files import new_checkpoint_folder, write_whole
+from cp_transformers.files import new_checkpoint_folder, write_csv
 from cp_transformers.tasks import glue
 from cp_transformers.tasks.demo_text import KEPT_LAYERS, POOL_CONFIG, minilm_folder
 
@@ -72,9 +70,7 @@ def main() -> None:
             by_seed = accuracies(model, options.runs / name, *seeds, *more)
             rows += [[title, "BERT, 6 layers" if more else "", seed, value] for seed, value in by_seed.items()]
     if options.only is None:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([COLUMNS, *rows])
-        write_whole(options.output, text.getvalue())
+        write_csv(options.output, COLUMNS, rows)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,12 @@ results/pretraining.csv. It can be stopped at any time and goes on where it was.
 """
 
 import argparse
-import csv
-import io
 import json
 from pathlib import Path
 
 import yaml
 
-from cp_transformers.files import write_whole
+from cp_transformers.files import write_csv
 from cp_transformers.tasks import glue, mlm
 
 
@@ -53,9 +51,7 @@ def main() -> None:
         for seed, run in runs.items():
             rows.append([title, results["parameters"], *measured, seed, run["validation"]["accuracy"]])
     if options.only is None:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([COLUMNS, *rows])
-        write_whole(options.output, text.getvalue())
+        write_csv(options.output, COLUMNS, rows)
 
 
 if __name__ == "__main__":

@@ -101,6 +101,7 @@ def evaluate_checkpoint(
 
 
 def hash_weights(model: torch.nn.Module) -> str:
+    """The same for models with equal parameters and buffers alone."""
     digest = hashlib.blake2b(digest_size=16)
     for tensor in model.state_dict().values():
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

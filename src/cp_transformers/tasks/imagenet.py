@@ -3,8 +3,6 @@
 """Evaluation, fine-tuning and training from scratch on ImageNet (Russakovsky et al., IJCV 2015) or any other labelled
 images, for CP and stock models alike."""
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 from datasets import IterableDataset
 from transformers import AutoModelForImageClassification, TrainingArguments
 
-from ..files import write_json, write_whole
+from ..files import write_csv, write_json
 from .arguments import ArgumentParser
 from .distillation import DistillationArguments
 from .image_data import LabelledImages, load_folder, load_images, load_processor, load_real_labels, match_labels
@@ -80,7 +78,7 @@ def run(
     results = {"results": rows, "asked": asked}
     if training.process_index == 0:
         write_json(output / "results.json", results)
-        write_whole(output / "results.csv", _to_csv(rows))
+        write_csv(output / "results.csv", COLUMNS, ([row[column] for column in COLUMNS] for row in rows))
         for file in (output / "progress").glob("*.json"):
             file.unlink()
         if (output / "progress").is_dir():
@@ -136,14 +134,6 @@ def _load(arguments: ImageNetArguments, split: str) -> LabelledImages:
         # The images of a folder lie class by class: these are of all classes, and always the same.
         data.rows = data.rows.shuffle(seed=0).select(range(min(limit, len(data.rows))))
     return data
-
-
-def _to_csv(rows: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def report(results: dict[str, Any]) -> str:

@@ -75,10 +75,8 @@ def check_output(training: TrainingArguments, *arguments: Any) -> None:
         )
     if training.resume_from_checkpoint is None or not (output / "arguments.yaml").is_file():
         return
-    before, now = (
-        yaml.safe_load((output / "arguments.yaml").read_text(encoding="utf-8")),
-        resolve(*arguments, training),
-    )
+    before = yaml.safe_load((output / "arguments.yaml").read_text(encoding="utf-8"))
+    now = resolve(*arguments, training)
     if not (training.do_train and before.get("do_train")):
         return
     own = [each.name for part in arguments for each in dataclasses.fields(part) if each.name not in OF_EVALUATION]
