@@ -487,7 +487,7 @@ def test_two_processes_count_every_image_once(material, tmp_path, environment):
     data = shutil.copytree(material / "broken", tmp_path / "data")
     picture(7, 12, 12).save(data / "fir" / "odd.png")  # an odd number
     command += options(tmp_path / "out", *more, "--data_dir", data)
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     (row,) = results_of(tmp_path / "out")
     assert of(row) == close(by_hand(material / "vit", data)) and row["images"] == len(CLASSES) * EACH + 1

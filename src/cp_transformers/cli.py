@@ -42,6 +42,7 @@ def run(module: str, args: Sequence[str] | None = None) -> int:
     """Runs the `main` of a module, with errors as sentences instead of tracebacks; for `scripts/` as well."""
     try:
         importlib.import_module(module).main(args)
+        end_together()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -53,6 +54,15 @@ def run(module: str, args: Sequence[str] | None = None) -> int:
             raise
         return _fail(f"a checkpoint could not be read or written; is the disk full? ({str(error).splitlines()[0]})")
     return 0
+
+
+def end_together() -> None:
+    """Waits for the other processes of a run: one that ends by itself may crash in ending, and the launcher then stops
+    the one that still writes the results."""
+    distributed = sys.modules.get("torch.distributed")  # not imported for commands that do without
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
 
 
 def _fail(message: str) -> int:
