@@ -931,6 +931,7 @@ def two(tmp_path_factory, data, cache) -> tuple[Path, str]:
         ("whole", [*steps, "--max_steps", "4"]),
         ("stopped", [*steps, "--max_steps", "2"]),
         ("stopped", [*steps, "--max_steps", "4", "--resume_from_checkpoint", "last"]),
+        ("streamed", [*TRAIN, "--streaming", "--max_steps", "4", "--per_device_train_batch_size", "1"]),
     ]
     in_turn = [["--ddp_backend", "gloo", *options(data, folder / name, *more)] for name, more in runs]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -939,6 +940,10 @@ def two(tmp_path_factory, data, cache) -> tuple[Path, str]:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder / "out", done.stdout
+
+
+def test_two_processes_share_a_stream_of_rows_of_several_lengths(two):
+    assert (two[0].parent / "streamed" / "model.safetensors").is_file()
 
 
 def test_two_processes_go_on_as_if_they_had_not_stopped(two):
@@ -950,7 +955,7 @@ def test_two_processes_write_one_set_of_files(two):
     output, printed = two
     names = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
     assert {"arguments.yaml", "results.json", "model.safetensors", "tokenizer.json"} <= names
-    assert not [name for name in names if name.endswith(".new")] and printed.count("Written to") == 4  # once a run
+    assert not [name for name in names if name.endswith(".new")] and printed.count("Written to") == 5  # once a run
 
 
 def test_two_processes_count_every_token_once(two, data, tmp_path, seen, tokenizer):
