@@ -4,12 +4,16 @@
 
 import logging
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 
 # Before transformers and datasets are imported: no test may fall back on a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+# Where the modules of checkpoints that bring their own are copied to.
+os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp()
 # Before torch is: there is a process for each core already.
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -44,11 +48,12 @@ def seeded():
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory) -> Path:
-    """Keeps what datasets caches out of the user's folder."""
+    """Keeps what datasets and transformers cache out of the user's folders."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
         yield folder
+    shutil.rmtree(os.environ["HF_MODULES_CACHE"])
 
 
 @pytest.fixture

@@ -30,13 +30,14 @@ from transformers import (
     pipeline,
 )
 
+import cp_transformers.checkpoints as checkpoints
 import cp_transformers.conversion as conversion
 from cp_transformers import CPBertForPreTraining, CPBertModel
 from cp_transformers.cli import main as cli
 from cp_transformers.context_pool import BaseContextPool
 from cp_transformers.conversion import (
     FAMILIES,
-    ConversionError,
+    CheckpointError,
     convert_checkpoint,
     convert_model,
     cut_layers,
@@ -225,7 +226,7 @@ def test_layer_notation(text, layers):
 
 @pytest.mark.parametrize("text", ["", "6", "0,0", "-1", "first:7", "every:0", "middle:2", "0;1", "1-3"])
 def test_wrong_layers_are_refused(text):
-    with pytest.raises(ConversionError):
+    with pytest.raises(CheckpointError):
         parse_layers(text, 6)
 
 
@@ -289,7 +290,7 @@ def test_a_source_on_the_hub_is_recorded_with_its_commit(source, tmp_path, monke
         asked.update(repo_id=repo_id, **kwargs)
         return str(tmp_path / commit)
 
-    monkeypatch.setattr(conversion, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(checkpoints, "snapshot_download", snapshot_download)
     record = convert_checkpoint("someone/bert", tmp_path / "cp", revision="v1")
     assert (asked["repo_id"], asked["revision"]) == ("someone/bert", "v1")
     assert (record["source"], record["revision"], record["commit"]) == ("someone/bert", "v1", commit)
@@ -412,12 +413,12 @@ def test_a_resnet_keeps_the_pooling_that_is_not_replaced(tmp_path):
 
 def test_a_converted_checkpoint_is_not_converted_again(source, tmp_path):
     convert_checkpoint(source, tmp_path / "cp")
-    with pytest.raises(ConversionError, match="already"):
+    with pytest.raises(CheckpointError, match="already"):
         convert_checkpoint(tmp_path / "cp", tmp_path / "cp2")
 
 
 def test_fields_that_are_not_the_poolings_are_refused(source):
-    with pytest.raises(ConversionError, match="hidden_size"):
+    with pytest.raises(CheckpointError, match="hidden_size"):
         convert_model(BertModel.from_pretrained(source), hidden_size=8)
 
 
@@ -451,7 +452,7 @@ def test_overwrite_spares_what_is_no_checkpoint(source, tmp_path):
 
 def test_the_source_is_not_overwritten_by_its_own_conversion(source):
     before = snapshot(source)
-    with pytest.raises(ConversionError, match="source"):
+    with pytest.raises(CheckpointError, match="source"):
         convert_checkpoint(source, source, overwrite=True)
     assert snapshot(source) == before
 
@@ -461,7 +462,7 @@ def test_a_failed_check_leaves_the_old_output_whole(source, tmp_path, monkeypatc
     before = snapshot(tmp_path / "cp")
     for difference in (1e-7, float("nan")):
         monkeypatch.setattr(conversion, "parity", lambda *models, difference=difference: difference)
-        with pytest.raises(ConversionError, match="differ"):
+        with pytest.raises(CheckpointError, match="differ"):
             convert_checkpoint(source, tmp_path / "cp", overwrite=True)
         assert snapshot(tmp_path / "cp") == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cp", "source"]
@@ -477,7 +478,7 @@ def test_weights_that_are_written_wrongly_are_noticed(source, tmp_path, monkeypa
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
     monkeypatch.setattr(CPBertModel, "save_pretrained", save_badly)
-    with pytest.raises(ConversionError, match="cannot be loaded as it was saved"):
+    with pytest.raises(CheckpointError, match="cannot be loaded as it was saved"):
         convert_checkpoint(source, tmp_path / "cp")
     assert not (tmp_path / "cp").exists()
 
@@ -513,10 +514,11 @@ def test_an_interrupted_run_leaves_the_old_output_whole(source, tmp_path):
     # The process stops itself in the middle of writing, as Ctrl-C would.
     program = f"""
 import os, signal, sys
+import cp_transformers.checkpoints as checkpoints
 import cp_transformers.conversion as conversion
 from cp_transformers.cli import main
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a process in the background has not
-conversion._check_written = lambda *args: os.kill(os.getpid(), signal.SIGINT)
+conversion.check_written = lambda *args: os.kill(os.getpid(), signal.SIGINT)
 sys.exit(main(["convert", {str(source)!r}, {str(tmp_path / "cp")!r}, "--overwrite", "--layers", "first:1"]))
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

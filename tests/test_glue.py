@@ -626,12 +626,11 @@ def test_accumulated_gradients_are_those_of_a_larger_batch(material, tmp_path):
 # Configuration
 
 
-def test_the_resolved_arguments_reproduce_the_run_and_hold_no_token(material, tmp_path):
+def test_the_resolved_arguments_reproduce_the_run(material, tmp_path):
     more = ["--pool_learning_rate", "1e-2", "--max_train_samples", "16", "--seeds", "1", "2", "--max_length", "8"]
-    more += ["--hub_token", "secret", "--warmup_steps", "0.1", "--weight_decay", "0.01"]
+    more += ["--warmup_steps", "0.1", "--weight_decay", "0.01"]
     metrics = glue("cola", material / "cp", material / "cola", tmp_path / "out", *ALL, *more)
     saved = tmp_path / "out" / "arguments.yaml"
-    assert "hub_token" not in saved.read_text() and "secret" not in saved.read_text()
     assert cli(["glue", "--config", str(saved), "--output_dir", str(tmp_path / "other")]) == 0
     again = results_of(tmp_path / "other")
     assert again["metrics"] == metrics and again == results_of(tmp_path / "out")
@@ -981,6 +980,7 @@ def test_all_tasks_with_several_seeds_and_a_teacher_of_hidden_states(material, t
             taught.append(type(teacher["teacher"]))
         if arguments.task in ("mnli", "ax"):
             return run_seed(arguments, training, task, config, tokenizer, encoded, to_task, teacher)
+        shutil.copytree(material / "cp", training.output_dir, dirs_exist_ok=True)
         return {"validation": {name: generator.random() for name in ["loss", *METRICS[arguments.task]]}}
 
     monkeypatch.setattr(glue_module, "_run_seed", run_or_draw)

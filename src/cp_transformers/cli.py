@@ -11,13 +11,16 @@ from safetensors import SafetensorError
 from . import __version__
 
 
-# command -> (the module whose main() it runs, what it does)
+# command -> (the module and its function, if that is not main(), what it does)
 COMMANDS = {
     "demo": ("cp_transformers.tasks.demo", "train CP and stock models on real text or images, and compare them"),
     "glue": ("cp_transformers.tasks.glue", "fine-tune, evaluate and predict on a GLUE task"),
     "imagenet": ("cp_transformers.tasks.imagenet", "evaluate, fine-tune and train on ImageNet or other images"),
     "mlm": ("cp_transformers.tasks.mlm", "train CP or stock BERT as a masked language model"),
     "convert": ("cp_transformers.conversion", "turn a pretrained checkpoint into its ContextPool variant"),
+    "export": ("cp_transformers.hub:export", "write a CP checkpoint that works with transformers alone"),
+    "push": ("cp_transformers.hub:push", "check a CP checkpoint and push it to the Hub"),
+    "card": ("cp_transformers.model_card", "write a CP checkpoint's model card"),
 }
 
 
@@ -38,10 +41,12 @@ def main(args: Sequence[str] | None = None) -> int:
     return run(COMMANDS[args[0]][0], args[1:])
 
 
-def run(module: str, args: Sequence[str] | None = None) -> int:
-    """Runs the `main` of a module, with errors as sentences instead of tracebacks; for `scripts/` as well."""
+def run(target: str, args: Sequence[str] | None = None) -> int:
+    """Runs a module's `main`, or the function `module:function`, with errors as sentences instead of tracebacks; for
+    `scripts/` as well."""
+    module, _, function = target.partition(":")
     try:
-        importlib.import_module(module).main(args)
+        getattr(importlib.import_module(module), function or "main")(args)
         end_together()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

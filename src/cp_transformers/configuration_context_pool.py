@@ -7,6 +7,10 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, ClassVar
 
 
+# Of the checkpoints: raised when what they hold comes to mean something else.
+FORMAT_VERSION = 1
+
+
 @dataclass(repr=False, eq=False)
 class ContextPoolConfigMixin:
     """
@@ -23,11 +27,20 @@ class ContextPoolConfigMixin:
             pretrained checkpoint sets it, so that the converted model starts where its source stood.
         output_pool_sizes: whether the models return the predicted support sizes as `pool_sizes`, a tuple with one
             float32 tensor for each module that pools, in order; sigma in positions, zero at padding.
+        context_pool_version: the format of the checkpoint; not to be set.
+
+    With a configuration, and so with every model, the modules that define its family are saved, and an `auto_map` that
+    names them: `trust_remote_code=True` loads such a folder where this package is not installed.
 
     Raises:
         huggingface_hub.errors.StrictDataclassError: a value is of the wrong type or out of its range.
-        ValueError: a name that begins with `pool_` is not one of the fields.
+        ValueError: a name that begins with `pool_` is not one of the fields, or the checkpoint is of a newer format.
     """
+
+    # For transformers' exporter, which copies the module of this class and what it imports from beside it.
+    _auto_class = "AutoConfig"
+    # From the name of an Auto class to that of the family's model.
+    auto_models: ClassVar[dict[str, str]] = {}
 
     pool_hidden_size: int = 64
     pool_kernel_size: int = 3
@@ -36,8 +49,14 @@ class ContextPoolConfigMixin:
     pool_max_offset: float | int = 0.0
     pool_gate: bool = False
     output_pool_sizes: bool = False
+    context_pool_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs):
+        if isinstance(self.context_pool_version, int) and self.context_pool_version > FORMAT_VERSION:
+            raise ValueError(
+                f"This checkpoint is of ContextPool's format {self.context_pool_version}, and this version of "
+                f"cp_transformers reads formats up to {FORMAT_VERSION}: install a newer one."
+            )
         # Configurations take any keyword, so a misspelt field, or one of a later version, would do nothing, silently.
         known = [field.name for field in fields(self) if field.name.startswith("pool_")]
         for name in kwargs:
@@ -46,6 +65,10 @@ class ContextPoolConfigMixin:
                 hint = f"did you mean {close[0]}?" if close else f"the fields are {', '.join(known)}."
                 raise ValueError(f"{type(self).__name__} of this version has no field {name}; {hint}")
         super().__post_init__(**kwargs)  # type: ignore[misc]
+        if "auto_models" in vars(type(self)):  # a subclass elsewhere is exported from where it is
+            family = self.model_type  # type: ignore[attr-defined]
+            models = {auto: f"modeling_{family}.{name}" for auto, name in self.auto_models.items()}
+            self.auto_map = {"AutoConfig": f"configuration_{family}.{type(self).__name__}", **models}
 
     def validate_context_pool(self):
         """Checks the `pool_*` fields; run by transformers after construction and before saving."""

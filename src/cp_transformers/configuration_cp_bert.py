@@ -2,10 +2,16 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """CP-BERT model configuration."""
 
+from typing import TYPE_CHECKING
+
 from huggingface_hub.dataclasses import strict
 from transformers import BertConfig
 
 from .configuration_context_pool import ContextPoolConfigMixin, LayerPoolConfigMixin
+
+
+if TYPE_CHECKING:  # and for transformers' exporter, which takes the modules that it finds imported
+    from .modeling_cp_bert import CPBertModel  # noqa: F401
 
 
 @strict
@@ -24,6 +30,16 @@ class CPBertConfig(LayerPoolConfigMixin, BertConfig):
 
     model_type = "cp_bert"
     keys_to_ignore_at_inference = ["past_key_values", "pool_sizes"]
+    auto_models = {
+        "AutoModel": "CPBertModel",
+        "AutoModelForPreTraining": "CPBertForPreTraining",
+        "AutoModelForMaskedLM": "CPBertForMaskedLM",
+        "AutoModelForNextSentencePrediction": "CPBertForNextSentencePrediction",
+        "AutoModelForSequenceClassification": "CPBertForSequenceClassification",
+        "AutoModelForMultipleChoice": "CPBertForMultipleChoice",
+        "AutoModelForTokenClassification": "CPBertForTokenClassification",
+        "AutoModelForQuestionAnswering": "CPBertForQuestionAnswering",
+    }
 
 
 __all__ = ["CPBertConfig"]

@@ -2,10 +2,16 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """CP-ResNet model configuration."""
 
+from typing import TYPE_CHECKING
+
 from huggingface_hub.dataclasses import strict
 from transformers import ResNetConfig
 
 from .configuration_context_pool import ContextPoolConfigMixin
+
+
+if TYPE_CHECKING:  # and for transformers' exporter, which takes the modules that it finds imported
+    from .modeling_cp_resnet import CPResNetModel  # noqa: F401
 
 
 @strict
@@ -32,6 +38,11 @@ class CPResNetConfig(ContextPoolConfigMixin, ResNetConfig):
 
     model_type = "cp_resnet"
     keys_to_ignore_at_inference = ["pool_sizes"]
+    auto_models = {
+        "AutoModel": "CPResNetModel",
+        "AutoModelForImageClassification": "CPResNetForImageClassification",
+        "AutoBackbone": "CPResNetBackbone",
+    }
 
     pool_hidden_size: int = 16
     pool_range: float | int = 0.3

@@ -2,10 +2,16 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """CP-ViT model configuration."""
 
+from typing import TYPE_CHECKING
+
 from huggingface_hub.dataclasses import strict
 from transformers import ViTConfig
 
 from .configuration_context_pool import ContextPoolConfigMixin, LayerPoolConfigMixin
+
+
+if TYPE_CHECKING:  # and for transformers' exporter, which takes the modules that it finds imported
+    from .modeling_cp_vit import CPViTModel  # noqa: F401
 
 
 @strict
@@ -24,6 +30,11 @@ class CPViTConfig(LayerPoolConfigMixin, ViTConfig):
 
     model_type = "cp_vit"
     keys_to_ignore_at_inference = ["pool_sizes"]
+    auto_models = {
+        "AutoModel": "CPViTModel",
+        "AutoModelForImageClassification": "CPViTForImageClassification",
+        "AutoModelForMaskedImageModeling": "CPViTForMaskedImageModeling",
+    }
 
 
 __all__ = ["CPViTConfig"]

@@ -4,12 +4,9 @@
 
 import argparse
 import copy
-import hashlib
-import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,65 +15,31 @@ import huggingface_hub
 import safetensors
 import torch
 import transformers
-from huggingface_hub import ModelCard, ModelCardData, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-    StrictDataclassError,
-)
+from huggingface_hub import ModelCard
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from . import __version__
+from .checkpoints import (
+    PROCESSOR_FILES,
+    UNTRUSTED,
+    CheckpointError,
+    check_written,
+    fetch,
+    first_line,
+    parity,
+    quiet,
+    read_model_type,
+    sha256,
+    some,
+    weight_files,
+)
 from .configuration_cp_bert import CPBertConfig
 from .configuration_cp_resnet import CPResNetConfig
 from .configuration_cp_vit import CPViTConfig
-from .files import new_checkpoint_folder
+from .files import new_checkpoint_folder, write_json
+from .model_card import write_card
 from .registration import AUTO_MODELS
-
-
-class ConversionError(ValueError):
-    """A checkpoint cannot be converted; the message says why and what to do about it."""
-
-
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-)
-
-
-def _text_inputs(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> dict[str, torch.Tensor]:
-    """Seeded token ids of mixed lengths, padded on the right, as `model_class` takes them."""
-    generator = torch.Generator().manual_seed(0)
-    longest = min(64, config.max_position_embeddings)
-    lengths = torch.tensor([longest, max(1, longest // 2), max(1, longest // 8), 1])
-    input_ids = torch.randint(config.vocab_size, (len(lengths), longest), generator=generator)
-    attention_mask = (torch.arange(longest) < lengths[:, None]).long()
-    if config.pad_token_id is not None:
-        input_ids = input_ids.masked_fill(attention_mask == 0, config.pad_token_id)
-    inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
-    if model_class.__name__.endswith("ForMultipleChoice"):
-        inputs = {name: tensor.unflatten(0, (2, 2)) for name, tensor in inputs.items()}  # two examples, two choices
-    return inputs
-
-
-def _image_inputs(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> dict[str, torch.Tensor]:
-    """Seeded images, of the size that `config` names where it does, and for masked image modelling masked patches."""
-    generator = torch.Generator().manual_seed(0)
-    size, stride = getattr(config, "image_size", (96, 64)), getattr(config, "encoder_stride", None)
-    height, width = (size, size) if isinstance(size, int) else size
-    inputs = {"pixel_values": torch.randn(2, config.num_channels, height, width, generator=generator)}
-    # Upstream's loss divides the sizes, so that they must be numbers there.
-    if model_class.__name__.endswith("ForMaskedImageModeling") and size == height and stride == config.patch_size:
-        num_patches = (size // stride) ** 2
-        inputs["bool_masked_pos"] = torch.rand(2, num_patches, generator=generator) < 0.5
-    return inputs
 
 
 @dataclass(frozen=True)
@@ -88,8 +51,6 @@ class Family:
     # differ in shape, so that none can be left out.
     layer_key: str | None
     full_head: str | None  # the upstream class that holds every pretraining head, if there is one
-    example_inputs: Callable[[PreTrainedConfig, type[PreTrainedModel]], dict[str, torch.Tensor]]
-    processor_files: tuple[str, ...]
 
     @property
     def models(self) -> dict[str, type[PreTrainedModel]]:
@@ -103,22 +64,16 @@ FAMILIES = {
         CPBertConfig,
         layer_key=r"(.*\bencoder\.layer\.)(\d+)(\..*)",
         full_head="BertForPreTraining",
-        example_inputs=_text_inputs,
-        processor_files=TOKENIZER_FILES,
     ),
     "vit": Family(
         CPViTConfig,
         layer_key=r"((?:vit\.)?layers\.)(\d+)(\..*)",
         full_head=None,
-        example_inputs=_image_inputs,
-        processor_files=("preprocessor_config.json",),
     ),
     "resnet": Family(
         CPResNetConfig,
         layer_key=None,
         full_head=None,
-        example_inputs=_image_inputs,
-        processor_files=("preprocessor_config.json",),
     ),
 }
 
@@ -131,7 +86,7 @@ def parse_layers(layers: str | Sequence[int] | None, num_layers: int) -> list[in
         num_layers: how many layers there are.
 
     Raises:
-        ConversionError: the string has another form, or an index is out of range or repeated.
+        CheckpointError: the string has another form, or an index is out of range or repeated.
     """
     if layers is None:
         return list(range(num_layers))
@@ -139,20 +94,20 @@ def parse_layers(layers: str | Sequence[int] | None, num_layers: int) -> list[in
         if match := re.fullmatch(r"(first|last|every):(\d+)", layers.strip()):
             count = int(match[2])
             if not 1 <= count <= num_layers:
-                raise ConversionError(f"{layers}: the number must be from 1 to {num_layers}.")
+                raise CheckpointError(f"{layers}: the number must be from 1 to {num_layers}.")
             every = range(num_layers)
             return list({"first": every[:count], "last": every[-count:], "every": every[::count]}[match[1]])
         if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", layers):
-            raise ConversionError(f"{layers}: give layers as in 0,1,2,3, or first:4, last:4 or every:2.")
+            raise CheckpointError(f"{layers}: give layers as in 0,1,2,3, or first:4, last:4 or every:2.")
         layers = [int(index) for index in layers.split(",")]
     layers = list(layers)
     if not layers:
-        raise ConversionError("No layer would be left; name at least one.")
+        raise CheckpointError("No layer would be left; name at least one.")
     outside = [index for index in layers if not 0 <= index < num_layers]
     if outside:
-        raise ConversionError(f"There is no layer {outside[0]}; the layers are 0 to {num_layers - 1}.")
+        raise CheckpointError(f"There is no layer {outside[0]}; the layers are 0 to {num_layers - 1}.")
     if len(set(layers)) < len(layers):
-        raise ConversionError(f"A layer can be kept only once: {','.join(map(str, layers))}.")
+        raise CheckpointError(f"A layer can be kept only once: {','.join(map(str, layers))}.")
     return layers
 
 
@@ -160,7 +115,7 @@ def cut_layers(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel
     """A model of the same class and dtype that has only these layers of `model`, in this order.
 
     Raises:
-        ConversionError: the model's family is not one that can be converted, or has no layers that can be left out; an
+        CheckpointError: the model's family is not one that can be converted, or has no layers that can be left out; an
             index is out of range or repeated.
     """
     family = _family(model.config.model_type)
@@ -185,13 +140,13 @@ def convert_model(model: PreTrainedModel, layers: Sequence[int] | None = None, *
         A model in evaluation mode, of the dtype of `model`. Its pooling modules are drawn from torch's generator.
 
     Raises:
-        ConversionError: the model cannot be converted, a `pool_` field is wrong, or the keys of the two models differ
+        CheckpointError: the model cannot be converted, a `pool_` field is wrong, or the keys of the two models differ
             by more than the pooling modules.
     """
     family = _family(model.config.model_type)
     model_class = _converted_class(family, type(model).__name__)
     if getattr(model.config, "is_decoder", False):
-        raise ConversionError("The source is a decoder; only encoders can be converted.")
+        raise CheckpointError("The source is a decoder; only encoders can be converted.")
     kept = _kept_layers(family, model.config, layers)
     config = _converted_config(family, model.config, kept, pool_config)
     config._attn_implementation = model.config._attn_implementation
@@ -200,18 +155,8 @@ def convert_model(model: PreTrainedModel, layers: Sequence[int] | None = None, *
     missing, unexpected = converted.load_state_dict(_renumber(model.state_dict(), kept, family.layer_key), False)
     foreign = [key for key in missing if ".context_pool." not in key] + unexpected
     if foreign:
-        raise ConversionError(f"The source's weights do not fit {model_class.__name__}: {_some(foreign)}.")
+        raise CheckpointError(f"The source's weights do not fit {model_class.__name__}: {some(foreign)}.")
     return converted.eval()
-
-
-@torch.no_grad()
-def parity(model: PreTrainedModel, converted: PreTrainedModel) -> float:
-    """The largest absolute difference between any outputs of the two models, hidden states included, on the same
-    seeded inputs: texts of mixed lengths with padding, or images. Both are put into evaluation mode."""
-    inputs = _family(model.config.model_type).example_inputs(model.config, type(model))
-    outputs = [each.eval()(**inputs, output_hidden_states=True).to_tuple() for each in (model, converted)]
-    pairs = list(zip(*(list(_tensors(output)) for output in outputs), strict=True))
-    return max((a.double() - b.double()).abs().max().item() for a, b in pairs)
 
 
 def convert_checkpoint(
@@ -246,21 +191,21 @@ def convert_checkpoint(
         The record that is written to `conversion.json`.
 
     Raises:
-        ConversionError: with one sentence that says what is wrong and what to do.
+        CheckpointError: with one sentence that says what is wrong and what to do.
         FileExistsError: see [`~cp_transformers.files.new_checkpoint_folder`].
         OSError: the output cannot be written.
     """
     if dtype not in (None, "float32", "float16", "bfloat16"):
-        raise ConversionError(f"dtype must be float32, float16 or bfloat16, not {dtype}.")
+        raise CheckpointError(f"dtype must be float32, float16 or bfloat16, not {dtype}.")
     if Path(source).resolve() == Path(output).resolve():
-        raise ConversionError(f"{output} is the source itself; choose another output.")
+        raise CheckpointError(f"{output} is the source itself; choose another output.")
     with new_checkpoint_folder(output, overwrite) as folder, quiet():
-        source_folder, commit = _fetch(source, revision)
-        family = _family(_read_model_type(source_folder))
+        source_folder, commit = fetch(source, revision)
+        family = _family(read_model_type(source_folder))
         source_config = _load_config(source_folder, family)
         kept = _kept_layers(family, source_config, layers)
         _converted_config(family, source_config, kept, pool_config)  # what is wrong there is said at once
-        weight_files = _weight_files(source_folder)
+        sources = weight_files(source_folder)
         model = _load_source(source_folder, family, source_config)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -271,7 +216,7 @@ def convert_checkpoint(
         difference = parity(reference, converted.float())
         # written so that NaN fails as well
         if not (difference == 0.0 if converted.config.pool_gate else difference < float("inf")):
-            raise ConversionError(
+            raise CheckpointError(
                 f"The converted model's outputs differ from the source's by {difference}; nothing was written. "
                 "Please report this with the source's name."
             )
@@ -280,13 +225,14 @@ def convert_checkpoint(
             "source": os.path.basename(os.path.abspath(source)) if Path(source).is_dir() else str(source),
             "revision": revision,
             "commit": commit,
-            "source_sha256": {file.name: _sha256(file) for file in weight_files},
+            "license": _license(source_folder),
+            "source_sha256": {file.name: sha256(file) for file in sources},
             "source_class": type(model).__name__,
             "model_class": type(converted).__name__,
             "layers": kept,
             "pool_config": {k: v for k, v in converted.config.to_dict().items() if k.startswith("pool_")},
             "dtype": dtype or str(source_dtype).removeprefix("torch."),
-            "processor_files": [name for name in family.processor_files if (source_folder / name).is_file()],
+            "processor_files": [name for name in PROCESSOR_FILES if (source_folder / name).is_file()],
             "parity": {"max_abs_difference": difference, "dtype": "float32"},
             "versions": {
                 "cp_transformers": __version__,
@@ -300,20 +246,20 @@ def convert_checkpoint(
         try:
             converted.save_pretrained(folder)
         except safetensors.SafetensorError as error:  # a full disk
-            raise OSError(f"The weights cannot be written ({_first_line(error)}).") from error
+            raise OSError(f"The weights cannot be written ({first_line(error)}).") from error
         for name in record["processor_files"]:
             (folder / name).write_bytes((source_folder / name).read_bytes())
-        (folder / "conversion.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        (folder / "README.md").write_text(_card(record, converted, source_folder, Path(output).name), encoding="utf-8")
-        _check_written(folder, converted)
+        write_json(folder / "conversion.json", record)
+        write_card(folder, Path(output).name)
+        check_written(folder, converted)
     return record
 
 
 def _family(model_type: str) -> Family:
     if model_type in {family.config_class.model_type for family in FAMILIES.values()}:
-        raise ConversionError(f"The source is a {model_type} checkpoint already; there is nothing to convert.")
+        raise CheckpointError(f"The source is a {model_type} checkpoint already; there is nothing to convert.")
     if model_type not in FAMILIES:
-        raise ConversionError(
+        raise CheckpointError(
             f'Model type "{model_type}" cannot be converted; the types that can are: {", ".join(FAMILIES)}.'
         )
     return FAMILIES[model_type]
@@ -321,7 +267,7 @@ def _family(model_type: str) -> Family:
 
 def _converted_class(family: Family, source_class: str) -> type[PreTrainedModel]:
     if source_class not in family.models:
-        raise ConversionError(
+        raise CheckpointError(
             f"{source_class} cannot be converted; the classes that can are: {', '.join(sorted(family.models))}."
         )
     return family.models[source_class]
@@ -332,7 +278,7 @@ def _kept_layers(family: Family, config: PreTrainedConfig, layers: str | Sequenc
     if family.layer_key is not None:
         return parse_layers(layers, config.num_hidden_layers)
     if layers is not None:
-        raise ConversionError(
+        raise CheckpointError(
             f"The layers of a {config.model_type} differ in shape, so that none can be left out; do not give any."
         )
     return None
@@ -343,7 +289,7 @@ def _converted_config(
 ) -> PreTrainedConfig:
     """The configuration of the converted model."""
     if foreign := [name for name in pool_config if not name.startswith("pool_")]:
-        raise ConversionError(f"Only fields that begin with pool_ can be set, not {_some(foreign)}.")
+        raise CheckpointError(f"Only fields that begin with pool_ can be set, not {some(foreign)}.")
     fields = {name: value for name, value in config.to_dict().items() if name not in ("model_type", "auto_map")}
     fields.update({"pool_gate": True, **pool_config})
     if layers is not None:
@@ -353,7 +299,7 @@ def _converted_config(
     try:
         return family.config_class.from_dict(fields)
     except (StrictDataclassError, ValueError) as error:
-        raise ConversionError(str(error.__cause__ or error)) from error
+        raise CheckpointError(str(error.__cause__ or error)) from error
 
 
 def _renumber(
@@ -373,89 +319,17 @@ def _renumber(
     return renumbered
 
 
-def _fetch(source: str | os.PathLike, revision: str | None) -> tuple[Path, str | None]:
-    """A local folder that holds the source, and the commit where it comes from the Hub."""
-    if Path(source).is_dir():
-        if revision is not None:
-            raise ConversionError(f"--revision is for models on the Hub, but {source} is a folder; leave it out.")
-        return Path(source), None
-    patterns = ["config.json", "README.md", "model*.safetensors", "model.safetensors.index.json"]
-    patterns += [name for family in FAMILIES.values() for name in family.processor_files]
-    try:
-        folder = Path(snapshot_download(str(source), revision=revision, allow_patterns=patterns))
-    except HFValidationError as error:
-        raise ConversionError(f"{source} is neither a folder nor the id of a model on the Hub.") from error
-    except GatedRepoError as error:
-        raise ConversionError(
-            f"{source} is gated: ask for access on its page, then log in with `hf auth login`."
-        ) from error
-    except RevisionNotFoundError as error:
-        raise ConversionError(f"{source} has no revision {revision}.") from error
-    except RepositoryNotFoundError as error:
-        raise ConversionError(
-            f"{source} is neither a folder nor a model on the Hub that you may read; if it is private, log in with "
-            "`hf auth login`."
-        ) from error
-    except LocalEntryNotFoundError as error:
-        raise ConversionError(
-            f"{source} is no folder, and the Hub cannot be reached; check the name, or the network connection."
-        ) from error
-    except (HfHubHTTPError, OSError) as error:
-        raise ConversionError(f"{source} could not be downloaded from the Hub: {_first_line(error)}") from error
-    return folder, folder.name
-
-
-def _read_model_type(folder: Path) -> str:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return str(config["model_type"])
-    except FileNotFoundError as error:
-        raise ConversionError(f"{folder} is not a checkpoint: it has no config.json.") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConversionError(f"{folder / 'config.json'} is not a model's configuration (no model_type).") from error
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint, each of which can be opened."""
-    index = folder / "model.safetensors.index.json"
-    if (folder / "model.safetensors").is_file():
-        names = ["model.safetensors"]
-    elif index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConversionError(f"{index} is corrupted; fetch the source again.") from error
-    elif pickles := sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern)):
-        raise ConversionError(
-            f"{folder} has its weights only as pickle ({pickles[0]}), which is never loaded here, because loading it "
-            "can run any code; save the model as safetensors first."
-        )
-    else:
-        raise ConversionError(f"{folder} is not a checkpoint: it has no model.safetensors.")
-    for name in names:
-        if Path(name).name != name:
-            raise ConversionError(f"{index} names {name}, which is not a file beside it.")
-        try:
-            with safetensors.safe_open(folder / name, framework="pt"):
-                pass
-        except FileNotFoundError as error:
-            raise ConversionError(f"{folder} is incomplete: {name} is missing; fetch the source again.") from error
-        except (safetensors.SafetensorError, OSError) as error:
-            raise ConversionError(
-                f"{folder / name} is truncated or corrupted ({_first_line(error)}); fetch the source again."
-            ) from error
-    return [folder / name for name in names]
-
-
 def _load_config(folder: Path, family: Family) -> PreTrainedConfig:
     """The source's configuration, which names a class that can be converted."""
     try:
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (StrictDataclassError, ValueError, TypeError, OSError) as error:
-        raise ConversionError(f"{folder / 'config.json'} is not valid: {_first_line(error)}") from error
+        raise CheckpointError(
+            f"{folder / 'config.json'} is not valid: {first_line(error.__cause__ or error)}"
+        ) from error
     named = (config.architectures or [None])[0]
     if named is None:
-        raise ConversionError(
+        raise CheckpointError(
             f'{folder / "config.json"} does not name the model\'s class; add "architectures", one of: '
             f"{', '.join(sorted(family.models))}."
         )
@@ -471,106 +345,27 @@ def _load_source(folder: Path, family: Family, config: PreTrainedConfig) -> PreT
     for name in dict.fromkeys([named, family.full_head or named]):
         try:
             model, info = getattr(transformers, name).from_pretrained(
-                folder, config=config, use_safetensors=True, output_loading_info=True
+                folder, config=config, output_loading_info=True, **UNTRUSTED
             )
         except (RuntimeError, ValueError, OSError, safetensors.SafetensorError) as error:
-            raise ConversionError(f"{folder} cannot be loaded as {name}: {_first_line(error)}") from error
+            raise CheckpointError(f"{folder} cannot be loaded as {name}: {first_line(error)}") from error
         missing = sorted(info["missing_keys"])
         unexpected = sorted(key for key in info["unexpected_keys"] if not key.endswith(".position_ids"))
         if not missing and not unexpected:
             return model
-        problems[name] = f"missing {_some(missing)}" if missing else f"not part of it {_some(unexpected)}"
-    raise ConversionError(
+        problems[name] = f"missing {some(missing)}" if missing else f"not part of it {some(unexpected)}"
+    raise CheckpointError(
         f"The weights in {folder} are not those of {named}, which its config.json names: {problems[named]}. "
         'Correct "architectures", or save the model again with its class.'
     )
 
 
-def _check_written(folder: Path, converted: PreTrainedModel) -> None:
-    """Loads what was written and compares every tensor."""
-    loaded, info = type(converted).from_pretrained(folder, output_loading_info=True)
-    expected = converted.state_dict()
-    same = all(torch.equal(tensor, expected[key]) for key, tensor in loaded.state_dict().items())
-    if not same or any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")):
-        raise ConversionError(f"What was written cannot be loaded as it was saved ({info}); nothing was kept.")
-
-
-def _card(record: dict[str, Any], model: PreTrainedModel, source_folder: Path, model_name: str) -> str:
-    """A first model card: what the checkpoint is, how it was made and how to load it."""
-    license_name = None
-    if (source_folder / "README.md").is_file():
-        try:
-            license_name = ModelCard.load(source_folder / "README.md").data.license
-        except (ValueError, OSError):  # a README that is no model card
-            pass
-    on_the_hub = record["commit"] is not None
-    data = ModelCardData(
-        library_name="transformers",
-        license=license_name,
-        base_model=record["source"] if on_the_hub else None,
-        tags=["context-pool", model.config.model_type],
-    )
-    auto_class = next(
-        auto.__name__ for auto, cls in AUTO_MODELS[type(model.config)].items() if cls.__name__ == record["model_class"]
-    )
-    return f"""---
-{data.to_yaml()}
----
-
-# {model_name}: a ContextPool variant of {record["source"]}
-
-`{record["model_class"]}`, converted from `{record["source_class"]}`{
-        "" if record["layers"] is None else f" with layers {record['layers']} of the source"
-    }.
-Its pooling modules have not been trained. On the conversion's seeded inputs its outputs differ from
-the source's (cut to the same layers) by at most {record["parity"]["max_abs_difference"]:.3g} in float32{
-        "" if model.config.pool_gate else ", as is to be expected without a gate"
-    }. `conversion.json` has the whole record. It is meant to be fine-tuned; the source's limits apply.
-
-```python
-import cp_transformers
-from transformers import {auto_class}
-model = {auto_class}.from_pretrained("path/to/this/folder")
-```
-
-ContextPool: Huang, Talbott, Jaitly, Susskind, "Efficient Representation Learning via Adaptive Context Pooling",
-ICML 2022, arXiv 2207.01844.
-"""
-
-
-def _tensors(output: Any) -> Iterable[torch.Tensor]:
-    if isinstance(output, torch.Tensor):
-        yield output
-    else:
-        for part in output:
-            yield from _tensors(part)
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _some(keys: Sequence[str]) -> str:
-    return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silences transformers' report on the keys of a checkpoint, for those who check the keys themselves."""
-    verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
+def _license(folder: Path) -> str | None:
+    """Of a checkpoint, by its card."""
     try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(verbosity)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return ModelCard.load(folder / "README.md").data.license
+    except (ValueError, OSError):  # none, or a README that is no model card
+        return None
 
 
 def _defaults(field: str) -> str:

@@ -6,19 +6,8 @@ from typing import Any
 
 import transformers
 from transformers import (
-    AutoBackbone,
     AutoConfig,
     AutoImageProcessor,
-    AutoModel,
-    AutoModelForImageClassification,
-    AutoModelForMaskedImageModeling,
-    AutoModelForMaskedLM,
-    AutoModelForMultipleChoice,
-    AutoModelForNextSentencePrediction,
-    AutoModelForPreTraining,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
     AutoTokenizer,
     BertTokenizer,
     ConvNextImageProcessorPil,
@@ -26,45 +15,22 @@ from transformers import (
 )
 from transformers.utils import is_torchvision_available
 
+from . import modeling_cp_bert, modeling_cp_resnet, modeling_cp_vit
 from .configuration_cp_bert import CPBertConfig
 from .configuration_cp_resnet import CPResNetConfig
 from .configuration_cp_vit import CPViTConfig
-from .modeling_cp_bert import (
-    CPBertForMaskedLM,
-    CPBertForMultipleChoice,
-    CPBertForNextSentencePrediction,
-    CPBertForPreTraining,
-    CPBertForQuestionAnswering,
-    CPBertForSequenceClassification,
-    CPBertForTokenClassification,
-    CPBertModel,
-)
-from .modeling_cp_resnet import CPResNetBackbone, CPResNetForImageClassification, CPResNetModel
-from .modeling_cp_vit import CPViTForImageClassification, CPViTForMaskedImageModeling, CPViTModel
 
 
 # configuration -> the model that each Auto class gives for it
 AUTO_MODELS: dict[type[Any], dict[type[Any], type[Any]]] = {
-    CPBertConfig: {
-        AutoModel: CPBertModel,
-        AutoModelForPreTraining: CPBertForPreTraining,
-        AutoModelForMaskedLM: CPBertForMaskedLM,
-        AutoModelForNextSentencePrediction: CPBertForNextSentencePrediction,
-        AutoModelForSequenceClassification: CPBertForSequenceClassification,
-        AutoModelForMultipleChoice: CPBertForMultipleChoice,
-        AutoModelForTokenClassification: CPBertForTokenClassification,
-        AutoModelForQuestionAnswering: CPBertForQuestionAnswering,
-    },
-    CPViTConfig: {
-        AutoModel: CPViTModel,
-        AutoModelForImageClassification: CPViTForImageClassification,
-        AutoModelForMaskedImageModeling: CPViTForMaskedImageModeling,
-    },
-    CPResNetConfig: {
-        AutoModel: CPResNetModel,
-        AutoModelForImageClassification: CPResNetForImageClassification,
-        AutoBackbone: CPResNetBackbone,
-    },
+    config_class: {
+        getattr(transformers, auto): getattr(modeling, name) for auto, name in config_class.auto_models.items()
+    }
+    for config_class, modeling in (
+        (CPBertConfig, modeling_cp_bert),
+        (CPViTConfig, modeling_cp_vit),
+        (CPResNetConfig, modeling_cp_resnet),
+    )
 }
 
 # configuration -> tokenizer

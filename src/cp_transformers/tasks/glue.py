@@ -22,7 +22,6 @@ from datasets import Dataset
 from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     DataCollatorWithPadding,
     EarlyStoppingCallback,
     EvalPrediction,
@@ -38,12 +37,15 @@ from .distillation import DistillationArguments, DistillationTrainer, make_layer
 from .glue_data import TASKS, GlueArguments, Task, encode, load_task, write_predictions
 from .runs import (
     asked_for,
-    check_free_space,
     check_output,
     draw_new_head,
+    finish,
     finished,
     load_config,
+    load_model,
+    load_tokenizer,
     make_optimizer,
+    prepare,
     resume,
     start_output,
 )
@@ -74,7 +76,7 @@ def run(
     with training.main_process_first():  # the others then find what it has cached
         task, data = load_task(arguments, training)
     config, to_task = load_task_config(arguments.model_name_or_path, task, training.do_train, arguments.new_head)
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
+    tokenizer = load_tokenizer(arguments.model_name_or_path)
     teacher = {}
     if distillation.teacher is not None:
         teacher = load_teacher(distillation, config, tokenizer, task, to_task)
@@ -85,6 +87,8 @@ def run(
     output = Path(training.output_dir)
     training = start_output(training, arguments, distillation)
     asked = asked_for(training, arguments, distillation)
+    model = arguments.model_name_or_path
+    data_name = arguments.data_dir or arguments.dataset_name or "nyu-mll/glue"
     runs = {}
     for seed in arguments.seeds or [training.seed]:
         of_seed = copy.copy(training)
@@ -94,15 +98,18 @@ def run(
         if training.resume_from_checkpoint == "last" and (results := finished(folder / "results.json", asked)):
             runs[str(seed)] = results["metrics"]
             continue
+        if arguments.seeds:
+            of_seed = start_output(of_seed, dataclasses.replace(arguments, seeds=[]), distillation)
         resume(of_seed, folder)
         runs[str(seed)] = _run_seed(arguments, of_seed, task, config, tokenizer, encoded, to_task, teacher)
-        if training.process_index == 0 and arguments.seeds:
-            write_json(folder / "results.json", {"seed": seed, "metrics": runs[str(seed)], "asked": asked})
-    model = arguments.model_name_or_path
-    data_name = arguments.data_dir or arguments.dataset_name or "nyu-mll/glue"
+        if arguments.seeds:
+            of_run = {"task": arguments.task, "data": data_name, "seed": seed, "metrics": runs[str(seed)]}
+            finish(of_seed, {**of_run, "asked": asked}, model)
     results = {"task": arguments.task, "data": data_name, "model": model, **_summary(runs), "asked": asked}
-    if training.process_index == 0:
+    if arguments.seeds and training.process_index == 0:
         write_json(output / "results.json", results)
+    elif not arguments.seeds:
+        finish(training, results, model)
     return results
 
 
@@ -168,10 +175,10 @@ def load_teacher(
     teacher_config = load_config(name, AutoModelForSequenceClassification)
     if distillation.distillation_hidden_weight:
         make_layer_map(config, teacher_config, distillation.layer_map)
-    if AutoTokenizer.from_pretrained(name).get_vocab() != tokenizer.get_vocab():
+    if load_tokenizer(name).get_vocab() != tokenizer.get_vocab():
         raise ValueError(f"The teacher {name} has another vocabulary than the model; it must be the same.")
     if not distillation.distillation_logits_weight:
-        return {"teacher": AutoModel.from_pretrained(name, dtype=torch.float32), "distillation": distillation}
+        return {"teacher": load_model(name, AutoModel), "distillation": distillation}
     if not any("SequenceClassification" in each for each in teacher_config.architectures or []):
         raise ValueError(
             f"The teacher {name} has no trained classifier: fine-tune it first, or learn from its hidden states alone "
@@ -179,7 +186,7 @@ def load_teacher(
         )
     teacher_config, teacher_to_task = load_task_config(name, task, train=False)
     labels = None if to_task is None or teacher_to_task is None else np.argsort(teacher_to_task)[to_task].tolist()
-    teacher = AutoModelForSequenceClassification.from_pretrained(name, config=teacher_config, dtype=torch.float32)
+    teacher = load_model(name, AutoModelForSequenceClassification, config=teacher_config)
     return {"teacher": teacher, "distillation": distillation, "teacher_labels": labels}
 
 
@@ -275,7 +282,7 @@ def _run_all(
             if task.validation:
                 config, to_task = load_task_config(mine.model_name_or_path, task, new_head=mine.new_head)
     if distillation.teacher is not None:
-        tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
+        tokenizer = load_tokenizer(arguments.model_name_or_path)
         load_teacher(distillation, config, tokenizer, task, to_task)
     start_output(training, arguments, distillation)
 
@@ -331,11 +338,11 @@ def _run_seed(
 ) -> dict[str, dict[str, float]]:
     """One seed's run; returns its metrics for each validation split."""
     set_seed(training.seed)
-    model = AutoModelForSequenceClassification.from_pretrained(
+    model = load_model(
         arguments.model_name_or_path,
+        AutoModelForSequenceClassification,
         config=config,
         ignore_mismatched_sizes=arguments.new_head,
-        dtype=torch.float32,
     )
     if to_task is None:
         training.label_smoothing_factor = 0.0  # numbers on a scale have no other labels
@@ -373,7 +380,7 @@ def _run_seed(
         trainer.add_callback(EarlyStoppingCallback(arguments.early_stopping_patience))
     folder = Path(training.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    check_free_space(training, model)
+    prepare(training, model)
     if training.do_train:
         trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
         trainer.save_model()

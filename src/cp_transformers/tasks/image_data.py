@@ -185,7 +185,7 @@ def load_processor(name: str) -> Any:
         OSError: it has none.
     """
     try:
-        return AutoImageProcessor.from_pretrained(name)
+        return AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise OSError(
             f"{name} has no image processor (preprocessor_config.json); add one to the checkpoint."

@@ -33,6 +33,7 @@ from .image_data import (
     validation_number,
 )
 from .imagenet_arguments import ImageNetArguments
+from .runs import load_model
 
 
 def evaluate_checkpoint(
@@ -46,7 +47,7 @@ def evaluate_checkpoint(
 ) -> dict[str, Any]:
     """Top-1, top-5, loss and more of a checkpoint; see [`evaluate`]. Goes on from `progress` where that is there and
     the run is one that is to be gone on with."""
-    model = AutoModelForImageClassification.from_pretrained(name, dtype=torch.float32).eval().to(training.device)
+    model = load_model(name, AutoModelForImageClassification).eval().to(training.device)
     preprocessing = resolve_preprocessing(
         load_processor(name), arguments.image_size, arguments.crop_pct, arguments.interpolation
     )

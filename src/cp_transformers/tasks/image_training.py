@@ -47,11 +47,12 @@ from .imagenet_arguments import CONFIGS, ImageNetArguments
 from .runs import (
     EpochCallback,
     Stream,
-    check_free_space,
     draw_new_head,
     load_config,
+    load_model,
     make_optimizer,
     new_config,
+    prepare,
     resume,
 )
 
@@ -90,8 +91,8 @@ def make_model(
             raise ValueError(f"{name} is for images of {size}; fine-tune it without --image_size.")
 
         def load() -> PreTrainedModel:
-            model = AutoModelForImageClassification.from_pretrained(
-                name, config=config, ignore_mismatched_sizes=arguments.new_head, dtype=torch.float32
+            model = load_model(
+                name, AutoModelForImageClassification, config=config, ignore_mismatched_sizes=arguments.new_head
             )
             return draw_new_head(model) if arguments.new_head else model
 
@@ -125,7 +126,7 @@ def train_model(
     model = load()
     if arguments.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    check_free_space(training, model)
+    prepare(training, model)
 
     augment = Augmentation(
         own.image_size,
@@ -285,7 +286,7 @@ def load_teacher(distillation: DistillationArguments, config: PreTrainedConfig, 
     if [*theirs.image_mean, *theirs.image_std] != [*processor.image_mean, *processor.image_std]:
         raise ValueError(f"The teacher {name} is for images that are normalised otherwise than the model's.")
     if not distillation.distillation_logits_weight:
-        return {"teacher": AutoModel.from_pretrained(name, dtype=torch.float32), "distillation": distillation}
+        return {"teacher": load_model(name, AutoModel), "distillation": distillation}
     if not any("ImageClassification" in each for each in teacher_config.architectures or []):
         raise ValueError(f"The teacher {name} has no trained classifier: fine-tune it first.")
     theirs = [teacher_config.id2label[index] for index in range(teacher_config.num_labels)]
@@ -293,5 +294,5 @@ def load_teacher(distillation: DistillationArguments, config: PreTrainedConfig, 
     if theirs != ours and (len(set(theirs)) < len(theirs) or sorted(theirs) != sorted(ours)):
         raise ValueError(f"The teacher {name} was trained for other labels than the model.")
     labels = None if theirs == ours else [theirs.index(label) for label in ours]
-    teacher = AutoModelForImageClassification.from_pretrained(name, dtype=torch.float32)
+    teacher = load_model(name, AutoModelForImageClassification)
     return {"teacher": teacher, "distillation": distillation, "teacher_labels": labels}

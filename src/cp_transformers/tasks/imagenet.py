@@ -10,14 +10,14 @@ from typing import Any
 from datasets import IterableDataset
 from transformers import AutoModelForImageClassification, TrainingArguments
 
-from ..files import write_csv, write_json
+from ..files import write_csv
 from .arguments import ArgumentParser
 from .distillation import DistillationArguments
 from .image_data import LabelledImages, load_folder, load_images, load_processor, load_real_labels, match_labels
 from .image_evaluation import evaluate_checkpoint
 from .image_training import train_model
 from .imagenet_arguments import ImageNetArguments
-from .runs import asked_for, check_output, finished, load_config, start_output
+from .runs import asked_for, check_output, finish, finished, load_config, start_output
 
 
 # Of results.csv.
@@ -77,8 +77,8 @@ def run(
         rows.append(evaluate_checkpoint(name, arguments, training, data["validation"], labels, real_labels, progress))
     results = {"results": rows, "asked": asked}
     if training.process_index == 0:
-        write_json(output / "results.json", results)
         write_csv(output / "results.csv", COLUMNS, ([row[column] for column in COLUMNS] for row in rows))
+        finish(training, results, *arguments.model_name_or_path[:1])
         for file in (output / "progress").glob("*.json"):
             file.unlink()
         if (output / "progress").is_dir():

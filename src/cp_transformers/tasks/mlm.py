@@ -21,7 +21,6 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoModelForMaskedLM,
-    AutoTokenizer,
     BertConfig,
     BertTokenizer,
     EvalPrediction,
@@ -33,7 +32,6 @@ from transformers import (
 )
 
 from ..configuration_cp_bert import CPBertConfig
-from ..files import write_json
 from .arguments import ArgumentParser, as_mapping
 from .runs import (
     Drawn,
@@ -41,15 +39,18 @@ from .runs import (
     EpochCallback,
     Stream,
     asked_for,
-    check_free_space,
     check_output,
     check_positive,
+    finish,
     finished,
     load_by_name,
     load_config,
     load_file,
+    load_model,
+    load_tokenizer,
     make_optimizer,
     new_config,
+    prepare,
     resume,
     start_output,
 )
@@ -147,7 +148,7 @@ def run(arguments: MlmArguments, training: TrainingArguments) -> dict[str, Any]:
     tokenizer = make_tokenizer(arguments, training, texts.get("train"))
     set_seed(training.seed)
     model = make_model(arguments, tokenizer)
-    check_free_space(training, model)
+    prepare(training, model)
 
     with training.main_process_first():
         rows = {split: encode(data, arguments, tokenizer) for split, data in texts.items()}
@@ -183,8 +184,7 @@ def run(arguments: MlmArguments, training: TrainingArguments) -> dict[str, Any]:
         "metrics": metrics,
         "asked": asked,
     }
-    if training.process_index == 0:
-        write_json(output / "results.json", results)
+    finish(training, results, arguments.model_name_or_path)
     return results
 
 
@@ -270,10 +270,10 @@ def make_tokenizer(arguments: MlmArguments, training: TrainingArguments, texts: 
         with training.main_process_first(local=False):
             if training.process_index == 0:
                 train_tokenizer((row["text"] for row in texts), arguments.vocab_size).save_pretrained(output)
-            tokenizer = AutoTokenizer.from_pretrained(output)
+            tokenizer = load_tokenizer(output)
     else:
         try:
-            tokenizer = AutoTokenizer.from_pretrained(name)
+            tokenizer = load_tokenizer(name)
         except (OSError, ValueError) as error:
             raise OSError(f"{name} has no tokenizer that can be read; choose another --tokenizer_name.") from error
     if tokenizer.mask_token_id is None:
@@ -318,9 +318,9 @@ def make_model(arguments: MlmArguments, tokenizer: PreTrainedTokenizerBase) -> P
         OSError: the checkpoint cannot be read.
     """
     if arguments.model_name_or_path is not None:
-        model = AutoModelForMaskedLM.from_pretrained(arguments.model_name_or_path, dtype=torch.float32)
-        _check_fit(model.config, arguments, tokenizer)
-        return model
+        config = load_config(arguments.model_name_or_path, AutoModelForMaskedLM)
+        _check_fit(config, arguments, tokenizer)
+        return load_model(arguments.model_name_or_path, AutoModelForMaskedLM, config=config)
     config = new_config(CONFIGS, arguments, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
     _check_fit(config, arguments, tokenizer)
     return AutoModelForMaskedLM.from_config(config)

@@ -17,12 +17,25 @@ import torch
 import yaml
 from datasets import Dataset, DownloadConfig, IterableDataset, load_dataset
 from datasets.exceptions import DatasetGenerationError
+from huggingface_hub import HfApi
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from torch.utils.data import Dataset as TorchDataset, IterableDataset as TorchIterableDataset
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
-from transformers.utils import logging
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+from transformers.utils import cached_file, logging
 
+from ..checkpoints import UNTRUSTED, fetch, hub_errors, read_model_type, weight_files
+from ..files import write_json
+from ..model_card import is_written, write_card
 from ..training import param_groups
 from .arguments import as_mapping, resolve, save_arguments
 from .digits import load_digits
@@ -61,9 +74,13 @@ def check_output(training: TrainingArguments, *arguments: Any) -> None:
 
     Raises:
         FileExistsError: it is not a folder, or has a run that is not to be gone on with.
-        ValueError: an option is not that of the run which is to be gone on with.
+        ValueError: an option is not that of the run which is to be gone on with, or is the Hub's token.
     """
     output = Path(training.output_dir)
+    if training.hub_token is not None:
+        raise ValueError(
+            "Trainer would write --hub_token into the output folder: set HF_TOKEN, or log in with `hf auth login`."
+        )
     if output.exists() and not output.is_dir():
         raise FileExistsError(f"{output} is not a folder; choose another --output_dir.")
     earlier = [path for name in ("results.json", "checkpoint-*") for path in output.glob(name)]
@@ -162,6 +179,57 @@ def finished(path: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
     """The results of a run that was asked for the same and is finished."""
     results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return results if results.get("asked") == asked else None
+
+
+def prepare(training: TrainingArguments, model: PreTrainedModel) -> None:
+    """What comes before training: a look at the room on the disk and, where the run pushes to the Hub, the modules
+    that a model's configuration names, which Trainer leaves out of what it pushes on the way.
+
+    Raises:
+        OSError: see [`check_free_space`].
+    """
+    check_free_space(training, model)
+    if training.do_train and training.push_to_hub and training.process_index == 0:
+        model.config.save_pretrained(training.output_dir)
+
+
+def finish(training: TrainingArguments, results: dict[str, Any], source: str | None = None) -> None:
+    """Writes the results of a run, the record of the conversion that the model came from, and a CP model's card; and
+    pushes them after the model, where the run does.
+
+    Args:
+        source: the checkpoint that the run began with.
+    """
+    if training.process_index != 0:
+        return
+    output = Path(training.output_dir)
+    repo = training.hub_model_id or output.resolve().name
+    if training.do_train:
+        if source is not None and (record := _find(source, "conversion.json")) is not None:
+            shutil.copyfile(record, output / "conversion.json")
+        if training.push_to_hub:
+            with hub_errors(repo):
+                repo = HfApi().create_repo(repo, private=training.hub_private_repo, exist_ok=True).repo_id
+        if read_model_type(output).startswith("cp_") and not is_written(output / "README.md"):
+            write_card(output, repo, results=results)
+    write_json(output / "results.json", results)  # last: by it a run is known to be finished
+    if training.do_train and training.push_to_hub:
+        with hub_errors(repo):
+            HfApi().upload_folder(
+                repo_id=repo,
+                folder_path=output,
+                allow_patterns=["README.md", ".eval_results/*", "results.json", "conversion.json"],
+                commit_message="Results and card",
+                revision=training.hub_revision,
+            )
+
+
+def _find(checkpoint: str, name: str) -> str | None:
+    """The path of a checkpoint's file; None if it has none."""
+    if Path(checkpoint).is_dir():
+        path = Path(checkpoint) / name
+        return str(path) if path.is_file() else None
+    return cached_file(checkpoint, name, _raise_exceptions_for_missing_entries=False)
 
 
 def random_seed(*of: Any) -> int:
@@ -264,19 +332,35 @@ def load_config(name: str, auto_class: Any, **options: Any) -> PreTrainedConfig:
 
     Raises:
         OSError: there is none, or it cannot be reached.
-        ValueError: it is of a kind of model that the Auto class has not.
+        ValueError: it is of a kind of model that the Auto class has not, or needs code of its own; or its weights
+            are damaged, or pickled.
     """
     try:
-        config = AutoConfig.from_pretrained(name, **options)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False, **options)
+        weight_files(fetch(name)[0])
     except OSError as error:
         raise OSError(
             f"{name} is neither a checkpoint's folder nor a model on the Hub that can be reached and you may read."
         ) from error
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise ValueError(f"{name} needs code of its own, which is not run here.") from error
     if type(config) not in auto_class._model_mapping:
         raise ValueError(
             f"{name} is a model of type {config.model_type}, for which there is no {auto_class.__name__}."
         )
     return config
+
+
+def load_model(name: str, auto_class: Any, **options: Any) -> PreTrainedModel:
+    """A checkpoint's model in float32, whatever it is stored in; without code of its own, and not from pickles."""
+    return auto_class.from_pretrained(name, dtype=torch.float32, **UNTRUSTED, **options)
+
+
+def load_tokenizer(name: str | os.PathLike) -> PreTrainedTokenizerBase:
+    """A checkpoint's tokenizer, without code of its own."""
+    return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
 
 
 def new_config(classes: Mapping[str, type], arguments: Any, **fields: Any) -> PreTrainedConfig:

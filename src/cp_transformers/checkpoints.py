@@ -1,0 +1,268 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""Checkpoints that may come from anybody: fetched, checked before they are loaded, and compared by what they compute.
+
+No code of theirs is run, and nothing is unpickled: weights are read from safetensors alone.
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+import transformers
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from transformers import PreTrainedModel
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+
+# What a checkpoint holds besides the model, as far as it is to be had with it.
+PROCESSOR_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "preprocessor_config.json",
+)
+# Options of every `from_pretrained` on a checkpoint that may come from anybody.
+UNTRUSTED = {"trust_remote_code": False, "use_safetensors": True}
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used for what was asked; the message says why and what to do about it."""
+
+
+@contextmanager
+def hub_errors(repo: str | os.PathLike, revision: str | None = None) -> Iterator[None]:
+    """Turns what can go wrong between here and the Hub into a [`CheckpointError`] of one sentence."""
+    try:
+        yield
+    except HFValidationError as error:
+        raise CheckpointError(f"{repo} is neither a folder nor the id of a model on the Hub.") from error
+    except GatedRepoError as error:
+        raise CheckpointError(
+            f"{repo} is gated: ask for access on its page, then log in with `hf auth login`."
+        ) from error
+    except RevisionNotFoundError as error:
+        raise CheckpointError(f"{repo} has no revision {revision}.") from error
+    except RepositoryNotFoundError as error:
+        raise CheckpointError(
+            f"{repo} is neither a folder nor a model on the Hub that you may read; if it is private, log in with "
+            "`hf auth login`."
+        ) from error
+    except LocalTokenNotFoundError as error:
+        raise CheckpointError("There is no Hub token: log in with `hf auth login`, or set HF_TOKEN.") from error
+    except LocalEntryNotFoundError as error:
+        raise CheckpointError(
+            f"{repo} is no folder, and the Hub cannot be reached; check the name, or the network connection."
+        ) from error
+    except EntryNotFoundError as error:
+        raise CheckpointError(f"{repo} lacks a file that is needed: {first_line(error)}") from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        reasons = {
+            401: "the token is not valid: log in again with `hf auth login`",
+            403: "the token does not allow it: it must be one that can write there",
+            409: "it was changed at the same time; try again",
+            412: "it was changed at the same time; try again",
+        }
+        reason = reasons.get(status, f"the Hub failed ({first_line(error)}); try again later")
+        raise CheckpointError(f"{repo}: {reason}.") from error
+    except (HTTPError, RuntimeError) as error:  # the latter: a file that could not be uploaded, after several tries
+        raise CheckpointError(f"{repo}: the connection to the Hub broke ({first_line(error)}); try again.") from error
+
+
+def fetch(source: str | os.PathLike, revision: str | None = None) -> tuple[Path, str | None]:
+    """A local folder that holds the source, and the commit where it comes from the Hub.
+
+    Raises:
+        CheckpointError: it cannot be had, or has arrived with other bytes than it was sent with.
+    """
+    if Path(source).is_dir():
+        if revision is not None:
+            raise CheckpointError(f"--revision is for models on the Hub, but {source} is a folder; leave it out.")
+        return Path(source), None
+    patterns = [CONFIG_NAME, "README.md", "model*.safetensors", SAFE_WEIGHTS_INDEX_NAME, *PROCESSOR_FILES]
+    try:
+        with hub_errors(source, revision):
+            folder = Path(snapshot_download(str(source), revision=revision, allow_patterns=patterns))
+    except OSError as error:
+        raise CheckpointError(f"{source} could not be downloaded from the Hub: {first_line(error)}") from error
+    for file in (path for path in folder.rglob("*") if path.is_symlink()):
+        _check_digest(file, str(source))
+    return folder, folder.name
+
+
+def _check_digest(file: Path, source: str) -> None:
+    """Compares a file in huggingface_hub's cache with its digest, by which it is named there; huggingface_hub itself
+    compares its size alone. A file that differs is removed."""
+    blob = file.resolve()
+    digest = {64: sha256, 40: blob_id}.get(len(blob.name))
+    if digest is not None and digest(blob) != blob.name:
+        blob.unlink()
+        file.unlink()
+        raise CheckpointError(
+            f"{file.name} of {source} was damaged on its way from the Hub and has been removed; try again."
+        )
+
+
+def read_model_type(folder: Path) -> str:
+    """The `model_type` of a checkpoint.
+
+    Raises:
+        CheckpointError: it has no configuration, or no valid one.
+    """
+    try:
+        config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+        return str(config["model_type"])
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{folder} is not a checkpoint: it has no config.json.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / CONFIG_NAME} is not a model's configuration (no model_type).") from error
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint, each of which can be opened.
+
+    Raises:
+        CheckpointError: the weights are missing, incomplete, damaged, outside the folder, or pickled.
+    """
+    index = folder / SAFE_WEIGHTS_INDEX_NAME
+    if (folder / SAFE_WEIGHTS_NAME).is_file():
+        names = [SAFE_WEIGHTS_NAME]
+    elif index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{index} is corrupted; fetch the source again.") from error
+    elif pickles := sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern)):
+        raise CheckpointError(
+            f"{folder} has its weights only as pickle ({pickles[0]}), which is never loaded here, because loading it "
+            "can run any code; save the model as safetensors first."
+        )
+    else:
+        raise CheckpointError(f"{folder} is not a checkpoint: it has no model.safetensors.")
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name:
+            raise CheckpointError(f"{index} names {name}, which is not a file beside it.")
+        try:
+            with safetensors.safe_open(folder / name, framework="pt"):
+                pass
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{folder} is incomplete: {name} is missing; fetch the source again.") from error
+        except (safetensors.SafetensorError, OSError) as error:
+            raise CheckpointError(
+                f"{folder / name} is truncated or corrupted ({first_line(error)}); fetch the source again."
+            ) from error
+    return [folder / name for name in names]
+
+
+def example_inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Seeded inputs for a model: token ids of mixed lengths, padded on the right; or images, of the size that its
+    configuration names where it does, and for masked image modelling masked patches."""
+    config, generator = model.config, torch.Generator().manual_seed(0)
+    if model.main_input_name == "pixel_values":
+        size, stride = getattr(config, "image_size", (96, 64)), getattr(config, "encoder_stride", None)
+        height, width = (size, size) if isinstance(size, int) else size
+        inputs = {"pixel_values": torch.randn(2, config.num_channels, height, width, generator=generator)}
+        # Upstream's loss divides the sizes, so that they must be numbers there.
+        if type(model).__name__.endswith("ForMaskedImageModeling") and size == height and stride == config.patch_size:
+            num_patches = (size // stride) ** 2
+            inputs["bool_masked_pos"] = torch.rand(2, num_patches, generator=generator) < 0.5
+        return inputs
+    longest = min(64, config.max_position_embeddings)
+    lengths = torch.tensor([longest, max(1, longest // 2), max(1, longest // 8), 1])
+    input_ids = torch.randint(config.vocab_size, (len(lengths), longest), generator=generator)
+    attention_mask = (torch.arange(longest) < lengths[:, None]).long()
+    if config.pad_token_id is not None:
+        input_ids = input_ids.masked_fill(attention_mask == 0, config.pad_token_id)
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+    if type(model).__name__.endswith("ForMultipleChoice"):
+        inputs = {name: tensor.unflatten(0, (2, 2)) for name, tensor in inputs.items()}  # two examples, two choices
+    return inputs
+
+
+@torch.no_grad()
+def parity(model: PreTrainedModel, other: PreTrainedModel) -> float:
+    """The largest absolute difference between any outputs of the two models, hidden states included, on the same
+    seeded inputs ([`example_inputs`]); NaN if there is one among the outputs. Both are put into evaluation mode."""
+    inputs = {
+        name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else None)
+        for name, tensor in example_inputs(model).items()
+    }
+    outputs = [each.eval()(**inputs, output_hidden_states=True).to_tuple() for each in (model, other)]
+    pairs = list(zip(*(list(_tensors(output)) for output in outputs), strict=True))
+    differences = [(a.double() - b.double()).abs().max().item() for a, b in pairs]
+    return math.nan if any(map(math.isnan, differences)) else max(differences)
+
+
+def _tensors(output: Any) -> Iterable[torch.Tensor]:
+    if isinstance(output, torch.Tensor):
+        yield output
+    else:
+        for part in output:
+            yield from _tensors(part)
+
+
+def check_written(folder: Path, model: PreTrainedModel) -> None:
+    """Loads what was written of a model and compares every tensor.
+
+    Raises:
+        CheckpointError: it differs.
+    """
+    loaded, info = type(model).from_pretrained(folder, output_loading_info=True)
+    expected = model.state_dict()
+    same = all(torch.equal(tensor, expected[key]) for key, tensor in loaded.state_dict().items())
+    if not same or any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")):
+        raise CheckpointError(f"What was written cannot be loaded as it was saved ({info}); nothing was kept.")
+
+
+def sha256(file: Path) -> str:
+    """The SHA-256 digest of a file, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def blob_id(file: Path) -> str:
+    """The name that git, and with it the Hub, has for a file's content."""
+    content = file.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def some(names: Sequence[str]) -> str:
+    """The first three of the names, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def first_line(error: BaseException) -> str:
+    """Of an error's message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silences transformers' report on the keys of a checkpoint, for those who check the keys themselves."""
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)

@@ -1,0 +1,258 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""Checkpoints for others: exported so that they need no package, and pushed to the Hub."""
+
+import argparse
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+from huggingface_hub import HfApi, get_token
+from transformers import PreTrainedModel
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
+
+from .checkpoints import (
+    PROCESSOR_FILES,
+    UNTRUSTED,
+    CheckpointError,
+    blob_id,
+    check_written,
+    first_line,
+    hub_errors,
+    parity,
+    quiet,
+    sha256,
+    some,
+    weight_files,
+)
+from .files import new_checkpoint_folder
+from .model_card import read_config, renew_card, write_card
+from .registration import AUTO_MODELS
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What a push has come to.
+
+    Attributes:
+        url: where to look at it: the repository, its branch or the pull request.
+        commit: the commit that holds it, for `revision=`.
+        files: the paths that were checked there.
+    """
+
+    url: str
+    commit: str
+    files: tuple[str, ...]
+
+
+def load_checkpoint(folder: str | os.PathLike) -> PreTrainedModel:
+    """The model in a folder of this package's, in the class that its configuration names, in evaluation mode.
+
+    Raises:
+        CheckpointError: it is no such checkpoint, or its weights are not exactly those of the class.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder.")
+    config, class_name = read_config(folder)
+    weight_files(folder)
+    model_class = next(each for each in AUTO_MODELS[type(config)].values() if each.__name__ == class_name)
+    try:
+        with quiet():
+            model, info = model_class.from_pretrained(folder, config=config, output_loading_info=True, **UNTRUSTED)
+    except (RuntimeError, ValueError, OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{folder} cannot be loaded as {class_name}: {first_line(error)}") from error
+    for kind in ("missing", "unexpected"):
+        if keys := sorted(info[f"{kind}_keys"]):
+            raise CheckpointError(f"The weights in {folder} are not those of {class_name}: {kind} {some(keys)}.")
+    return model
+
+
+def export_checkpoint(
+    source: PreTrainedModel | str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    processing_class: Any = None,
+    name: str | None = None,
+    overwrite: bool = False,
+) -> PreTrainedModel:
+    """Writes a checkpoint that works with transformers alone: the weights, the configuration with an `auto_map` for
+    every Auto class of the family, the modules that it names, the tokenizer or image processor, and the card.
+
+    Of a folder's other files (a run's arguments, results, optimiser and checkpoints) none is taken over. What has been
+    written is loaded from the modules that were written with it, and must compute exactly what the source does.
+
+    Args:
+        source: a model of this package, or the folder of one: converted, or that of a run.
+        output: the folder to write.
+        processing_class: a tokenizer or image processor to save with it; default: the files of the source's folder.
+        name: what the card calls it, for example its id on the Hub; default: the name of the folder.
+        overwrite: replace a checkpoint that stands at `output`.
+
+    Returns:
+        The model.
+
+    Raises:
+        CheckpointError: the source is no checkpoint of this package, or is damaged, or its outputs are not finite.
+        FileExistsError: see [`~cp_transformers.files.new_checkpoint_folder`].
+        OSError: the output cannot be written.
+    """
+    if not isinstance(source, PreTrainedModel) and Path(source).resolve() == Path(output).resolve():
+        raise CheckpointError(f"{output} is the source itself; choose another output.")
+    with new_checkpoint_folder(output, overwrite) as folder, quiet():
+        model = source if isinstance(source, PreTrainedModel) else load_checkpoint(source)
+        if type(model) not in AUTO_MODELS.get(type(model.config), {}).values():
+            raise CheckpointError(f"{type(model).__name__} is not one of this package's models; convert it first.")
+        was_training = model.training
+        try:
+            model.save_pretrained(folder)
+        except safetensors.SafetensorError as error:  # a full disk
+            raise OSError(f"The weights cannot be written ({first_line(error)}).") from error
+        if processing_class is not None:
+            processing_class.save_pretrained(folder)
+        name = name or Path(output).name
+        if isinstance(source, PreTrainedModel):
+            write_card(folder, name)
+        else:
+            for file in (*(() if processing_class else PROCESSOR_FILES), "conversion.json"):
+                if (Path(source) / file).is_file():
+                    shutil.copyfile(Path(source) / file, folder / file)
+            if (Path(source) / ".eval_results").is_dir():
+                shutil.copytree(Path(source) / ".eval_results", folder / ".eval_results")
+            renew_card(folder, source, name)
+        _check_self_contained(folder, model)
+        check_written(folder, model)
+        model.train(was_training)
+    return model
+
+
+def push_checkpoint(
+    folder: str | os.PathLike,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    commit_message: str | None = None,
+) -> Pushed:
+    """Pushes an export ([`export_checkpoint`]) of a checkpoint to the Hub, in one commit, and checks what has arrived.
+
+    Everything is checked before anything is sent. What has been sent before, by a push that broke off, is not sent
+    again. The token is huggingface_hub's: HF_TOKEN, or that of `hf auth login`.
+
+    Args:
+        folder: the checkpoint.
+        repo_id: `user/name` or `organisation/name`; it is made if there is none.
+        private: of a new repository; default: True. Of one that exists it is not changed: it must be as asked for.
+        revision: the branch to push to, made if there is none; default: main.
+        create_pr: open a pull request in place of pushing to the branch.
+
+    Raises:
+        CheckpointError: the checkpoint is not whole, the Hub refuses, cannot be reached, or breaks off, or what it has
+            is not what was sent.
+        OSError: there is no room for the export.
+    """
+    if repo_id.count("/") != 1:
+        raise CheckpointError(f"{repo_id} must be of the form user/name or organisation/name.")
+    if get_token() is None:
+        raise CheckpointError("There is no Hub token: log in with `hf auth login`, or set HF_TOKEN.")
+    api = HfApi(library_name="cp_transformers")
+    with tempfile.TemporaryDirectory() as work:
+        export = Path(work) / repo_id.split("/")[1]
+        model = export_checkpoint(folder, export, name=repo_id)
+        with hub_errors(repo_id, revision):
+            if api.repo_exists(repo_id):
+                if private is not None and private != bool(api.model_info(repo_id).private):
+                    raise CheckpointError(
+                        f"{repo_id} exists and is {'public' if private else 'private'}; change that in its settings, "
+                        "or push to another."
+                    )
+            else:
+                api.create_repo(repo_id, private=private is not False, exist_ok=True)
+            if revision is not None and not create_pr:
+                api.create_branch(repo_id, branch=revision, exist_ok=True)
+            commit = api.upload_folder(
+                repo_id=repo_id,
+                folder_path=export,
+                revision=revision,
+                create_pr=create_pr,
+                commit_message=commit_message or f"Push {type(model).__name__}",
+                delete_patterns=["model*.safetensors", SAFE_WEIGHTS_INDEX_NAME],  # those of a push in other pieces
+            )
+            files = _check_arrived(api, repo_id, commit.oid, export)
+    url = commit.pr_url or str(commit.repo_url) + (f"/tree/{revision}" if revision is not None else "")
+    return Pushed(url, commit.oid, files)
+
+
+def _check_self_contained(folder: Path, model: PreTrainedModel) -> None:
+    """Loads an export by the modules in it, and compares every output with that of the model."""
+    reference = next(each for each in model.config.auto_map.values() if each.endswith(f".{type(model).__name__}"))
+    model_class: Any = get_class_from_dynamic_module(reference, folder, local_files_only=True)
+    exported = model_class.from_pretrained(folder, **UNTRUSTED).to(model.device)
+    difference = parity(model, exported)
+    if difference != 0.0:  # or NaN
+        raise CheckpointError(
+            f"The outputs of {type(model).__name__} are not finite, or differ from those of its export, by "
+            f"{difference}; nothing was written. If they are finite, please report this."
+        )
+
+
+def _check_arrived(api: HfApi, repo_id: str, commit: str, folder: Path) -> tuple[str, ...]:
+    """Compares the digests of a commit's files with those of the folder that was pushed."""
+    paths = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    there = {info.path: info for info in api.get_paths_info(repo_id, paths, revision=commit)}
+    for path in paths:
+        info: Any = there.get(path)
+        if info is None:
+            raise CheckpointError(f"{repo_id} lacks {path}, which was pushed; push again.")
+        content = folder / path
+        same = info.lfs.sha256 == sha256(content) if info.lfs is not None else info.blob_id == blob_id(content)
+        if not same:
+            raise CheckpointError(f"{repo_id} has another {path} than was pushed; push again.")
+    return tuple(paths)
+
+
+def export(args: Sequence[str] | None = None) -> None:
+    """The command `cp-transformers export`."""
+    parser = argparse.ArgumentParser(
+        prog="cp-transformers export",
+        description="Write a checkpoint that works with transformers alone (trust_remote_code=True), and check that "
+        "it computes what its source does.",
+    )
+    parser.add_argument("source", help="a CP checkpoint's folder: converted, or that of a run")
+    parser.add_argument("output", help="the folder to write; it appears when it is whole")
+    parser.add_argument("--name", help="what its card calls it, for example its id on the Hub (default: the folder's)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint that stands at OUTPUT")
+    options = parser.parse_args(args)
+    model = export_checkpoint(options.source, options.output, name=options.name, overwrite=options.overwrite)
+    print(f"{options.source} -> {options.output} ({type(model).__name__}); the export computes exactly the same.")
+    if not any((Path(options.output) / name).is_file() for name in PROCESSOR_FILES):
+        print("The source has no tokenizer or image processor; none was copied.")
+
+
+def push(args: Sequence[str] | None = None) -> None:
+    """The command `cp-transformers push`."""
+    parser = argparse.ArgumentParser(
+        prog="cp-transformers push",
+        description="Check a checkpoint and push it to the Hub, so that it works with transformers alone.",
+        epilog="The Hub token is taken from the environment (HF_TOKEN) or from `hf auth login`.",
+    )
+    parser.add_argument("folder", help="a CP checkpoint's folder: converted, exported, or that of a run")
+    parser.add_argument("repo", help="user/name or organisation/name; it is made if there is none")
+    parser.add_argument(
+        "--private",
+        action=argparse.BooleanOptionalAction,
+        help="of a new repository (default: private); one that exists must be as asked for",
+    )
+    parser.add_argument("--revision", help="the branch to push to, made if there is none (default: main)")
+    parser.add_argument("--create-pr", action="store_true", help="open a pull request instead")
+    parser.add_argument("--message", dest="commit_message", help="of the commit")
+    options = vars(parser.parse_args(args))
+    pushed = push_checkpoint(options.pop("folder"), options.pop("repo"), **options)
+    print(f"{pushed.url}\n{len(pushed.files)} files, checked there; commit {pushed.commit}")
