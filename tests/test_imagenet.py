@@ -501,10 +501,10 @@ def train(output: Path, data: Path, *more) -> list[dict]:
     return imagenet(output, "--data_dir", data, *TRAIN, *STILL, *more)
 
 
-@pytest.mark.parametrize("kind", ["cp_vit", "vit"])
-def test_the_small_configuration_trains(kind, tmp_path):
+@pytest.mark.parametrize(("config", "kind"), [("tiny", "cp_vit"), ("tiny", "vit"), ("tiny_resnet", "cp_resnet")])
+def test_the_small_configurations_train(config, kind, tmp_path):
     output = tmp_path / "out"
-    more = ["--config", ROOT / "configs" / "imagenet" / "tiny.yaml", "--model_type", kind, "--max_steps", "2"]
+    more = ["--config", ROOT / "configs" / "imagenet" / f"{config}.yaml", "--model_type", kind, "--max_steps", "2"]
     more += ["--max_train_samples", "32", "--max_eval_samples", "40", "--per_device_train_batch_size", "8"]
     (row,) = imagenet(output, *more)
     model = AutoModelForImageClassification.from_pretrained(output)
