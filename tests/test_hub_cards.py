@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from huggingface_hub import EvalResultEntry, ModelCard
+from huggingface_hub import EvalResultEntry, ModelCard, parse_eval_result_entries
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 from model_cases import MODELS, over
-from safetensors.torch import load_file
-from transformers import BertConfig, BertModel, Trainer, TrainingArguments
+from transformers import BertConfig, BertModel, BertTokenizer, Trainer, TrainingArguments
 
 import cp_transformers
 from cp_transformers import CPBertConfig, CPBertForMaskedLM, CPBertForSequenceClassification
@@ -30,20 +29,20 @@ def classifier(folder: Path) -> Path:
     return folder
 
 
-def give_run(folder: Path, results: dict, **arguments) -> None:
-    (folder / "arguments.yaml").write_text(yaml.safe_dump({"do_train": True, "learning_rate": 3e-5, **arguments}))
-    (folder / "results.json").write_text(json.dumps(results))
+def give_record(folder: Path, figures: dict[str, float], **data) -> dict:
+    """The record of a run with these figures of its validation split."""
+    evaluations = [{"split": "validation", "metric": m, "name": m, "value": value} for m, value in figures.items()]
+    record = {
+        "model": {"name": "me/bert", "on_the_hub": True, "commit": "0" * 40},
+        "data": {"name": "nyu-mll/glue", "on_the_hub": True, "config": "sst2", **data},
+        "options": {"learning_rate": 3e-5, "seed": 1},
+        "evaluations": evaluations,
+    }
+    (folder / "training.json").write_text(json.dumps(record))
+    return record
 
 
-GLUE = {
-    "task": "sst2",
-    "data": "nyu-mll/glue",
-    "metrics": {"validation": {"loss": 0.25, "accuracy": 0.875}},
-    "runs": {"1": {}, "2": {}},
-    "std": {"validation": {"loss": 0.01, "accuracy": 0.0125}},
-}
-IMAGENET = {"results": [{"model": "out", "top1": 0.5, "top5": 0.75, "real_top1": None, "loss": 1.5}]}
-MLM = {"metrics": {"loss": 2.0, "perplexity": 7.389, "accuracy": 0.5, "tokens": 100}}
+FIGURES = {"loss": 0.25, "accuracy": 0.875}
 
 
 def figures(text: str) -> set[str]:
@@ -51,12 +50,12 @@ def figures(text: str) -> set[str]:
     return set(re.findall(r"^\| .* \| .* \| .* \| [\d.]+(?: ± [\d.]+)? \|$", text, re.MULTILINE))
 
 
-def test_every_figure_of_a_glue_run_is_on_its_card_in_each_form(tmp_path):
-    give_run(classifier(tmp_path), GLUE, seeds=[1, 2], model_name_or_path="/home/me/bert")
+def test_every_figure_of_a_run_is_on_its_card_in_each_form(tmp_path):
+    give_record(classifier(tmp_path), FIGURES)
     card = write_card(tmp_path, "me/bert-sst2")
     assert figures(card.text) == {
-        "| nyu-mll/glue | validation | loss | 0.2500 ± 0.0100 |",
-        "| nyu-mll/glue | validation | accuracy | 0.8750 ± 0.0125 |",
+        "| nyu-mll/glue | validation | loss | 0.2500 |",
+        "| nyu-mll/glue | validation | accuracy | 0.8750 |",
     }
     read = ModelCard.load(tmp_path / "README.md").data
     values = {(each.metric_type, each.metric_value) for each in read.eval_results}
@@ -64,43 +63,84 @@ def test_every_figure_of_a_glue_run_is_on_its_card_in_each_form(tmp_path):
     assert {(each.dataset_type, each.dataset_config, each.dataset_split) for each in read.eval_results} == {
         ("nyu-mll/glue", "sst2", "validation")
     }
-    assert read.datasets == ["nyu-mll/glue"]
-    entries = yaml.safe_load((tmp_path / ".eval_results" / "glue.yaml").read_text())
-    assert {"dataset": {"id": "nyu-mll/glue", "task_id": "sst2"}, "value": 0.875, "notes": "validation, accuracy"} in (
-        entries
-    )
-    assert all(EvalResultEntry(each["dataset"]["id"], each["dataset"]["task_id"], each["value"]) for each in entries)
-    assert "/home/me" not in card.content and "| learning_rate | 3e-05 |" in card.content
+    assert (read.datasets, read.base_model, read.base_model_relation) == (["nyu-mll/glue"], "me/bert", "finetune")
+    assert "Fine-tuned from `me/bert` on `nyu-mll/glue`" in card.text and "| learning_rate | 3e-05 |" in card.text
+    entries = parse_eval_result_entries(yaml.safe_load((tmp_path / ".eval_results" / "glue.yaml").read_text()))
+    assert entries == [EvalResultEntry("nyu-mll/glue", "sst2", 0.875, notes="validation, accuracy")]
+
+
+def test_of_several_splits_each_has_its_main_figure(tmp_path):
+    record = give_record(classifier(tmp_path), {}, config="mnli")
+    for split, value in (("validation_matched", 0.5), ("validation_mismatched", 0.25)):
+        for metric, each in (("loss", 1.0), ("accuracy", value)):
+            record["evaluations"].append({"split": split, "metric": metric, "name": metric, "value": each})
+    (tmp_path / "training.json").write_text(json.dumps(record))
+    write_card(tmp_path, "me/mnli")
+    entries = parse_eval_result_entries(yaml.safe_load((tmp_path / ".eval_results" / "glue.yaml").read_text()))
+    assert {entry.task_id: entry.value for entry in entries} == {"mnli_matched": 0.5, "mnli_mismatched": 0.25}
 
 
 def test_figures_on_data_of_ones_own_name_no_data_set_of_the_hub(tmp_path):
-    data = tmp_path / "secret" / "films"
-    data.mkdir(parents=True)
-    folder = classifier(tmp_path / "run")
-    give_run(folder, {**GLUE, "task": None, "data": str(data), "std": {}}, data_dir=str(data))
-    card = write_card(folder, "mine")
+    give_record(classifier(tmp_path), FIGURES, name="films", on_the_hub=False, config=None)
+    card = write_card(tmp_path, "mine")
     assert "| films | validation | accuracy | 0.8750 |" in figures(card.text)
-    assert "secret" not in card.content and card.data.datasets is None
-    assert not (folder / ".eval_results").exists()
+    assert card.data.datasets is None and not (tmp_path / ".eval_results").exists()
 
 
-def test_figures_of_the_other_tasks(tmp_path):
-    case = next(case for case in MODELS if str(case) == "CPViTForImageClassification")
-    case.model().save_pretrained(tmp_path / "vit")
-    give_run(tmp_path / "vit", IMAGENET, dataset_name="ILSVRC/imagenet-1k")
-    assert figures(write_card(tmp_path / "vit", "vit").text) == {
-        "| ILSVRC/imagenet-1k | validation | accuracy | 0.5000 |",
-        "| ILSVRC/imagenet-1k | validation | top-5 accuracy | 0.7500 |",
-        "| ILSVRC/imagenet-1k | validation | loss | 1.5000 |",
-    }
-    assert (tmp_path / "vit" / ".eval_results" / "imagenet-1k.yaml").is_file()
-    CPBertForMaskedLM(CPBertConfig(**SIZES)).save_pretrained(tmp_path / "mlm")
-    give_run(tmp_path / "mlm", MLM, dataset_name="review-texts")
-    assert figures(write_card(tmp_path / "mlm", "mlm").text) == {
-        "| review-texts | validation | perplexity | 7.3890 |",
-        "| review-texts | validation | accuracy | 0.5000 |",
-        "| review-texts | validation | loss | 2.0000 |",
-    }
+SENTENCES = "sentence,label\na good film,positive\na film,negative\n"
+
+
+def tokens() -> BertTokenizer:
+    words = "[PAD] [UNK] [CLS] [SEP] [MASK] a good film".split()
+    return BertTokenizer(vocab={word: number for number, word in enumerate(words)})
+
+
+def test_runs_of_every_task_make_their_card_and_name_no_path(tmp_path, capsys):
+    data, here = tmp_path / "private" / "films", str(tmp_path)
+    data.mkdir(parents=True)
+    for split in ("train", "validation"):
+        (data / f"{split}.csv").write_text(SENTENCES)
+        (data / f"{split}.txt").write_text("a good film\na film\n" * 20)
+    start = tmp_path / "private" / "start"
+    CPBertForMaskedLM(CPBertConfig(**SIZES, max_position_embeddings=40)).save_pretrained(start)
+    tokens().save_pretrained(start)
+    common = ["--model_name_or_path", start, "--use_cpu", "--max_steps", "1", "--do_train", "--do_eval"]
+    common += ["--max_length", "8", "--save_strategy", "no"]
+    glue = ["glue", *common, "--data_dir", data, "--text_columns", "sentence", "--output_dir", tmp_path / "glue"]
+    mlm = ["mlm", *common, "--train_file", data / "train.txt", "--validation_file", data / "validation.txt"]
+    mlm += ["--output_dir", tmp_path / "mlm"]
+    images = ["imagenet", "--config", ROOT / "configs" / "imagenet" / "tiny.yaml", "--max_train_samples", "32"]
+    images += ["--max_eval_samples", "20", "--max_steps", "1", "--use_cpu", "--output_dir", tmp_path / "imagenet"]
+    for command, data_name in ((glue, "films"), (mlm, "validation.txt"), (images, "digits")):
+        assert cli([str(each) for each in command]) == 0, capsys.readouterr().err
+        folder = tmp_path / command[0]
+        results = json.loads((folder / "results.json").read_text())
+        card = ModelCard.load(folder / "README.md")
+        values = {each.metric_value for each in card.data.eval_results}
+        if command[0] == "imagenet":
+            assert values == {results["results"][0][name] for name in ("top1", "top5", "loss")}
+        else:
+            metrics = results["metrics"]["validation"] if command[0] == "glue" else results["metrics"]
+            assert values <= set(metrics.values()) and metrics["accuracy"] in values
+        assert {each.dataset_name for each in card.data.eval_results} == {data_name}
+        assert card.data.datasets is None and card.data.base_model is None
+        assert (
+            "Trained from scratch" in card.text if command[0] == "imagenet" else "Fine-tuned from `start`" in card.text
+        )
+        for name in ("README.md", "training.json"):
+            assert here not in (folder / name).read_text() and "private" not in (folder / name).read_text()
+        # An export has the same card but for the name, and so has the export of an export.
+        assert cli(["export", str(folder), str(tmp_path / "one"), "--overwrite", "--name", folder.name]) == 0
+        assert cli(["export", str(tmp_path / "one"), str(tmp_path / "two"), "--overwrite", "--name", folder.name]) == 0
+        assert (tmp_path / "two" / "README.md").read_text() == (folder / "README.md").read_text()
+        for path in (tmp_path / "two").iterdir():
+            assert here.encode() not in path.read_bytes()
+
+
+def test_of_weights_of_unknown_origin_nothing_is_claimed(tmp_path):
+    card = write_card(classifier(tmp_path), "new")
+    assert "is on no record" in card.text
+    assert "not been trained" not in card.text and "rained from scratch" not in card.text
 
 
 def test_without_results_there_is_no_figure(tmp_path):
@@ -114,7 +154,7 @@ def test_the_conversion_is_on_the_card_and_the_base_model_in_its_metadata(tmp_pa
     record = convert_checkpoint(tmp_path / "bert", tmp_path / "cp", layers="first:1")
     card = ModelCard.load(tmp_path / "cp" / "README.md")
     assert record["source_sha256"]["model.safetensors"] in card.text and "layers 0;" in card.text
-    assert "by more than 0 in float32" in card.text and "have not been trained" in card.text
+    assert "was 0.0 in float32" in card.text and "have not been trained" in card.text
     assert card.data.base_model is None  # a folder's name is no model's
     options = ["--base-model", "google/bert", "--license", "mit", "--name", "me/cp"]
     assert cli(["card", str(tmp_path / "cp"), *options]) == 0
@@ -131,7 +171,7 @@ def test_the_lines_that_load_the_model_load_it(case, tmp_path, monkeypatch):
     namespace: dict = {}
     monkeypatch.chdir(tmp_path)
     if "AutoBackbone" in code:
-        assert "on the Hub alone" in code
+        assert "CPResNetBackbone.from_pretrained" in code
         return
     exec(code, namespace)
     assert type(namespace["model"]) is case.model_class
@@ -142,14 +182,13 @@ def test_the_lines_that_load_the_model_load_it(case, tmp_path, monkeypatch):
     assert (card.data.pipeline_tag in PIPELINE_TAGS.values()) != (str(case) in without)
 
 
-def test_the_number_of_weights_is_that_of_the_files(tmp_path):
-    classifier(tmp_path)
-    counted = sum(tensor.numel() for tensor in load_file(tmp_path / "model.safetensors").values())
-    assert f"| weights | {counted:,} numbers, float32 |" in write_card(tmp_path, "x").text
+def test_the_number_of_parameters_is_the_models(tmp_path):
+    model = CPBertForSequenceClassification.from_pretrained(classifier(tmp_path))
+    assert f"| parameters | {model.num_parameters():,} |" in write_card(tmp_path, "x").text
 
 
 def test_a_card_can_be_read_and_written_again_by_the_hubs_tools(tmp_path):
-    give_run(classifier(tmp_path), GLUE)
+    give_record(classifier(tmp_path), FIGURES)
     card = write_card(tmp_path, "me/x")
     again = ModelCard(card.content)
     assert again.data.to_dict() == card.data.to_dict()
@@ -172,21 +211,22 @@ def test_a_card_that_somebody_has_written_is_replaced_only_when_asked(tmp_path, 
     assert MARKER in (tmp_path / "README.md").read_text()
 
 
-def test_trainers_own_card_is_taken_for_nobodys(tmp_path):
+def test_trainers_own_card_is_kept(tmp_path, capsys):
     model = CPBertForSequenceClassification(CPBertConfig(**SIZES))
-    trainer = Trainer(model, TrainingArguments(tmp_path, use_cpu=True))
+    trainer = Trainer(model, TrainingArguments(tmp_path / "run", use_cpu=True))
     trainer.save_model()
     trainer.create_model_card()
-    assert cli(["card", str(tmp_path)]) == 0
-    assert MARKER in (tmp_path / "README.md").read_text()
+    theirs = (tmp_path / "run" / "README.md").read_text()
+    assert cli(["card", str(tmp_path / "run")]) == 1 and "--overwrite" in capsys.readouterr().err
+    assert cli(["export", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "README.md").read_text() == theirs
 
 
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
         ("conversion.json", "{", "conversion.json is damaged"),
-        ("results.json", "[]", "results.json is damaged"),
-        ("arguments.yaml", "a: [", "arguments.yaml is damaged"),
+        ("training.json", "{", "training.json is damaged"),
         ("config.json", '{"model_type": "bert"}', "convert it first"),
         ("model.safetensors", "", "truncated or corrupted"),
     ],

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ import safetensors
 import torch
 import transformers
 from huggingface_hub import snapshot_download
+from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -33,7 +35,7 @@ from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 
-# What a checkpoint holds besides the model, as far as it is to be had with it.
+# What a checkpoint holds besides the model, as far as it is there.
 PROCESSOR_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -42,6 +44,13 @@ PROCESSOR_FILES = (
     "vocab.txt",
     "preprocessor_config.json",
 )
+# The records of how it was made, by `convert` and by the tasks.
+RECORDS = ("conversion.json", "training.json")
+# What transformers would take from a configuration: weights of another name (outside the folder, or pickled) or in
+# another form, and modules of another name.
+REFUSED_FIELDS = ("transformers_weights", "quantization_config", "auto_models")
+# As safetensors name them; of others the bits would be taken for numbers of the parameter's type.
+DTYPES = {"F64", "F32", "F16", "BF16", "I64"}
 # Options of every `from_pretrained` on a checkpoint that may come from anybody.
 UNTRUSTED = {"trust_remote_code": False, "use_safetensors": True}
 
@@ -84,8 +93,9 @@ def hub_errors(repo: str | os.PathLike, revision: str | None = None) -> Iterator
             409: "it was changed at the same time; try again",
             412: "it was changed at the same time; try again",
         }
-        reason = reasons.get(status, f"the Hub failed ({first_line(error)}); try again later")
-        raise CheckpointError(f"{repo}: {reason}.") from error
+        verb, hint = ("failed", "; try again later") if status >= 500 or status == 429 else ("refused it", "")
+        said = error.server_message or first_line(error)
+        raise CheckpointError(f"{repo}: {reasons.get(status, f'the Hub {verb} ({said}){hint}')}.") from error
     except (HTTPError, RuntimeError) as error:  # the latter: a file that could not be uploaded, after several tries
         raise CheckpointError(f"{repo}: the connection to the Hub broke ({first_line(error)}); try again.") from error
 
@@ -100,7 +110,7 @@ def fetch(source: str | os.PathLike, revision: str | None = None) -> tuple[Path,
         if revision is not None:
             raise CheckpointError(f"--revision is for models on the Hub, but {source} is a folder; leave it out.")
         return Path(source), None
-    patterns = [CONFIG_NAME, "README.md", "model*.safetensors", SAFE_WEIGHTS_INDEX_NAME, *PROCESSOR_FILES]
+    patterns = [CONFIG_NAME, "README.md", "model*.safetensors", SAFE_WEIGHTS_INDEX_NAME, *RECORDS, *PROCESSOR_FILES]
     try:
         with hub_errors(source, revision):
             folder = Path(snapshot_download(str(source), revision=revision, allow_patterns=patterns))
@@ -108,6 +118,11 @@ def fetch(source: str | os.PathLike, revision: str | None = None) -> tuple[Path,
         raise CheckpointError(f"{source} could not be downloaded from the Hub: {first_line(error)}") from error
     for file in (path for path in folder.rglob("*") if path.is_symlink()):
         _check_digest(file, str(source))
+    if not any(folder.glob("model*.safetensors")):
+        raise CheckpointError(
+            f"{source} has no weights as safetensors; pickled ones are never loaded here, because loading them can "
+            "run any code."
+        )
     return folder, folder.name
 
 
@@ -117,26 +132,99 @@ def _check_digest(file: Path, source: str) -> None:
     blob = file.resolve()
     digest = {64: sha256, 40: blob_id}.get(len(blob.name))
     if digest is not None and digest(blob) != blob.name:
-        blob.unlink()
-        file.unlink()
+        blob.unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
         raise CheckpointError(
             f"{file.name} of {source} was damaged on its way from the Hub and has been removed; try again."
         )
 
 
-def read_model_type(folder: Path) -> str:
-    """The `model_type` of a checkpoint.
+@contextmanager
+def reading(what: str | os.PathLike) -> Iterator[None]:
+    """Turns whatever transformers raises over a checkpoint's files, which may be of any kind if they hold nonsense,
+    into a [`CheckpointError`] of one sentence."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise CheckpointError(f"{what} needs code of its own, which is not run here.") from error
+        reason = first_line(error.__cause__ or error)
+        raise CheckpointError(f"{what} is not valid, or not whole: {type(error).__name__}: {reason}") from error
+
+
+def read_json(file: Path) -> Any:
+    """What a JSON file holds.
 
     Raises:
-        CheckpointError: it has no configuration, or no valid one.
+        FileNotFoundError: it is not there.
+        CheckpointError: it is damaged.
     """
     try:
-        config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
-        return str(config["model_type"])
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} is damaged: {first_line(error)}") from error
+
+
+def read_model_type(folder: Path) -> str:
+    """The `model_type` of a checkpoint, whose configuration asks for nothing that it should not.
+
+    Raises:
+        CheckpointError: it has no configuration, or no valid one, or is an adapter.
+    """
+    if (folder / "adapter_config.json").exists():
+        raise CheckpointError(f"{folder} holds an adapter; merge it into its model first (merge_and_unload).")
+    try:
+        config = read_json(folder / CONFIG_NAME)
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder} is not a checkpoint: it has no config.json.") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder / CONFIG_NAME} is not a model's configuration (no model_type).") from error
+    model_type = config.get("model_type") if isinstance(config, dict) else None
+    if not isinstance(model_type, str):
+        found = "no model_type" if model_type is None else f"its model_type is {model_type}"
+        raise CheckpointError(f"{folder / CONFIG_NAME} is not a model's configuration ({found}).")
+    for field in REFUSED_FIELDS:
+        if config.get(field) is not None:
+            raise CheckpointError(f"{folder / CONFIG_NAME} sets {field}, which is not followed here; remove it.")
+    named = config.get("architectures")
+    if named is not None and not (isinstance(named, list) and all(isinstance(name, str) for name in named)):
+        raise CheckpointError(f'{folder / CONFIG_NAME} is not valid: "architectures" must be a list of names.')
+    dtype = config.get("dtype", config.get("torch_dtype"))
+    if dtype not in (None, "float32", "float16", "bfloat16", "float64"):
+        raise CheckpointError(f"{folder / CONFIG_NAME} is not valid: its dtype is {dtype}.")
+    return model_type
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Refuses a tokenizer's configuration that leads out of its folder.
+
+    Raises:
+        CheckpointError: it does, or is damaged.
+    """
+    file = folder / "tokenizer_config.json"
+    config = read_json(file) if file.is_file() else {}
+    names = config.get("fast_tokenizer_files") if isinstance(config, dict) else None
+    for name in names if isinstance(names, list) else []:
+        if not isinstance(name, str) or Path(name).name != name:
+            raise CheckpointError(f"{file} names {name}, which is not a file beside it.")
+
+
+def copy_files(source: Path, folder: Path, names: Iterable[str]) -> None:
+    """Copies those of the files that are there, unless they are links out of the source's folder (into
+    huggingface_hub's cache they may lead).
+
+    Raises:
+        CheckpointError: there is such a link.
+    """
+    for name in names:
+        if not (source / name).is_file():
+            continue
+        real = (source / name).resolve()
+        if not any(real.is_relative_to(Path(root).resolve()) for root in (source, HF_HUB_CACHE)):
+            raise CheckpointError(
+                f"{source / name} is a link to {real}, outside the folder; put the file in its place."
+            )
+        shutil.copyfile(real, folder / name)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -149,10 +237,12 @@ def weight_files(folder: Path) -> list[Path]:
     if (folder / SAFE_WEIGHTS_NAME).is_file():
         names = [SAFE_WEIGHTS_NAME]
     elif index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{index} is corrupted; fetch the source again.") from error
+        content = read_json(index)
+        content = content if isinstance(content, dict) else {}
+        weight_map = content.get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map or not isinstance(content.get("metadata", {}), dict):
+            raise CheckpointError(f"{index} is corrupted; fetch the source again.")
+        names = sorted(set(map(str, weight_map.values())))
     elif pickles := sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern)):
         raise CheckpointError(
             f"{folder} has its weights only as pickle ({pickles[0]}), which is never loaded here, because loading it "
@@ -161,17 +251,19 @@ def weight_files(folder: Path) -> list[Path]:
     else:
         raise CheckpointError(f"{folder} is not a checkpoint: it has no model.safetensors.")
     for name in names:
-        if not isinstance(name, str) or Path(name).name != name:
-            raise CheckpointError(f"{index} names {name}, which is not a file beside it.")
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise CheckpointError(f"{index} names {name}, which is not a safetensors file beside it.")
         try:
-            with safetensors.safe_open(folder / name, framework="pt"):
-                pass
+            with safetensors.safe_open(folder / name, framework="pt") as tensors:
+                dtypes = {tensors.get_slice(key).get_dtype() for key in tensors.keys()}
         except FileNotFoundError as error:
             raise CheckpointError(f"{folder} is incomplete: {name} is missing; fetch the source again.") from error
         except (safetensors.SafetensorError, OSError) as error:
             raise CheckpointError(
                 f"{folder / name} is truncated or corrupted ({first_line(error)}); fetch the source again."
             ) from error
+        if other := sorted(dtypes - DTYPES):
+            raise CheckpointError(f"{folder / name} has weights of type {other[0]}, which are not those of a model.")
     return [folder / name for name in names]
 
 

@@ -57,6 +57,9 @@ class ContextPoolConfigMixin:
                 f"This checkpoint is of ContextPool's format {self.context_pool_version}, and this version of "
                 f"cp_transformers reads formats up to {FORMAT_VERSION}: install a newer one."
             )
+        self.context_pool_version = FORMAT_VERSION  # that of what is saved
+        for name in ("auto_models", "_auto_class"):  # a checkpoint has no say in these
+            kwargs.pop(name, None)
         # Configurations take any keyword, so a misspelt field, or one of a later version, would do nothing, silently.
         known = [field.name for field in fields(self) if field.name.startswith("pool_")]
         for name in kwargs:
@@ -66,8 +69,8 @@ class ContextPoolConfigMixin:
                 raise ValueError(f"{type(self).__name__} of this version has no field {name}; {hint}")
         super().__post_init__(**kwargs)  # type: ignore[misc]
         if "auto_models" in vars(type(self)):  # a subclass elsewhere is exported from where it is
-            family = self.model_type  # type: ignore[attr-defined]
-            models = {auto: f"modeling_{family}.{name}" for auto, name in self.auto_models.items()}
+            family = type(self).model_type  # type: ignore[attr-defined]
+            models = {auto: f"modeling_{family}.{name}" for auto, name in type(self).auto_models.items()}
             self.auto_map = {"AutoConfig": f"configuration_{family}.{type(self).__name__}", **models}
 
     def validate_context_pool(self):

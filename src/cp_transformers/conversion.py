@@ -15,7 +15,6 @@ import huggingface_hub
 import safetensors
 import torch
 import transformers
-from huggingface_hub import ModelCard
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -25,11 +24,13 @@ from .checkpoints import (
     UNTRUSTED,
     CheckpointError,
     check_written,
+    copy_files,
     fetch,
     first_line,
     parity,
     quiet,
     read_model_type,
+    reading,
     sha256,
     some,
     weight_files,
@@ -38,7 +39,7 @@ from .configuration_cp_bert import CPBertConfig
 from .configuration_cp_resnet import CPResNetConfig
 from .configuration_cp_vit import CPViTConfig
 from .files import new_checkpoint_folder, write_json
-from .model_card import write_card
+from .model_card import read_card, write_card
 from .registration import AUTO_MODELS
 
 
@@ -247,8 +248,8 @@ def convert_checkpoint(
             converted.save_pretrained(folder)
         except safetensors.SafetensorError as error:  # a full disk
             raise OSError(f"The weights cannot be written ({first_line(error)}).") from error
-        for name in record["processor_files"]:
-            (folder / name).write_bytes((source_folder / name).read_bytes())
+        copy_files(source_folder, folder, PROCESSOR_FILES)
+        record["weights_sha256"] = {file.name: sha256(file) for file in weight_files(folder)}
         write_json(folder / "conversion.json", record)
         write_card(folder, Path(output).name)
         check_written(folder, converted)
@@ -321,12 +322,8 @@ def _renumber(
 
 def _load_config(folder: Path, family: Family) -> PreTrainedConfig:
     """The source's configuration, which names a class that can be converted."""
-    try:
+    with reading(folder / "config.json"):
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (StrictDataclassError, ValueError, TypeError, OSError) as error:
-        raise CheckpointError(
-            f"{folder / 'config.json'} is not valid: {first_line(error.__cause__ or error)}"
-        ) from error
     named = (config.architectures or [None])[0]
     if named is None:
         raise CheckpointError(
@@ -343,12 +340,10 @@ def _load_source(folder: Path, family: Family, config: PreTrainedConfig) -> PreT
     named = config.architectures[0]
     problems = {}
     for name in dict.fromkeys([named, family.full_head or named]):
-        try:
+        with reading(f"{folder}, as {name},"):
             model, info = getattr(transformers, name).from_pretrained(
                 folder, config=config, output_loading_info=True, **UNTRUSTED
             )
-        except (RuntimeError, ValueError, OSError, safetensors.SafetensorError) as error:
-            raise CheckpointError(f"{folder} cannot be loaded as {name}: {first_line(error)}") from error
         missing = sorted(info["missing_keys"])
         unexpected = sorted(key for key in info["unexpected_keys"] if not key.endswith(".position_ids"))
         if not missing and not unexpected:
@@ -363,9 +358,10 @@ def _load_source(folder: Path, family: Family, config: PreTrainedConfig) -> PreT
 def _license(folder: Path) -> str | None:
     """Of a checkpoint, by its card."""
     try:
-        return ModelCard.load(folder / "README.md").data.license
-    except (ValueError, OSError):  # none, or a README that is no model card
+        card = read_card(folder)
+    except CheckpointError:  # a README that is no model card
         return None
+    return None if card is None else card.data.get("license")
 
 
 def _defaults(field: str) -> str:

@@ -4,7 +4,6 @@
 
 import argparse
 import os
-import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,20 +12,25 @@ from typing import Any
 
 import safetensors
 from huggingface_hub import HfApi, get_token
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from .checkpoints import (
     PROCESSOR_FILES,
+    RECORDS,
     UNTRUSTED,
     CheckpointError,
     blob_id,
     check_written,
+    copy_files,
     first_line,
     hub_errors,
     parity,
     quiet,
+    reading,
     sha256,
     some,
     weight_files,
@@ -63,11 +67,8 @@ def load_checkpoint(folder: str | os.PathLike) -> PreTrainedModel:
     config, class_name = read_config(folder)
     weight_files(folder)
     model_class = next(each for each in AUTO_MODELS[type(config)].values() if each.__name__ == class_name)
-    try:
-        with quiet():
-            model, info = model_class.from_pretrained(folder, config=config, output_loading_info=True, **UNTRUSTED)
-    except (RuntimeError, ValueError, OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{folder} cannot be loaded as {class_name}: {first_line(error)}") from error
+    with quiet(), reading(f"{folder}, as {class_name},"):
+        model, info = model_class.from_pretrained(folder, config=config, output_loading_info=True, **UNTRUSTED)
     for kind in ("missing", "unexpected"):
         if keys := sorted(info[f"{kind}_keys"]):
             raise CheckpointError(f"The weights in {folder} are not those of {class_name}: {kind} {some(keys)}.")
@@ -103,13 +104,15 @@ def export_checkpoint(
         FileExistsError: see [`~cp_transformers.files.new_checkpoint_folder`].
         OSError: the output cannot be written.
     """
-    if not isinstance(source, PreTrainedModel) and Path(source).resolve() == Path(output).resolve():
+    origin = Path(source) if isinstance(source, (str, os.PathLike)) else None
+    if origin is not None and origin.resolve() == Path(output).resolve():
         raise CheckpointError(f"{output} is the source itself; choose another output.")
+    if origin is None and type(source) not in AUTO_MODELS.get(type(getattr(source, "config", None)), {}).values():
+        raise CheckpointError(
+            f"{type(source).__name__} is not one of this package's models; convert it, or merge its adapters, first."
+        )
     with new_checkpoint_folder(output, overwrite) as folder, quiet():
-        model = source if isinstance(source, PreTrainedModel) else load_checkpoint(source)
-        if type(model) not in AUTO_MODELS.get(type(model.config), {}).values():
-            raise CheckpointError(f"{type(model).__name__} is not one of this package's models; convert it first.")
-        was_training = model.training
+        model: Any = source if origin is None else load_checkpoint(origin)
         try:
             model.save_pretrained(folder)
         except safetensors.SafetensorError as error:  # a full disk
@@ -117,18 +120,17 @@ def export_checkpoint(
         if processing_class is not None:
             processing_class.save_pretrained(folder)
         name = name or Path(output).name
-        if isinstance(source, PreTrainedModel):
+        if origin is None:
             write_card(folder, name)
         else:
-            for file in (*(() if processing_class else PROCESSOR_FILES), "conversion.json"):
-                if (Path(source) / file).is_file():
-                    shutil.copyfile(Path(source) / file, folder / file)
-            if (Path(source) / ".eval_results").is_dir():
-                shutil.copytree(Path(source) / ".eval_results", folder / ".eval_results")
-            renew_card(folder, source, name)
-        _check_self_contained(folder, model)
+            copy_files(origin, folder, (*(() if processing_class else PROCESSOR_FILES), *RECORDS, "README.md"))
+            renew_card(folder, folder, name)
+        was_training = model.training
+        try:
+            _check_self_contained(folder, model)
+        finally:
+            model.train(was_training)
         check_written(folder, model)
-        model.train(was_training)
     return model
 
 
@@ -148,23 +150,30 @@ def push_checkpoint(
 
     Args:
         folder: the checkpoint.
-        repo_id: `user/name` or `organisation/name`; it is made if there is none.
+        repo_id: `user/name` or `organisation/name`, or `name` for the token's own; it is made if there is none.
         private: of a new repository; default: True. Of one that exists it is not changed: it must be as asked for.
         revision: the branch to push to, made if there is none; default: main.
         create_pr: open a pull request in place of pushing to the branch.
 
     Raises:
         CheckpointError: the checkpoint is not whole, the Hub refuses, cannot be reached, or breaks off, or what it has
-            is not what was sent.
+            is not what was sent; or there is nothing to send in a pull request.
         OSError: there is no room for the export.
     """
-    if repo_id.count("/") != 1:
-        raise CheckpointError(f"{repo_id} must be of the form user/name or organisation/name.")
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise CheckpointError(f"{repo_id} must be of the form user/name: {first_line(error)}") from error
+    if create_pr and revision is not None:
+        raise CheckpointError("A pull request is to main: leave out --revision, or --create-pr.")
     if get_token() is None:
         raise CheckpointError("There is no Hub token: log in with `hf auth login`, or set HF_TOKEN.")
     api = HfApi(library_name="cp_transformers")
+    if "/" not in repo_id:
+        with hub_errors(repo_id):
+            repo_id = f"{api.whoami()['name']}/{repo_id}"
     with tempfile.TemporaryDirectory() as work:
-        export = Path(work) / repo_id.split("/")[1]
+        export = Path(work) / "export"
         model = export_checkpoint(folder, export, name=repo_id)
         with hub_errors(repo_id, revision):
             if api.repo_exists(repo_id):
@@ -185,6 +194,8 @@ def push_checkpoint(
                 commit_message=commit_message or f"Push {type(model).__name__}",
                 delete_patterns=["model*.safetensors", SAFE_WEIGHTS_INDEX_NAME],  # those of a push in other pieces
             )
+            if create_pr and commit.pr_url is None:
+                raise CheckpointError(f"{repo_id} holds exactly this already; no pull request was opened.")
             files = _check_arrived(api, repo_id, commit.oid, export)
     url = commit.pr_url or str(commit.repo_url) + (f"/tree/{revision}" if revision is not None else "")
     return Pushed(url, commit.oid, files)
@@ -192,9 +203,10 @@ def push_checkpoint(
 
 def _check_self_contained(folder: Path, model: PreTrainedModel) -> None:
     """Loads an export by the modules in it, and compares every output with that of the model."""
-    reference = next(each for each in model.config.auto_map.values() if each.endswith(f".{type(model).__name__}"))
+    reference = f"{type(model).__module__.rpartition('.')[2]}.{type(model).__name__}"
     model_class: Any = get_class_from_dynamic_module(reference, folder, local_files_only=True)
-    exported = model_class.from_pretrained(folder, **UNTRUSTED).to(model.device)
+    attention = model.config._attn_implementation
+    exported = model_class.from_pretrained(folder, attn_implementation=attention, **UNTRUSTED).to(model.device)
     difference = parity(model, exported)
     if difference != 0.0:  # or NaN
         raise CheckpointError(

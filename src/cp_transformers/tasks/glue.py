@@ -48,6 +48,7 @@ from .runs import (
     prepare,
     resume,
     start_output,
+    unpushed,
 )
 
 
@@ -104,13 +105,22 @@ def run(
         runs[str(seed)] = _run_seed(arguments, of_seed, task, config, tokenizer, encoded, to_task, teacher)
         if arguments.seeds:
             of_run = {"task": arguments.task, "data": data_name, "seed": seed, "metrics": runs[str(seed)]}
-            finish(of_seed, {**of_run, "asked": asked}, model)
+            finish(of_seed, arguments, {**of_run, "asked": asked}, _figures(runs[str(seed)]), model, arguments.task)
     results = {"task": arguments.task, "data": data_name, "model": model, **_summary(runs), "asked": asked}
     if arguments.seeds and training.process_index == 0:
         write_json(output / "results.json", results)
     elif not arguments.seeds:
-        finish(training, results, model)
+        finish(training, arguments, results, _figures(results["metrics"]), model, arguments.task)
     return results
+
+
+def _figures(metrics: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+    """For the record of a run."""
+    return [
+        {"split": split, "metric": name, "name": name, "value": value}
+        for split, values in metrics.items()
+        for name, value in values.items()
+    ]
 
 
 def load_task_config(
@@ -367,7 +377,7 @@ def _run_seed(
 
     trainer = DistillationTrainer(
         model,
-        training,
+        unpushed(training),
         data_collator=DataCollatorWithPadding(tokenizer),
         train_dataset=encoded.get("train"),
         eval_dataset=encoded.get(task.validation[0]) if task.validation else None,
@@ -380,7 +390,7 @@ def _run_seed(
         trainer.add_callback(EarlyStoppingCallback(arguments.early_stopping_patience))
     folder = Path(training.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    prepare(training, model)
+    prepare(training, model, arguments.model_name_or_path)
     if training.do_train:
         trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
         trainer.save_model()

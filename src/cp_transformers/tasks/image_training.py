@@ -54,6 +54,7 @@ from .runs import (
     new_config,
     prepare,
     resume,
+    unpushed,
 )
 
 
@@ -126,7 +127,7 @@ def train_model(
     model = load()
     if arguments.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    prepare(training, model)
+    prepare(training, model, next(iter(arguments.model_name_or_path), None))
 
     augment = Augmentation(
         own.image_size,
@@ -162,7 +163,7 @@ def train_model(
 
     trainer = DistillationTrainer(
         model,
-        training,
+        unpushed(training),
         data_collator=MixingCollator(num_labels, arguments.mixup, arguments.cutmix),
         train_dataset=data,
         eval_dataset=evaluated,

@@ -78,12 +78,24 @@ def run(
     results = {"results": rows, "asked": asked}
     if training.process_index == 0:
         write_csv(output / "results.csv", COLUMNS, ([row[column] for column in COLUMNS] for row in rows))
-        finish(training, results, *arguments.model_name_or_path[:1])
+        finish(training, arguments, results, _figures(rows, arguments), next(iter(arguments.model_name_or_path), None))
         for file in (output / "progress").glob("*.json"):
             file.unlink()
         if (output / "progress").is_dir():
             (output / "progress").rmdir()
     return results
+
+
+def _figures(rows: Sequence[dict[str, Any]], arguments: ImageNetArguments) -> list[dict[str, Any]]:
+    """For the record of a run that has trained, and so has evaluated one model at most."""
+    kinds = {"top1": ("accuracy", "accuracy"), "top5": ("accuracy", "top-5 accuracy")}
+    kinds.update(real_top1=("accuracy", "ReaL accuracy"), loss=("loss", "loss"))
+    return [
+        {"split": arguments.validation_split, "metric": metric, "name": name, "value": row[column]}
+        for row in rows
+        for column, (metric, name) in kinds.items()
+        if row[column] is not None
+    ]
 
 
 def _check(arguments: ImageNetArguments, training: TrainingArguments, distillation: DistillationArguments) -> None:

@@ -53,6 +53,7 @@ from .runs import (
     prepare,
     resume,
     start_output,
+    unpushed,
 )
 
 
@@ -148,14 +149,14 @@ def run(arguments: MlmArguments, training: TrainingArguments) -> dict[str, Any]:
     tokenizer = make_tokenizer(arguments, training, texts.get("train"))
     set_seed(training.seed)
     model = make_model(arguments, tokenizer)
-    prepare(training, model)
+    prepare(training, model, arguments.model_name_or_path)
 
     with training.main_process_first():
         rows = {split: encode(data, arguments, tokenizer) for split, data in texts.items()}
     masking = Masking(tokenizer, arguments.mlm_probability)
     trainer = Trainer(
         model,
-        training,
+        unpushed(training),
         data_collator=Collator(tokenizer, arguments.pack, pools=model.config.model_type.startswith("cp_")),
         train_dataset=_to_train(rows["train"], masking, training.seed) if training.do_train else None,
         eval_dataset=_to_evaluate(rows["validation"], masking) if "validation" in rows else None,
@@ -184,7 +185,12 @@ def run(arguments: MlmArguments, training: TrainingArguments) -> dict[str, Any]:
         "metrics": metrics,
         "asked": asked,
     }
-    finish(training, results, arguments.model_name_or_path)
+    figures = [
+        {"split": arguments.validation_split, "metric": name, "name": name, "value": metrics[name]}
+        for name in ("perplexity", "accuracy", "loss")
+        if metrics
+    ]
+    finish(training, arguments, results, figures, arguments.model_name_or_path)
     return results
 
 

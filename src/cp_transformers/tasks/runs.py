@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ import torch
 import yaml
 from datasets import Dataset, DownloadConfig, IterableDataset, load_dataset
 from datasets.exceptions import DatasetGenerationError
-from huggingface_hub import HfApi
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from torch.utils.data import Dataset as TorchDataset, IterableDataset as TorchIterableDataset
@@ -31,11 +30,21 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
-from transformers.utils import cached_file, logging
+from transformers.utils import logging
 
-from ..checkpoints import UNTRUSTED, fetch, hub_errors, read_model_type, weight_files
+from ..checkpoints import (
+    UNTRUSTED,
+    CheckpointError,
+    check_tokenizer,
+    copy_files,
+    fetch,
+    read_model_type,
+    reading,
+    weight_files,
+)
 from ..files import write_json
-from ..model_card import is_written, write_card
+from ..hub import push_checkpoint
+from ..model_card import MARKER, read_card, read_record, write_card
 from ..training import param_groups
 from .arguments import as_mapping, resolve, save_arguments
 from .digits import load_digits
@@ -54,6 +63,12 @@ warmup_steps per_device_train_batch_size gradient_accumulation_steps label_smoot
 # Of the tasks' own arguments, what training has nothing to do with.
 OF_EVALUATION = """
 max_eval_samples max_predict_samples real_labels crop_pct validation_split validation_file test_split seeds
+""".split()
+# Of all options, those that the record of a run holds: what a reader of a model's card asks for, and no paths.
+RECORDED = """
+seed num_train_epochs max_steps learning_rate pool_learning_rate layer_decay weight_decay lr_scheduler_type
+warmup_steps per_device_train_batch_size gradient_accumulation_steps max_length max_train_samples max_eval_samples
+mlm_probability whole_word_mask label_smoothing_factor mixup cutmix ema_decay bf16 fp16
 """.split()
 # Real data from packages, by the names that stand for them.
 PACKAGED = {"film-reviews": load_film_reviews, "review-texts": load_review_texts, "digits": load_digits}
@@ -181,55 +196,97 @@ def finished(path: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
     return results if results.get("asked") == asked else None
 
 
-def prepare(training: TrainingArguments, model: PreTrainedModel) -> None:
-    """What comes before training: a look at the room on the disk and, where the run pushes to the Hub, the modules
-    that a model's configuration names, which Trainer leaves out of what it pushes on the way.
+def prepare(training: TrainingArguments, model: PreTrainedModel, source: str | None = None) -> None:
+    """What comes before training: a look at the room on the disk, and at whether the model can be pushed; and the
+    record of its conversion, if it came from one, is copied to the output folder.
+
+    Args:
+        source: the checkpoint that the run begins with.
 
     Raises:
         OSError: see [`check_free_space`].
+        ValueError: a stock model is to be pushed.
     """
     check_free_space(training, model)
-    if training.do_train and training.push_to_hub and training.process_index == 0:
-        model.config.save_pretrained(training.output_dir)
+    if not training.do_train:
+        return
+    if training.push_to_hub and not model.config.model_type.startswith("cp_"):
+        raise ValueError("--push_to_hub is for CP models; push another with `hf upload`.")
+    if source is not None and training.process_index == 0:
+        folder = fetch(source)[0]
+        if read_record(folder, "conversion.json"):
+            copy_files(folder, Path(training.output_dir), ["conversion.json"])
 
 
-def finish(training: TrainingArguments, results: dict[str, Any], source: str | None = None) -> None:
-    """Writes the results of a run, the record of the conversion that the model came from, and a CP model's card; and
-    pushes them after the model, where the run does.
+def unpushed(training: TrainingArguments) -> TrainingArguments:
+    """The same for Trainer, which would push paths of this machine and a pickle; [`finish`] pushes instead."""
+    training = copy.copy(training)
+    training.push_to_hub = False
+    return training
+
+
+def finish(
+    training: TrainingArguments,
+    arguments: Any,
+    results: dict[str, Any],
+    evaluations: Sequence[dict[str, Any]],
+    source: str | None = None,
+    config_name: str | None = None,
+) -> None:
+    """Writes the results of a run and, where it has trained, the record of it and a CP model's card; and pushes the
+    model, where it is to be pushed.
 
     Args:
+        arguments: the task's.
+        results: what `results.json` gets.
+        evaluations: the figures, each with its `split`, `metric`, `name` and `value`.
         source: the checkpoint that the run began with.
+        config_name: the configuration of the data set, if it has several.
+
+    Raises:
+        CheckpointError: it could not be pushed; everything else is written.
     """
     if training.process_index != 0:
         return
     output = Path(training.output_dir)
-    repo = training.hub_model_id or output.resolve().name
+    is_cp = training.do_train and read_model_type(output).startswith("cp_")
     if training.do_train:
-        if source is not None and (record := _find(source, "conversion.json")) is not None:
-            shutil.copyfile(record, output / "conversion.json")
-        if training.push_to_hub:
-            with hub_errors(repo):
-                repo = HfApi().create_repo(repo, private=training.hub_private_repo, exist_ok=True).repo_id
-        if read_model_type(output).startswith("cp_") and not is_written(output / "README.md"):
-            write_card(output, repo, results=results)
+        values = resolve(arguments, training)
+        record = {
+            "model": None if source is None else _describe_model(source),
+            "data": {**describe_data(arguments), "config": config_name or values.get("dataset_config_name")},
+            "options": {name: values[name] for name in RECORDED if name in values},
+            "evaluations": list(evaluations),
+        }
+        write_json(output / "training.json", record)
+        card = read_card(output) if is_cp else None
+        if is_cp and (card is None or MARKER in card.content):
+            write_card(output, training.hub_model_id or output.resolve().name)
     write_json(output / "results.json", results)  # last: by it a run is known to be finished
     if training.do_train and training.push_to_hub:
-        with hub_errors(repo):
-            HfApi().upload_folder(
-                repo_id=repo,
-                folder_path=output,
-                allow_patterns=["README.md", ".eval_results/*", "results.json", "conversion.json"],
-                commit_message="Results and card",
-                revision=training.hub_revision,
-            )
+        repo = training.hub_model_id or output.resolve().name
+        try:
+            pushed = push_checkpoint(output, repo, private=training.hub_private_repo, revision=training.hub_revision)
+        except CheckpointError as error:
+            hint = f"The run is finished in {output}; push it with `cp-transformers push {output} {repo}`."
+            raise CheckpointError(f"{error} {hint}") from error
+        print(f"Pushed to {pushed.url}, commit {pushed.commit}.")
 
 
-def _find(checkpoint: str, name: str) -> str | None:
-    """The path of a checkpoint's file; None if it has none."""
-    if Path(checkpoint).is_dir():
-        path = Path(checkpoint) / name
-        return str(path) if path.is_file() else None
-    return cached_file(checkpoint, name, _raise_exceptions_for_missing_entries=False)
+def _describe_model(source: str) -> dict[str, Any]:
+    if Path(source).is_dir():
+        return {"name": Path(source).resolve().name, "on_the_hub": False, "commit": None}
+    return {"name": source, "on_the_hub": True, "commit": fetch(source)[1]}
+
+
+def describe_data(arguments: Any) -> dict[str, Any]:
+    """The name of a run's data, and whether it is that of a data set on the Hub; of files, not where they lie."""
+    files = arguments.data_dir if hasattr(arguments, "data_dir") else None
+    files = files or getattr(arguments, "validation_file", None) or getattr(arguments, "train_file", None)
+    if files is not None:
+        return {"name": Path(files).resolve().name, "on_the_hub": False}
+    name = arguments.dataset_name or "nyu-mll/glue"
+    return {"name": name, "on_the_hub": name not in PACKAGED and not Path(name).exists()}
 
 
 def random_seed(*of: Any) -> int:
@@ -331,21 +388,14 @@ def load_config(name: str, auto_class: Any, **options: Any) -> PreTrainedConfig:
     """The configuration of a checkpoint for one of the Auto classes.
 
     Raises:
-        OSError: there is none, or it cannot be reached.
-        ValueError: it is of a kind of model that the Auto class has not, or needs code of its own; or its weights
-            are damaged, or pickled.
+        CheckpointError: there is none, or it cannot be had, or is damaged, or needs code of its own or pickles.
+        ValueError: it is of a kind of model that the Auto class has not.
     """
-    try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False, **options)
-        weight_files(fetch(name)[0])
-    except OSError as error:
-        raise OSError(
-            f"{name} is neither a checkpoint's folder nor a model on the Hub that can be reached and you may read."
-        ) from error
-    except ValueError as error:
-        if "trust_remote_code" not in str(error):
-            raise
-        raise ValueError(f"{name} needs code of its own, which is not run here.") from error
+    folder = fetch(name)[0]
+    read_model_type(folder)
+    weight_files(folder)
+    with reading(f"{name}: config.json"):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **options)
     if type(config) not in auto_class._model_mapping:
         raise ValueError(
             f"{name} is a model of type {config.model_type}, for which there is no {auto_class.__name__}."
@@ -354,13 +404,26 @@ def load_config(name: str, auto_class: Any, **options: Any) -> PreTrainedConfig:
 
 
 def load_model(name: str, auto_class: Any, **options: Any) -> PreTrainedModel:
-    """A checkpoint's model in float32, whatever it is stored in; without code of its own, and not from pickles."""
-    return auto_class.from_pretrained(name, dtype=torch.float32, **UNTRUSTED, **options)
+    """A checkpoint's model in float32, whatever it is stored in; without code of its own, and not from pickles. Its
+    configuration is to be read by [`load_config`], which looks at the files, first.
+
+    Raises:
+        CheckpointError: it cannot be loaded.
+    """
+    with reading(name):
+        return auto_class.from_pretrained(fetch(name)[0], dtype=torch.float32, **UNTRUSTED, **options)
 
 
 def load_tokenizer(name: str | os.PathLike) -> PreTrainedTokenizerBase:
-    """A checkpoint's tokenizer, without code of its own."""
-    return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    """A checkpoint's tokenizer, without code of its own.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    if Path(name).is_dir():
+        check_tokenizer(Path(name))
+    with reading(f"The tokenizer of {name}"):
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
 
 
 def new_config(classes: Mapping[str, type], arguments: Any, **fields: Any) -> PreTrainedConfig:
