@@ -256,6 +256,31 @@ def test_a_second_push_sends_only_what_has_changed(author, hub, tmp_path):
     assert author.run(read).strip() == "Mine."
 
 
+def test_a_name_alone_is_the_tokens_own(author, tmp_path):
+    status, printed, _ = author.cli("push", make_model(tmp_path / "model"), "own")
+    assert status == 0 and printed.splitlines()[0].endswith("/tester/own")
+
+
+def test_a_pull_request_of_nothing_new_is_refused(author, tmp_path):
+    folder = make_model(tmp_path / "model")
+    assert author.cli("push", folder, "tester/same")[0] == 0
+    assert "no pull request was opened" in author.refused("push", folder, "tester/same", "--create-pr")
+
+
+def test_a_card_with_broken_metadata_is_refused_before_anything_is_sent(author, hub, tmp_path):
+    folder = make_model(tmp_path / "model")
+    (folder / "README.md").write_text("---\nlicense: [mit\n---\n")
+    assert "README.md is not valid" in author.refused("push", folder, "tester/card")
+    assert not [each for each in hub.control("GET", "requests") if each["method"] != "GET"]
+
+
+def test_a_link_out_of_the_folder_is_not_followed(author, hub, tmp_path):
+    folder = make_model(tmp_path / "model")
+    (tmp_path / "secret").write_text("secret")
+    (folder / "vocab.txt").symlink_to(tmp_path / "secret")
+    assert "outside the folder" in author.refused("push", folder, "tester/link")
+
+
 def test_the_weights_of_a_push_in_other_pieces_are_removed(author, tmp_path):
     folder = make_model(tmp_path / "model")
     author.cli("push", folder, "tester/pieces")
@@ -335,7 +360,7 @@ def test_a_run_of_glue_pushes_the_model_its_results_and_its_card(author, strange
     output = tmp_path / "output"
     options = ["--text_columns", "sentence", "--do_train", "--do_eval", "--new_head", "true", "--use_cpu"]
     options += ["--save_strategy", "steps", "--save_steps", "1", "--num_train_epochs", "2", "--report_to", "none"]
-    options += ["--push_to_hub", "--hub_model_id", "tester/glue", "--hub_strategy", "every_save"]
+    options += ["--push_to_hub", "--hub_model_id", "tester/glue", "--hub_private_repo", "false"]
     status, _, errors = author.cli(
         *["glue", "--model_name_or_path", folder, "--data_dir", tmp_path / "data", "--output_dir", output, *options]
     )
@@ -344,16 +369,25 @@ def test_a_run_of_glue_pushes_the_model_its_results_and_its_card(author, strange
     results = json.loads((output / "results.json").read_text())
     card = stranger.run("from huggingface_hub import ModelCard; result = ModelCard.load('tester/glue').content")
     assert f"| data | validation | accuracy | {results['metrics']['validation']['accuracy']:.4f} |" in card
-    first = stranger.run(
-        """
-        from huggingface_hub import HfApi
-        commits = [each.commit_id for each in HfApi().list_repo_commits(repo)]
-        result = [sorted(HfApi().list_repo_files(repo, revision=each)) for each in commits]
-        """,
-        repo="tester/glue",
-    )
-    with_weights = [names for names in first if "model.safetensors" in names]
-    assert with_weights and all("modeling_cp_bert.py" in names for names in with_weights)
+    there = files(author, "tester/glue")
+    assert {"modeling_cp_bert.py", "training.json", "tokenizer.json"} <= set(there)
+    # Neither a pickle nor what names paths of this machine.
+    assert not {"training_args.bin", "arguments.yaml", "results.json"} & set(there)
+
+
+def test_a_run_that_cannot_be_pushed_is_finished_all_the_same(author, hub, tmp_path):
+    folder, output = make_model(tmp_path / "model"), tmp_path / "output"
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.csv").write_text(SENTENCES)
+    options = ["--model_name_or_path", folder, "--data_dir", tmp_path, "--text_columns", "sentence", "--do_train"]
+    options += ["--do_eval", "--new_head", "true", "--use_cpu", "--max_steps", 1, "--output_dir", output]
+    fault = {"method": "POST", "path": ".*/commit/.*", "times": 1, "kind": "status", "status": 500}
+    hub.control("POST", "faults", [fault])
+    message = author.refused("glue", *options, "--push_to_hub", "--hub_model_id", "tester/later")
+    assert f"push it with `cp-transformers push {output} tester/later`" in message
+    assert (output / "results.json").is_file()
+    assert author.cli("push", output, "tester/later")[0] == 0
+    assert score(author, "tester/later") == score(author, output)
 
 
 def test_a_checkpoint_on_the_hub_is_converted_trained_and_its_record_kept(author, tmp_path):
@@ -413,9 +447,11 @@ def test_a_push_that_the_hub_refuses_says_why(author, somebody, tmp_path):
     assert "must be one that can write" in somebody.of(READER).refused("push", folder, "tester/refused")
     assert "must be one that can write" in author.refused("push", folder, "another/refused")
     assert "the token is not valid" in somebody.of("hf_invalid").refused("push", folder, "tester/refused")
-    assert "must be of the form" in author.refused("push", folder, "refused")
-    assert "neither a folder nor the id" in author.refused("push", folder, "tester/not valid")
-    assert "has no revision" in author.refused("convert", "tester/trusted", tmp_path / "out", "--revision", "none")
+    for name in ("tester/not valid", "tester/..", "tester/", "a/b/c"):
+        assert "must be of the form" in author.refused("push", folder, name)
+    assert "leave out --revision" in author.refused("push", folder, "tester/x", "--create-pr", "--revision", "other")
+    assert author.cli("push", folder, "tester/known")[0] == 0
+    assert "has no revision" in author.refused("convert", "tester/known", tmp_path / "out", "--revision", "none")
     assert "neither a folder nor a model on the Hub" in author.refused("convert", "tester/none", tmp_path / "out")
 
 
