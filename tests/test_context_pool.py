@@ -9,7 +9,14 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch.testing import assert_close
 
-from cp_transformers.context_pool import INITIAL_SIGMA, MIN_SIGMA, ContextPool, context_pool, pooling_weights
+from cp_transformers.context_pool import (
+    INITIAL_SIGMA,
+    MIN_SIGMA,
+    MIN_WEIGHT,
+    ContextPool,
+    context_pool,
+    pooling_weights,
+)
 
 
 BATCH_SIZE, NUM_TOKENS, HIDDEN_SIZE = 4, 15, 6
@@ -237,6 +244,16 @@ def test_weights_sum_to_one_over_valid_tokens_and_are_zero_elsewhere(grid_size, 
     valid_columns = mask[:, None, None].expand_as(p)
     assert_close(p.where(valid_columns, 0.0).sum(dim=-1), torch.ones_like(sigma))
     assert (p[~valid_columns] == 0).all()
+
+
+def test_no_weight_is_subnormal():
+    # At the initial sizes of long sequences the tails of the Gaussians pass through all magnitudes.
+    sigma = torch.linspace(3.0, 15.0, 512).expand(1, 2, 512)
+    p = pooling_weights(torch.zeros(1, 2, 512), sigma)
+    assert p[p > 0].min() > MIN_WEIGHT > 1e6 * torch.finfo(p.dtype).tiny and (p == 0).any()
+    index = torch.arange(512, dtype=torch.float64)
+    exact = (-((index[:, None] - index) ** 2) / (2 * sigma.double()[..., None] ** 2)).softmax(dim=-1)
+    assert_close(p.double(), exact, rtol=2e-5, atol=2 * MIN_WEIGHT)
 
 
 @sequence_and_grid

@@ -27,6 +27,10 @@ from torch import nn
 # The floor of sigma, in positions: of equal weights, the next neighbour's is then exp(-50) of the token's own.
 MIN_SIGMA = 0.1
 
+# Weights of at most this are none. A Gaussian's tail runs into the subnormal numbers, with which CPUs compute many
+# times more slowly: at the initial sizes the product of weights and tokens would take nearly all of the time.
+MIN_WEIGHT = 1e-30
+
 # Where sigma starts, as a fraction of its range (pool_range * extent), by the number of spatial dimensions.
 INITIAL_SIGMA = {1: 0.25, 2: 0.5}
 
@@ -52,7 +56,8 @@ def pooling_weights(
 
     Returns:
         `(batch, heads, tokens, tokens)` in float32, or float64 for float64 input. Rows sum to one; invalid columns are
-        exactly zero, and so are those of other segments, except in rows that are left without any valid token.
+        exactly zero, and so are those of other segments, except in rows that are left without any valid token; and so
+        are weights of at most `MIN_WEIGHT`.
 
     Raises:
         ValueError: `grid_size` does not hold as many positions as there are tokens, or `offsets` has the wrong number
@@ -76,7 +81,7 @@ def pooling_weights(
     logits = torch.addcmul(log_weights[:, :, None, :], squared_distance, precision[..., None])
     if segments is not None:
         logits = logits.masked_fill(~_same_segment(segments)[:, None], torch.finfo(dtype).min)
-    return logits.softmax(dim=-1)
+    return F.threshold(logits.softmax(dim=-1), MIN_WEIGHT, 0.0)
 
 
 def context_pool(
