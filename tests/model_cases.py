@@ -32,6 +32,7 @@ from transformers import (
     BertForSequenceClassification,
     BertForTokenClassification,
     BertModel,
+    BertTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     ResNetBackbone,
@@ -215,6 +216,22 @@ def bert_case(model_class, stock_class, auto_class, rows=(3,), labels=None, **si
         no_pools={"pool_layers": []},
         labels=labels,
     )
+
+
+# A BERT that is smaller still, and its words.
+TINY_BERT = {
+    "vocab_size": 8,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 40,
+}
+
+
+def tiny_tokenizer() -> BertTokenizer:
+    words = "[PAD] [UNK] [CLS] [SEP] [MASK] a good film".split()
+    return BertTokenizer(vocab={word: number for number, word in enumerate(words)})
 
 
 def token_labels(num_labels: int) -> torch.Tensor:

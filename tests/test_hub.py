@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 from hub_server import Hub, running
-from transformers import BertConfig, BertModel, BertTokenizer
+from model_cases import TINY_BERT, tiny_tokenizer
+from transformers import BertConfig, BertModel
 
 from cp_transformers import CPBertConfig, CPBertForSequenceClassification
 
@@ -141,15 +142,6 @@ def no_faults(hub):
     hub.control("DELETE", "requests")
 
 
-SIZES = {
-    "vocab_size": 8,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
-    "max_position_embeddings": 40,
-    "initializer_range": 1.0,
-}
 SCORE = """
     import torch
     from transformers import AutoModelForSequenceClassification
@@ -161,9 +153,8 @@ SCORE = """
 
 def make_model(folder: Path, **fields) -> Path:
     """A classifier with its tokenizer."""
-    CPBertForSequenceClassification(CPBertConfig(**SIZES, **fields)).save_pretrained(folder)
-    words = "[PAD] [UNK] [CLS] [SEP] [MASK] a good film".split()
-    BertTokenizer(vocab={word: number for number, word in enumerate(words)}).save_pretrained(folder)
+    CPBertForSequenceClassification(CPBertConfig(**TINY_BERT, initializer_range=1.0, **fields)).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
     return folder
 
 
@@ -391,9 +382,8 @@ def test_a_run_that_cannot_be_pushed_is_finished_all_the_same(author, hub, tmp_p
 
 
 def test_a_checkpoint_on_the_hub_is_converted_trained_and_its_record_kept(author, tmp_path):
-    BertModel(BertConfig(**SIZES)).save_pretrained(tmp_path / "bert")
-    words = "[PAD] [UNK] [CLS] [SEP] [MASK] a good film".split()
-    BertTokenizer(vocab={word: number for number, word in enumerate(words)}).save_pretrained(tmp_path / "bert")
+    BertModel(BertConfig(**TINY_BERT)).save_pretrained(tmp_path / "bert")
+    tiny_tokenizer().save_pretrained(tmp_path / "bert")
     (tmp_path / "bert" / "README.md").write_text("---\nlicense: mit\n---\n")
     commit = author.run(
         """
@@ -459,7 +449,7 @@ def test_a_checkpoint_that_is_not_whole_is_not_sent(author, hub, tmp_path):
     folder = make_model(tmp_path / "model")
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-100])
     assert "truncated or corrupted" in author.refused("push", folder, "tester/broken")
-    BertModel(BertConfig(**SIZES)).save_pretrained(tmp_path / "bert")
+    BertModel(BertConfig(**TINY_BERT)).save_pretrained(tmp_path / "bert")
     assert "convert it first" in author.refused("push", tmp_path / "bert", "tester/broken")
     assert "is not a folder" in author.refused("push", tmp_path / "none", "tester/broken")
     assert hub.control("GET", "requests") == []
@@ -527,7 +517,7 @@ def test_a_push_that_fails_shows_nothing_half_and_goes_on(author, hub, tmp_path,
     "fault", [{"kind": "status", "status": 500}, {"kind": "drop", "after": 2000}], ids=["500", "dropped"]
 )
 def test_a_download_that_breaks_off_leaves_nothing_half(author, hub, tmp_path, fault, request):
-    BertModel(BertConfig(**SIZES)).save_pretrained(tmp_path / "bert")
+    BertModel(BertConfig(**TINY_BERT)).save_pretrained(tmp_path / "bert")
     repo = f"tester/down-{request.node.callspec.id}"
     author.run(
         """

@@ -10,8 +10,8 @@ import pytest
 import yaml
 from huggingface_hub import EvalResultEntry, ModelCard, parse_eval_result_entries
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
-from model_cases import MODELS, over
-from transformers import BertConfig, BertModel, BertTokenizer, Trainer, TrainingArguments
+from model_cases import MODELS, TINY_BERT, over, tiny_tokenizer
+from transformers import BertConfig, BertModel, Trainer, TrainingArguments
 
 import cp_transformers
 from cp_transformers import CPBertConfig, CPBertForMaskedLM, CPBertForSequenceClassification
@@ -21,11 +21,10 @@ from cp_transformers.model_card import MARKER, PIPELINE_TAGS, TEMPLATE, write_ca
 
 
 ROOT = Path(__file__).parents[1]
-SIZES = {"vocab_size": 8, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 
 
 def classifier(folder: Path) -> Path:
-    CPBertForSequenceClassification(CPBertConfig(**SIZES, pool_num_heads=2)).save_pretrained(folder)
+    CPBertForSequenceClassification(CPBertConfig(**TINY_BERT, pool_num_heads=2)).save_pretrained(folder)
     return folder
 
 
@@ -90,11 +89,6 @@ def test_figures_on_data_of_ones_own_name_no_data_set_of_the_hub(tmp_path):
 SENTENCES = "sentence,label\na good film,positive\na film,negative\n"
 
 
-def tokens() -> BertTokenizer:
-    words = "[PAD] [UNK] [CLS] [SEP] [MASK] a good film".split()
-    return BertTokenizer(vocab={word: number for number, word in enumerate(words)})
-
-
 def test_runs_of_every_task_make_their_card_and_name_no_path(tmp_path, capsys):
     data, here = tmp_path / "private" / "films", str(tmp_path)
     data.mkdir(parents=True)
@@ -102,8 +96,8 @@ def test_runs_of_every_task_make_their_card_and_name_no_path(tmp_path, capsys):
         (data / f"{split}.csv").write_text(SENTENCES)
         (data / f"{split}.txt").write_text("a good film\na film\n" * 20)
     start = tmp_path / "private" / "start"
-    CPBertForMaskedLM(CPBertConfig(**SIZES, max_position_embeddings=40)).save_pretrained(start)
-    tokens().save_pretrained(start)
+    CPBertForMaskedLM(CPBertConfig(**TINY_BERT)).save_pretrained(start)
+    tiny_tokenizer().save_pretrained(start)
     common = ["--model_name_or_path", start, "--use_cpu", "--max_steps", "1", "--do_train", "--do_eval"]
     common += ["--max_length", "8", "--save_strategy", "no"]
     glue = ["glue", *common, "--data_dir", data, "--text_columns", "sentence", "--output_dir", tmp_path / "glue"]
@@ -150,7 +144,7 @@ def test_without_results_there_is_no_figure(tmp_path):
 
 
 def test_the_conversion_is_on_the_card_and_the_base_model_in_its_metadata(tmp_path):
-    BertModel(BertConfig(**SIZES)).save_pretrained(tmp_path / "bert")
+    BertModel(BertConfig(**TINY_BERT)).save_pretrained(tmp_path / "bert")
     record = convert_checkpoint(tmp_path / "bert", tmp_path / "cp", layers="first:1")
     card = ModelCard.load(tmp_path / "cp" / "README.md")
     assert record["source_sha256"]["model.safetensors"] in card.text and "layers 0;" in card.text
@@ -212,7 +206,7 @@ def test_a_card_that_somebody_has_written_is_replaced_only_when_asked(tmp_path, 
 
 
 def test_trainers_own_card_is_kept(tmp_path, capsys):
-    model = CPBertForSequenceClassification(CPBertConfig(**SIZES))
+    model = CPBertForSequenceClassification(CPBertConfig(**TINY_BERT))
     trainer = Trainer(model, TrainingArguments(tmp_path / "run", use_cpu=True))
     trainer.save_model()
     trainer.create_model_card()

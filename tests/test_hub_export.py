@@ -10,7 +10,17 @@ from textwrap import dedent
 
 import pytest
 import torch
-from model_cases import FAMILIES, MODELS, ModelCase, assert_same_outputs, every_family, every_model, over
+from model_cases import (
+    FAMILIES,
+    MODELS,
+    TINY_BERT,
+    ModelCase,
+    assert_same_outputs,
+    every_family,
+    every_model,
+    over,
+    tiny_tokenizer,
+)
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
@@ -52,21 +62,6 @@ def run_without_the_package(code: str, *args: object) -> str:
 
 def modules_in(folder: Path) -> set[str]:
     return {file.stem for file in folder.glob("*.py")}
-
-
-SIZES = {
-    "vocab_size": 8,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
-    "max_position_embeddings": 40,
-}
-
-
-def tokenizer() -> BertTokenizer:
-    words = "[PAD] [UNK] [CLS] [SEP] [MASK] a good film".split()
-    return BertTokenizer(vocab={word: number for number, word in enumerate(words)})
 
 
 # ------------------------------------------------------------------------------------------------- what is saved
@@ -153,8 +148,8 @@ def test_a_newer_format_is_refused_by_name(case, tmp_path):
 def converted(tmp_path, capsys) -> Path:
     """A converted BERT with its tokenizer."""
     source = tmp_path / "bert"
-    BertModel(BertConfig(**SIZES)).save_pretrained(source)
-    tokenizer().save_pretrained(source)
+    BertModel(BertConfig(**TINY_BERT)).save_pretrained(source)
+    tiny_tokenizer().save_pretrained(source)
     assert cli(["convert", str(source), str(tmp_path / "converted")]) == 0
     capsys.readouterr()
     return tmp_path / "converted"
@@ -184,9 +179,9 @@ def test_a_model_in_memory_is_exported_as_it_is(case: ModelCase, tmp_path):
 
 
 def test_a_tokenizer_is_exported_with_a_model_in_memory(tmp_path):
-    model = CPBertForSequenceClassification(CPBertConfig(**SIZES))
-    export_checkpoint(model, tmp_path / "out", processing_class=tokenizer())
-    assert BertTokenizer.from_pretrained(tmp_path / "out").get_vocab() == tokenizer().get_vocab()
+    model = CPBertForSequenceClassification(CPBertConfig(**TINY_BERT))
+    export_checkpoint(model, tmp_path / "out", processing_class=tiny_tokenizer())
+    assert BertTokenizer.from_pretrained(tmp_path / "out").get_vocab() == tiny_tokenizer().get_vocab()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -329,8 +324,8 @@ def test_without_the_package_every_model_loads_and_saves_again_with_equal_output
 def test_without_the_package_pipelines_work(tmp_path):
     from PIL import Image
 
-    text = CPBertForSequenceClassification(CPBertConfig(**SIZES, initializer_range=1.0)).eval()
-    export_checkpoint(text, tmp_path / "text", processing_class=tokenizer())
+    text = CPBertForSequenceClassification(CPBertConfig(**TINY_BERT, initializer_range=1.0)).eval()
+    export_checkpoint(text, tmp_path / "text", processing_class=tiny_tokenizer())
     case = next(case for case in MODELS if case.model_class is CPViTForImageClassification)
     vit = case.model()
     size = dict(zip(("height", "width"), vit.config.image_size))
