@@ -805,7 +805,7 @@ def refusal(capsys, output: Path, *more) -> str:
         (["--data_dir", "whole"], "There is nothing to do: give --do_train"),
         (["--do_train", "--data_dir", "colours", "--model_name_or_path", "vit", "cp_resnet"], "one --model_name"),
         (["--do_eval", "--data_dir", "whole", "--model_name_or_path", "vit", "vit"], "named twice"),
-        (["--do_eval", "--data_dir", "whole", "--model_name_or_path", "no/where"], "no/where is neither"),
+        (["--do_eval", "--data_dir", "whole", "--model_name_or_path", "no/where"], "no/where is no folder"),
         (["--do_train", "--dataset_name", "digits", "--streaming"], "--max_steps"),
         (["--do_eval", "--data_dir", "whole", "--streaming", "--model_name_or_path", "vit"], "streaming is for"),
         (["--do_train", "--data_dir", "colours", "--model_config", '{"hiden_size": 3}'], "no field hiden_size"),

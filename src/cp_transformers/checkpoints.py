@@ -151,7 +151,7 @@ def reading(what: str | os.PathLike) -> Iterator[None]:
         if "trust_remote_code" in str(error):
             raise CheckpointError(f"{what} needs code of its own, which is not run here.") from error
         reason = first_line(error.__cause__ or error)
-        raise CheckpointError(f"{what} is not valid, or not whole: {type(error).__name__}: {reason}") from error
+        raise CheckpointError(f"{what} cannot be loaded ({type(error).__name__}: {reason}).") from error
 
 
 def read_json(file: Path) -> Any:

@@ -340,7 +340,7 @@ def _load_source(folder: Path, family: Family, config: PreTrainedConfig) -> PreT
     named = config.architectures[0]
     problems = {}
     for name in dict.fromkeys([named, family.full_head or named]):
-        with reading(f"{folder}, as {name},"):
+        with reading(f"{folder} as {name}"):
             model, info = getattr(transformers, name).from_pretrained(
                 folder, config=config, output_loading_info=True, **UNTRUSTED
             )

@@ -67,7 +67,7 @@ def load_checkpoint(folder: str | os.PathLike) -> PreTrainedModel:
     config, class_name = read_config(folder)
     weight_files(folder)
     model_class = next(each for each in AUTO_MODELS[type(config)].values() if each.__name__ == class_name)
-    with quiet(), reading(f"{folder}, as {class_name},"):
+    with quiet(), reading(f"{folder} as {class_name}"):
         model, info = model_class.from_pretrained(folder, config=config, output_loading_info=True, **UNTRUSTED)
     for kind in ("missing", "unexpected"):
         if keys := sorted(info[f"{kind}_keys"]):

@@ -35,20 +35,18 @@ from ..files import write_json
 from .arguments import ArgumentParser
 from .distillation import DistillationArguments, DistillationTrainer, make_layer_map
 from .glue_data import TASKS, GlueArguments, Task, encode, load_task, write_predictions
+from .records import finish, prepare, unpushed
 from .runs import (
     asked_for,
     check_output,
     draw_new_head,
-    finish,
     finished,
     load_config,
     load_model,
     load_tokenizer,
     make_optimizer,
-    prepare,
     resume,
     start_output,
-    unpushed,
 )
 
 

@@ -44,6 +44,7 @@ from .image_data import (
 )
 from .image_evaluation import Preprocessed
 from .imagenet_arguments import CONFIGS, ImageNetArguments
+from .records import prepare, unpushed
 from .runs import (
     EpochCallback,
     Stream,
@@ -52,9 +53,7 @@ from .runs import (
     load_model,
     make_optimizer,
     new_config,
-    prepare,
     resume,
-    unpushed,
 )
 
 

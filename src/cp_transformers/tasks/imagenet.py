@@ -17,7 +17,8 @@ from .image_data import LabelledImages, load_folder, load_images, load_processor
 from .image_evaluation import evaluate_checkpoint
 from .image_training import train_model
 from .imagenet_arguments import ImageNetArguments
-from .runs import asked_for, check_output, finish, finished, load_config, start_output
+from .records import finish
+from .runs import asked_for, check_output, finished, load_config, start_output
 
 
 # Of results.csv.

@@ -33,6 +33,7 @@ from transformers import (
 
 from ..configuration_cp_bert import CPBertConfig
 from .arguments import ArgumentParser, as_mapping
+from .records import finish, prepare, unpushed
 from .runs import (
     Drawn,
     DrawnAnew,
@@ -41,7 +42,6 @@ from .runs import (
     asked_for,
     check_output,
     check_positive,
-    finish,
     finished,
     load_by_name,
     load_config,
@@ -50,10 +50,8 @@ from .runs import (
     load_tokenizer,
     make_optimizer,
     new_config,
-    prepare,
     resume,
     start_output,
-    unpushed,
 )
 
 

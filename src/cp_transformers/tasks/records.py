@@ -1,0 +1,119 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""What a run leaves besides its model: its results, the record that the model's card is made from, the card, and where
+it is asked for a push."""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, TrainingArguments
+
+from ..checkpoints import CheckpointError, copy_files, fetch, read_model_type
+from ..files import write_json
+from ..hub import push_checkpoint
+from ..model_card import MARKER, read_card, read_record, write_card
+from .arguments import resolve
+from .runs import PACKAGED, check_free_space
+
+
+# Of all options, those that the record of a run holds: what a reader of a model's card asks for, and no paths.
+RECORDED = """
+seed num_train_epochs max_steps learning_rate pool_learning_rate layer_decay weight_decay lr_scheduler_type
+warmup_steps per_device_train_batch_size gradient_accumulation_steps max_length max_train_samples max_eval_samples
+mlm_probability whole_word_mask label_smoothing_factor mixup cutmix ema_decay bf16 fp16
+""".split()
+
+
+def prepare(training: TrainingArguments, model: PreTrainedModel, source: str | None = None) -> None:
+    """What comes before training: a look at the room on the disk, and at whether the model can be pushed; and the
+    record of its conversion, if it came from one, is copied to the output folder.
+
+    Args:
+        source: the checkpoint that the run begins with.
+
+    Raises:
+        OSError: see [`check_free_space`].
+        ValueError: a stock model is to be pushed.
+    """
+    check_free_space(training, model)
+    if not training.do_train:
+        return
+    if training.push_to_hub and not model.config.model_type.startswith("cp_"):
+        raise ValueError("--push_to_hub is for CP models; push another with `hf upload`.")
+    if source is not None and training.process_index == 0:
+        folder = fetch(source)[0]
+        if read_record(folder, "conversion.json"):
+            copy_files(folder, Path(training.output_dir), ["conversion.json"])
+
+
+def unpushed(training: TrainingArguments) -> TrainingArguments:
+    """The same for Trainer, which would push paths of this machine and a pickle; [`finish`] pushes instead."""
+    training = copy.copy(training)
+    training.push_to_hub = False
+    return training
+
+
+def finish(
+    training: TrainingArguments,
+    arguments: Any,
+    results: dict[str, Any],
+    evaluations: Sequence[dict[str, Any]],
+    source: str | None = None,
+    config_name: str | None = None,
+) -> None:
+    """Writes the results of a run and, where it has trained, the record of it and a CP model's card; and pushes the
+    model, where it is to be pushed.
+
+    Args:
+        arguments: the task's.
+        results: what `results.json` gets.
+        evaluations: the figures, each with its `split`, `metric`, `name` and `value`.
+        source: the checkpoint that the run began with.
+        config_name: the configuration of the data set, if it has several.
+
+    Raises:
+        CheckpointError: it could not be pushed; everything else is written.
+    """
+    if training.process_index != 0:
+        return
+    output = Path(training.output_dir)
+    is_cp = training.do_train and read_model_type(output).startswith("cp_")
+    if training.do_train:
+        values = resolve(arguments, training)
+        record = {
+            "model": None if source is None else _describe_model(source),
+            "data": {**describe_data(arguments), "config": config_name or values.get("dataset_config_name")},
+            "options": {name: values[name] for name in RECORDED if name in values},
+            "evaluations": list(evaluations),
+        }
+        write_json(output / "training.json", record)
+        card = read_card(output) if is_cp else None
+        if is_cp and (card is None or MARKER in card.content):
+            write_card(output, training.hub_model_id or output.resolve().name)
+    write_json(output / "results.json", results)  # last: by it a run is known to be finished
+    if training.do_train and training.push_to_hub:
+        repo = training.hub_model_id or output.resolve().name
+        try:
+            pushed = push_checkpoint(output, repo, private=training.hub_private_repo, revision=training.hub_revision)
+        except CheckpointError as error:
+            hint = f"The run is finished in {output}; push it with `cp-transformers push {output} {repo}`."
+            raise CheckpointError(f"{error} {hint}") from error
+        print(f"Pushed to {pushed.url}, commit {pushed.commit}.")
+
+
+def _describe_model(source: str) -> dict[str, Any]:
+    if Path(source).is_dir():
+        return {"name": Path(source).resolve().name, "on_the_hub": False, "commit": None}
+    return {"name": source, "on_the_hub": True, "commit": fetch(source)[1]}
+
+
+def describe_data(arguments: Any) -> dict[str, Any]:
+    """The name of a run's data, and whether it is that of a data set on the Hub; of files, not where they lie."""
+    files = arguments.data_dir if hasattr(arguments, "data_dir") else None
+    files = files or getattr(arguments, "validation_file", None) or getattr(arguments, "train_file", None)
+    if files is not None:
+        return {"name": Path(files).resolve().name, "on_the_hub": False}
+    name = arguments.dataset_name or "nyu-mll/glue"
+    return {"name": name, "on_the_hub": name not in PACKAGED and not Path(name).exists()}
