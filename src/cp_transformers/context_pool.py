@@ -296,7 +296,7 @@ class ContextPool(BaseContextPool):
         pooled = _mix(valid_states, p)
         if self.gate is not None:
             # Counted from zero at invalid tokens, so that what they hold cannot reach the gate's gradient.
-            pooled = hidden_states + self.gate * (pooled - valid_states)
+            pooled = hidden_states.addcmul(self.gate, pooled.sub_(valid_states))
         return pooled, sigma if mask is None else sigma * mask[:, None]
 
     def extra_repr(self) -> str:
