@@ -1,7 +1,7 @@
 """Makes the four checkpoints whose cards are in model_cards/, and their cards.
 
 Trains CP-ViT and CP-ResNet on the digits, and fine-tunes all-MiniLM-L6-v2, converted, with all six layers and cut to
-four, on the film reviews. The checkpoints are left in --runs, their results in results/checkpoints, and their cards in
+four, on the film reviews. The checkpoints are left in --runs, their records in results/checkpoints, and their cards in
 model_cards. It can be stopped at any time and goes on where it was.
 
     OMP_NUM_THREADS=1 python scripts/model_cards.py
@@ -51,11 +51,11 @@ def main() -> None:
 
 
 def keep(run: Path, output: Path) -> None:
-    """Copies a run's card, and the results that its figures are from."""
+    """Copies a run's card, and the record that its figures are from."""
     for folder in ("model_cards", "results/checkpoints"):
         (output / folder).mkdir(parents=True, exist_ok=True)
     shutil.copyfile(run / "README.md", output / "model_cards" / f"{run.name}.md")
-    shutil.copyfile(run / "results.json", output / "results" / "checkpoints" / f"{run.name}.json")
+    shutil.copyfile(run / "training.json", output / "results" / "checkpoints" / f"{run.name}.json")
 
 
 if __name__ == "__main__":

@@ -254,13 +254,11 @@ def test_there_is_a_card_for_each_checkpoint_of_the_script():
 
 @pytest.mark.parametrize("path", CARDS, ids=lambda path: path.stem)
 def test_the_figures_of_the_published_cards_are_in_results(path):
-    results = json.loads((ROOT / "results" / "checkpoints" / f"{path.stem}.json").read_text())
+    record = json.loads((ROOT / "results" / "checkpoints" / f"{path.stem}.json").read_text())
     card = ModelCard.load(path)
-    if "metrics" in results:
-        expected = {(name, value) for metrics in results["metrics"].values() for name, value in metrics.items()}
-    else:
-        (row,) = results["results"]
-        expected = {("accuracy", row["top1"]), ("top-5 accuracy", row["top5"]), ("loss", row["loss"])}
-    assert {(each.metric_type, each.metric_value) for each in card.data.eval_results} == expected
+    expected = {(each["name"], each["value"]) for each in record["evaluations"]}
+    assert {(each.metric_name, each.metric_value) for each in card.data.eval_results} == expected
     assert {f"{value:.4f}" for _, value in expected} == {row.split("|")[4].strip() for row in figures(card.text)}
+    for name, value in record["options"].items():
+        assert value in (-1, False) or f"| {name} | {value} |" in card.text
     assert card.data.license == "apache-2.0" and MARKER in card.text

