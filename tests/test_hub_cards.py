@@ -17,7 +17,7 @@ import cp_transformers
 from cp_transformers import CPBertConfig, CPBertForMaskedLM, CPBertForSequenceClassification
 from cp_transformers.cli import main as cli
 from cp_transformers.conversion import convert_checkpoint
-from cp_transformers.model_card import MARKER, PIPELINE_TAGS, TEMPLATE, write_card
+from cp_transformers.model_card import PIPELINE_TAGS, TEMPLATE, digests, is_made, read_card, write_card
 
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +32,7 @@ def give_record(folder: Path, figures: dict[str, float], **data) -> dict:
     """The record of a run with these figures of its validation split."""
     evaluations = [{"split": "validation", "metric": m, "name": m, "value": value} for m, value in figures.items()]
     record = {
+        "weights_sha256": digests(folder),
         "model": {"name": "me/bert", "on_the_hub": True, "commit": "0" * 40},
         "data": {"name": "nyu-mll/glue", "on_the_hub": True, "config": "sst2", **data},
         "options": {"learning_rate": 3e-5, "seed": 1},
@@ -118,9 +119,8 @@ def test_runs_of_every_task_make_their_card_and_name_no_path(tmp_path, capsys):
             assert values <= set(metrics.values()) and metrics["accuracy"] in values
         assert {each.dataset_name for each in card.data.eval_results} == {data_name}
         assert card.data.datasets is None and card.data.base_model is None
-        assert (
-            "Trained from scratch" in card.text if command[0] == "imagenet" else "Fine-tuned from `start`" in card.text
-        )
+        started = "Trained from scratch" if command[0] == "imagenet" else "Fine-tuned from local files named `start`"
+        assert started in card.text
         for name in ("README.md", "training.json"):
             assert here not in (folder / name).read_text() and "private" not in (folder / name).read_text()
         # An export has the same card but for the name, and so has the export of an export.
@@ -133,13 +133,13 @@ def test_runs_of_every_task_make_their_card_and_name_no_path(tmp_path, capsys):
 
 def test_of_weights_of_unknown_origin_nothing_is_claimed(tmp_path):
     card = write_card(classifier(tmp_path), "new")
-    assert "is on no record" in card.text
+    assert "is not recorded" in card.text
     assert "not been trained" not in card.text and "rained from scratch" not in card.text
 
 
 def test_without_results_there_is_no_figure(tmp_path):
     card = write_card(classifier(tmp_path), "new")
-    assert not figures(card.text) and "None is on record" in card.text and card.data.eval_results is None
+    assert not figures(card.text) and "None is recorded" in card.text and card.data.eval_results is None
     assert "± " not in card.text and "## Training" not in card.text and "## Conversion" not in card.text
 
 
@@ -153,7 +153,7 @@ def test_the_conversion_is_on_the_card_and_the_base_model_in_its_metadata(tmp_pa
     options = ["--base-model", "google/bert", "--license", "mit", "--name", "me/cp"]
     assert cli(["card", str(tmp_path / "cp"), *options]) == 0
     data = ModelCard.load(tmp_path / "cp" / "README.md").data
-    assert (data.base_model, data.base_model_relation, data.license) == ("google/bert", "finetune", "mit")
+    assert (data.base_model, data.get("base_model_relation"), data.license) == ("google/bert", None, "mit")
     assert data.model_name == "cp" and data.library_name == "transformers" and data.tags == ["context-pool", "cp_bert"]
 
 
@@ -193,16 +193,48 @@ def test_a_card_can_be_read_and_written_again_by_the_hubs_tools(tmp_path):
         assert len({line.count("|") - line.count("\\|") for line in table.splitlines()}) == 1
 
 
-def test_a_card_that_somebody_has_written_is_replaced_only_when_asked(tmp_path, capsys):
+def test_a_card_that_was_written_or_changed_by_hand_is_replaced_only_when_asked(tmp_path, capsys):
     classifier(tmp_path)
+    card = tmp_path / "README.md"
     assert cli(["card", str(tmp_path)]) == 0 and cli(["card", str(tmp_path)]) == 0
-    assert MARKER in (tmp_path / "README.md").read_text()
-    (tmp_path / "README.md").write_text("Mine.")
-    assert cli(["card", str(tmp_path)]) == 1
-    assert "replace it with --overwrite" in capsys.readouterr().err
-    assert (tmp_path / "README.md").read_text() == "Mine."
-    assert cli(["card", str(tmp_path), "--overwrite"]) == 0
-    assert MARKER in (tmp_path / "README.md").read_text()
+    for content in ("Mine.", card.read_text() + "One more word.", card.read_text().replace("tags:", "tags:\n- mine")):
+        card.write_text(content)
+        assert not is_made(read_card(tmp_path))
+        assert cli(["card", str(tmp_path)]) == 1
+        assert "replace it with --overwrite" in capsys.readouterr().err
+        assert cli(["export", str(tmp_path), str(tmp_path / "out"), "--overwrite"]) == 0
+        assert (tmp_path / "out" / "README.md").read_text() == card.read_text() == content
+        assert cli(["card", str(tmp_path), "--overwrite"]) == 0
+        assert is_made(read_card(tmp_path))
+
+
+def test_what_a_card_was_given_is_kept_when_it_is_made_anew(tmp_path):
+    classifier(tmp_path)
+    assert cli(["card", str(tmp_path), "--base-model", "google/bert", "--license", "mit"]) == 0
+    assert cli(["card", str(tmp_path), "--name", "me/other"]) == 0
+    data = ModelCard.load(tmp_path / "README.md").data
+    assert (data.base_model, data.license, data.model_name) == ("google/bert", "mit", "other")
+    assert cli(["card", str(tmp_path), "--base-model", "not an id!"]) == 1
+    assert cli(["card", str(tmp_path), "--license", "apache-2.0"]) == 0
+    assert ModelCard.load(tmp_path / "README.md").data.license == "apache-2.0"
+
+
+def test_the_record_of_other_weights_is_none_of_these(tmp_path):
+    give_record(classifier(tmp_path), FIGURES)
+    classifier(tmp_path)  # others are drawn
+    card = write_card(tmp_path, "x")
+    assert not figures(card.text) and "is not recorded" in card.text
+
+
+def test_a_card_tells_the_labels_and_how_to_prepare_the_inputs(tmp_path):
+    labels = {0: "bad", 1: "good"}
+    CPBertForSequenceClassification(CPBertConfig(**TINY_BERT, id2label=labels)).save_pretrained(tmp_path)
+    assert "AutoTokenizer" not in write_card(tmp_path, "me/x").text
+    tiny_tokenizer().save_pretrained(tmp_path)
+    text = write_card(tmp_path, "me/x").text
+    assert "| labels | bad, good |" in text
+    assert 'AutoTokenizer.from_pretrained("me/x", trust_remote_code=True)' in text
+    assert '`pipeline("text-classification", "me/x", trust_remote_code=True)`' in text
 
 
 def test_trainers_own_card_is_kept(tmp_path, capsys):
@@ -261,4 +293,4 @@ def test_the_figures_of_the_published_cards_are_in_results(path):
     assert {f"{value:.4f}" for _, value in expected} == {row.split("|")[4].strip() for row in figures(card.text)}
     for name, value in record["options"].items():
         assert value in (-1, False) or f"| {name} | {value} |" in card.text
-    assert card.data.license == "apache-2.0" and MARKER in card.text
+    assert card.data.license == "apache-2.0" and is_made(card)

@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-import yaml
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -42,7 +41,7 @@ from cp_transformers.checkpoints import CheckpointError, fetch, weight_files
 from cp_transformers.cli import main as cli
 from cp_transformers.conversion import convert_checkpoint
 from cp_transformers.hub import export_checkpoint, load_checkpoint
-from cp_transformers.model_card import MARKER, make_card
+from cp_transformers.model_card import MARKER, digests, make_card
 from cp_transformers.tasks import film_reviews
 from cp_transformers.tasks.image_data import load_processor
 from cp_transformers.tasks.runs import load_config, load_model, load_tokenizer
@@ -250,11 +249,11 @@ def test_a_card_evaluates_no_template(material, tmp_path, marker, capsys):
     evil = "{{ cycler.__init__.__globals__.os.mkdir('" + str(marker) + "') }}{% for x in y %}"
     source = {"source_sha256": {evil: evil}, "source_class": evil, "versions": {evil: evil}}
     edit(folder / "conversion.json", source=evil, commit=evil, license=evil, **source)
-    training = dict.fromkeys(("learning_rate", "max_steps", "dataset_config_name", "max_eval_samples"), evil)
-    (folder / "arguments.yaml").write_text(yaml.safe_dump({**training, "do_train": True}))
-    results = {"seed": 1, "data": evil, "task": evil, "metrics": {evil: {evil: 0.5}}}
-    (folder / "results.json").write_text(json.dumps(results))
-    assert cli(["card", str(folder), "--name", evil, "--base-model", evil, "--license", evil]) == 0
+    figure = {"split": evil, "metric": evil, "name": evil, "value": 0.5}
+    named = {"name": evil, "on_the_hub": True, "commit": evil, "config": evil}
+    record = {"model": named, "data": named, "options": {evil: evil}, "evaluations": [figure]}
+    (folder / "training.json").write_text(json.dumps({**record, "weights_sha256": digests(folder)}))
+    assert cli(["card", str(folder), "--name", evil, "--license", evil]) == 0
     text = (folder / "README.md").read_text()
     assert text.count("{{ cycler") > 10 and "{% for" in text
     (folder / "README.md").write_text(f"---\nlicense: other\nbase_model: {json.dumps(evil)}\n---\n{MARKER}\n{evil}\n")
@@ -600,4 +599,4 @@ def test_records_of_others_are_none(name, content, material, tmp_path, capsys):
     folder = stranger(material, tmp_path, "cp_bert")
     (folder / name).write_text(json.dumps(content))
     assert run("card", folder, capsys)[0] == 0
-    assert "is on no record" in (folder / "README.md").read_text()
+    assert "is not recorded" in (folder / "README.md").read_text()

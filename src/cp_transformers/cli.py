@@ -20,6 +20,7 @@ COMMANDS = {
     "convert": ("cp_transformers.conversion", "turn a pretrained checkpoint into its ContextPool variant"),
     "export": ("cp_transformers.hub:export", "write a CP checkpoint that works with transformers alone"),
     "push": ("cp_transformers.hub:push", "check a CP checkpoint and push it to the Hub"),
+    "benchmark": ("cp_transformers.benchmark", "measure what pooling costs, side by side with stock blocks"),
     "card": ("cp_transformers.model_card", "write a CP checkpoint's model card"),
 }
 

@@ -39,7 +39,7 @@ from .configuration_cp_bert import CPBertConfig
 from .configuration_cp_resnet import CPResNetConfig
 from .configuration_cp_vit import CPViTConfig
 from .files import new_checkpoint_folder, write_json
-from .model_card import read_card, write_card
+from .model_card import digests, read_card, write_card
 from .registration import AUTO_MODELS
 
 
@@ -249,7 +249,7 @@ def convert_checkpoint(
         except safetensors.SafetensorError as error:  # a full disk
             raise OSError(f"The weights cannot be written ({first_line(error)}).") from error
         copy_files(source_folder, folder, PROCESSOR_FILES)
-        record["weights_sha256"] = {file.name: sha256(file) for file in weight_files(folder)}
+        record["weights_sha256"] = digests(folder)
         write_json(folder / "conversion.json", record)
         write_card(folder, Path(output).name)
         check_written(folder, converted)
@@ -387,7 +387,7 @@ def main(args: Sequence[str] | None = None) -> None:
         argument_default=argparse.SUPPRESS,  # so that each family's own defaults hold
     )
     parser.add_argument("source", help="a folder, or the id of a model on the Hub")
-    parser.add_argument("output", help="the folder to write; it appears when it is whole")
+    parser.add_argument("output", help="the folder to write, whole or not at all")
     parser.add_argument("--revision", help="branch, tag or commit of a source on the Hub")
     parser.add_argument(
         "--layers", help="bert, vit: layers to keep, 0,1,2,3 or first:4, last:4, every:2 for 0,2,4,... (default: all)"

@@ -36,8 +36,12 @@ from .checkpoints import (
     weight_files,
 )
 from .files import new_checkpoint_folder
-from .model_card import read_config, renew_card, write_card
+from .model_card import carry_records, read_config, renew_card, write_card
 from .registration import AUTO_MODELS
+
+
+# The files of an export, besides its modules.
+WRITTEN = ["model*.safetensors", SAFE_WEIGHTS_INDEX_NAME, *PROCESSOR_FILES, *RECORDS, ".eval_results/*.yaml"]
 
 
 @dataclass(frozen=True)
@@ -48,11 +52,13 @@ class Pushed:
         url: where to look at it: the repository, its branch or the pull request.
         commit: the commit that holds it, for `revision=`.
         files: the paths that were checked there.
+        private: whether the repository is.
     """
 
     url: str
     commit: str
     files: tuple[str, ...]
+    private: bool
 
 
 def load_checkpoint(folder: str | os.PathLike) -> PreTrainedModel:
@@ -123,8 +129,9 @@ def export_checkpoint(
         if origin is None:
             write_card(folder, name)
         else:
-            copy_files(origin, folder, (*(() if processing_class else PROCESSOR_FILES), *RECORDS, "README.md"))
-            renew_card(folder, folder, name)
+            copy_files(origin, folder, (*(() if processing_class else PROCESSOR_FILES), "README.md"))
+            carry_records(origin, folder)
+            renew_card(folder, name)
         was_training = model.training
         try:
             _check_self_contained(folder, model)
@@ -160,30 +167,24 @@ def push_checkpoint(
             is not what was sent; or there is nothing to send in a pull request.
         OSError: there is no room for the export.
     """
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise CheckpointError(f"{repo_id} must be of the form user/name: {first_line(error)}") from error
     if create_pr and revision is not None:
         raise CheckpointError("A pull request is to main: leave out --revision, or --create-pr.")
-    if get_token() is None:
-        raise CheckpointError("There is no Hub token: log in with `hf auth login`, or set HF_TOKEN.")
+    repo_id = check_target(repo_id, anybodys=create_pr)
     api = HfApi(library_name="cp_transformers")
-    if "/" not in repo_id:
-        with hub_errors(repo_id):
-            repo_id = f"{api.whoami()['name']}/{repo_id}"
     with tempfile.TemporaryDirectory() as work:
         export = Path(work) / "export"
         model = export_checkpoint(folder, export, name=repo_id)
         with hub_errors(repo_id, revision):
             if api.repo_exists(repo_id):
-                if private is not None and private != bool(api.model_info(repo_id).private):
+                is_private = bool(api.model_info(repo_id).private)
+                if private is not None and private != is_private:
                     raise CheckpointError(
                         f"{repo_id} exists and is {'public' if private else 'private'}; change that in its settings, "
                         "or push to another."
                     )
             else:
-                api.create_repo(repo_id, private=private is not False, exist_ok=True)
+                is_private = private is not False
+                api.create_repo(repo_id, private=is_private, exist_ok=True)
             if revision is not None and not create_pr:
                 api.create_branch(repo_id, branch=revision, exist_ok=True)
             commit = api.upload_folder(
@@ -192,13 +193,38 @@ def push_checkpoint(
                 revision=revision,
                 create_pr=create_pr,
                 commit_message=commit_message or f"Push {type(model).__name__}",
-                delete_patterns=["model*.safetensors", SAFE_WEIGHTS_INDEX_NAME],  # those of a push in other pieces
+                delete_patterns=WRITTEN,  # of an earlier push, which this one has not
             )
             if create_pr and commit.pr_url is None:
                 raise CheckpointError(f"{repo_id} holds exactly this already; no pull request was opened.")
             files = _check_arrived(api, repo_id, commit.oid, export)
     url = commit.pr_url or str(commit.repo_url) + (f"/tree/{revision}" if revision is not None else "")
-    return Pushed(url, commit.oid, files)
+    return Pushed(url, commit.oid, files, is_private)
+
+
+def check_target(repo_id: str, anybodys: bool = False) -> str:
+    """The full name of a repository that the token may push to, as far as its account's name can tell.
+
+    Args:
+        repo_id: `user/name`, or `name` for the token's own.
+        anybodys: a pull request, for which it may be anybody's.
+
+    Raises:
+        CheckpointError: it is no name, or somebody else's, or there is no token, or the Hub cannot be reached.
+    """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise CheckpointError(f"{repo_id} must be of the form user/name: {first_line(error)}") from error
+    if get_token() is None:
+        raise CheckpointError("There is no Hub token: log in with `hf auth login`, or set HF_TOKEN.")
+    with hub_errors(repo_id):
+        account = HfApi().whoami()
+    owner, _, name = repo_id.rpartition("/")
+    own = [account["name"], *(each["name"] for each in account.get("orgs", []))]
+    if owner and owner not in own and not anybodys:
+        raise CheckpointError(f"{repo_id}: the token is of {own[0]}, who is not {owner} and no member of it.")
+    return f"{owner or own[0]}/{name}"
 
 
 def _check_self_contained(folder: Path, model: PreTrainedModel) -> None:
@@ -236,9 +262,10 @@ def export(args: Sequence[str] | None = None) -> None:
         prog="cp-transformers export",
         description="Write a checkpoint that works with transformers alone (trust_remote_code=True), and check that "
         "it computes what its source does.",
+        allow_abbrev=False,
     )
     parser.add_argument("source", help="a CP checkpoint's folder: converted, or that of a run")
-    parser.add_argument("output", help="the folder to write; it appears when it is whole")
+    parser.add_argument("output", help="the folder to write, whole or not at all")
     parser.add_argument("--name", help="what its card calls it, for example its id on the Hub (default: the folder's)")
     parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint that stands at OUTPUT")
     options = parser.parse_args(args)
@@ -254,17 +281,21 @@ def push(args: Sequence[str] | None = None) -> None:
         prog="cp-transformers push",
         description="Check a checkpoint and push it to the Hub, so that it works with transformers alone.",
         epilog="The Hub token is taken from the environment (HF_TOKEN) or from `hf auth login`.",
+        allow_abbrev=False,
     )
     parser.add_argument("folder", help="a CP checkpoint's folder: converted, exported, or that of a run")
-    parser.add_argument("repo", help="user/name or organisation/name; it is made if there is none")
+    parser.add_argument(
+        "repo", help="user/name, organisation/name, or name for your own; created if it does not exist"
+    )
     parser.add_argument(
         "--private",
         action=argparse.BooleanOptionalAction,
-        help="of a new repository (default: private); one that exists must be as asked for",
+        help="whether a new repository is private (default: it is); refuse to push to one that is otherwise",
     )
-    parser.add_argument("--revision", help="the branch to push to, made if there is none (default: main)")
+    parser.add_argument("--revision", help="the branch to push to, created if it does not exist (default: main)")
     parser.add_argument("--create-pr", action="store_true", help="open a pull request instead")
-    parser.add_argument("--message", dest="commit_message", help="of the commit")
+    parser.add_argument("--message", dest="commit_message", help="the commit's message")
     options = vars(parser.parse_args(args))
     pushed = push_checkpoint(options.pop("folder"), options.pop("repo"), **options)
-    print(f"{pushed.url}\n{len(pushed.files)} files, checked there; commit {pushed.commit}")
+    visibility = "private" if pushed.private else "public"
+    print(f"{pushed.url} ({visibility})\n{len(pushed.files)} files uploaded and verified; commit {pushed.commit}")

@@ -8,7 +8,9 @@ specification.
 """
 
 import argparse
+import hashlib
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,16 +25,27 @@ from huggingface_hub import (
     ModelCardData,
     eval_result_entries_to_yaml,
 )
+from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from .checkpoints import CheckpointError, first_line, read_json, read_model_type, reading, sha256, weight_files
-from .files import write_whole
+from .checkpoints import (
+    RECORDS,
+    CheckpointError,
+    first_line,
+    hub_errors,
+    read_json,
+    read_model_type,
+    reading,
+    sha256,
+    weight_files,
+)
+from .files import write_json, write_whole
 from .registration import AUTO_MODELS
 
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
-# By this a card is known that may be made anew.
-MARKER = "<!-- Made by `cp-transformers card`, which makes it anew; delete this line to keep your changes. -->"
+# The line by which a card is known that has not been changed since it was made, by the digest of the rest.
+MARKER = "<!-- Made by `cp-transformers card` ({digest}); `export` and `push` make it anew until it is changed. -->"
 # The end of a class's name -> the Hub's name of its task
 PIPELINE_TAGS = {
     "ForSequenceClassification": "text-classification",
@@ -64,7 +77,13 @@ CONVERSION: dict[str, Any] = {
     "parity": dict,
     "versions": dict,
 }
-TRAINING: dict[str, Any] = {"model": (dict, type(None)), "data": dict, "options": dict, "evaluations": list}
+TRAINING: dict[str, Any] = {
+    "model": (dict, type(None)),
+    "data": dict,
+    "options": dict,
+    "evaluations": list,
+    "weights_sha256": dict,
+}
 
 
 def make_card(
@@ -84,6 +103,10 @@ def make_card(
     folder = Path(folder)
     config, class_name = read_config(folder)
     conversion, training = read_record(folder, "conversion.json"), read_record(folder, "training.json")
+    weights = digests(folder)
+    if training.get("weights_sha256") != weights:
+        training = {}  # of other weights
+    untrained = not training and conversion.get("weights_sha256") == weights
     start = training.get("model") or {}
     if base_model is None and start.get("on_the_hub"):
         base_model = start["name"]
@@ -97,7 +120,7 @@ def make_card(
         library_name="transformers",
         license=license or conversion.get("license"),
         base_model=base_model,
-        base_model_relation=None if base_model is None else "finetune",
+        base_model_relation="finetune" if base_model is not None and training else None,
         datasets=[data["name"]] if data.get("on_the_hub") else None,
         pipeline_tag=pipeline_tag,
         tags=["context-pool", config.model_type],
@@ -116,29 +139,50 @@ def make_card(
         ]
         or None,
     )
-    untrained = not training and conversion.get("weights_sha256") == {
-        file.name: sha256(file) for file in weight_files(folder)
-    }
-    return ModelCard.from_template(
+    card = ModelCard.from_template(
         metadata,
         template_path=str(TEMPLATE),
-        marker=MARKER,
+        marker=MARKER.format(digest="0" * 16),
         name=name.split("/")[-1],
         repo=name,
         auto_class=auto_class,
+        processor_class=_processor_class(folder),
+        pipeline_tag=pipeline_tag,
         summary=_summary(class_name, base_model, conversion, training, untrained),
         intended_use=_intended_use(class_name, untrained),
         model=_model_table(config, class_name),
         conversion=_conversion(conversion),
-        training={
-            option: _cell(value)
-            for option, value in training.get("options", {}).items()
-            if value is not False and value != -1  # what is not asked for
-        },
+        training=_options(training.get("options", {})),
         data=data.get("name"),
         evaluations=[{**each, "shown": f"{each['value']:.4f}"} for each in evaluations],
         limits=_limits(config, training, untrained),
     )
+    card.content = card.content.replace("0" * 16, _digest(card.content), 1)
+    return card
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 digests of a checkpoint's weights, by file."""
+    return {file.name: sha256(file) for file in weight_files(folder)}
+
+
+def _marker_of(content: str) -> re.Match[str] | None:
+    return re.search(re.escape(MARKER).replace(r"\{digest\}", "([0-9a-f]{16})"), content)
+
+
+def _digest(content: str) -> str:
+    """Of a card, but for its marker."""
+    marker = _marker_of(content)
+    rest = content if marker is None else content.replace(marker[0], "")
+    return hashlib.sha256(rest.encode()).hexdigest()[:16]
+
+
+def is_made(card: ModelCard | None) -> bool:
+    """Whether a card is none, or one of this module's that nobody has changed: another may then take its place."""
+    if card is None:
+        return True
+    marker = _marker_of(card.content)
+    return marker is not None and marker[1] == _digest(card.content)
 
 
 def write_card(
@@ -157,20 +201,33 @@ def write_card(
     return card
 
 
-def renew_card(folder: str | os.PathLike, source: str | os.PathLike, name: str) -> None:
-    """Gives a copy of a checkpoint the card of its source: as it is, where somebody has written it, else made anew
-    for the copy's name, with the source's base model and licence.
+def renew_card(folder: str | os.PathLike, name: str) -> None:
+    """Makes a checkpoint's card anew for a name, with the base model and the licence that are on it; one that was
+    written or changed by hand is left as it is.
 
     Raises:
-        CheckpointError: the source's card has no valid metadata, or see [`make_card`].
+        CheckpointError: the card has no valid metadata, or see [`make_card`].
     """
-    folder, card = Path(folder), read_card(Path(source))
-    if card is not None and MARKER not in card.content:
-        write_whole(folder / "README.md", card.content)
-        _write_eval_results(folder)
-    else:
+    card = read_card(Path(folder))
+    if is_made(card):
         data = ModelCardData() if card is None else card.data
         write_card(folder, name, data.get("base_model"), data.get("license"))
+    else:
+        _write_eval_results(Path(folder))
+
+
+def carry_records(source: Path, folder: Path) -> None:
+    """Copies the records of a checkpoint to a copy of it, with the digests of the copy's weights, which may be in
+    other pieces, in place of the source's.
+
+    Raises:
+        CheckpointError: a record is damaged.
+    """
+    for name in RECORDS:
+        if record := read_record(source, name):
+            if record["weights_sha256"] == digests(source):
+                record["weights_sha256"] = digests(folder)
+            write_json(folder / name, record)
 
 
 def read_card(folder: Path) -> ModelCard | None:
@@ -259,16 +316,35 @@ def _summary(
         text = f"`{class_name}`, a ContextPool model: a ResNet that pools by learned weights over a learned support "
         text += "size in place of conventional pooling."
     if conversion:
-        text += (
-            f" Converted from `{conversion['source'] if conversion.get('commit') else base_model or 'a checkpoint'}`"
+        origin = conversion["source"] if conversion.get("commit") else base_model
+        text += " Converted from " + (
+            f"a `{conversion['source_class']}` checkpoint" if origin is None else f"`{origin}`"
         )
         text += "; its pooling modules have not been trained." if untrained else "."
     if training:
-        start = training["model"]
-        text += " Trained from scratch" if start is None else f" Fine-tuned from `{start['name']}`"
-        data = training["data"]["name"]
-        text += f" on `{data}`" + (f", {PACKAGED[data]}." if data in PACKAGED else ".")
+        start, data = training["model"], training["data"]
+        text += " Trained from scratch" if start is None else f" Fine-tuned from {_named(start)}"
+        text += f" on {_named(data)}" + (f", {PACKAGED[data['name']]}." if data["name"] in PACKAGED else ".")
     return text
+
+
+def _named(source: dict[str, Any]) -> str:
+    local = not source.get("on_the_hub") and source["name"] not in PACKAGED
+    return f"local files named `{source['name']}`" if local else f"`{source['name']}`"
+
+
+def _options(options: dict[str, Any]) -> dict[str, str]:
+    """Those that say something: no switches that are off, and the steps in place of the epochs where they count."""
+    told = {name: value for name, value in options.items() if value is not False and value != -1}
+    if "max_steps" in told:
+        told.pop("num_train_epochs", None)
+    return {name: _cell(value) for name, value in told.items()}
+
+
+def _processor_class(folder: Path) -> str | None:
+    """The Auto class of what prepares the model's inputs, if it is there."""
+    names = {"AutoTokenizer": ("tokenizer.json", "vocab.txt"), "AutoImageProcessor": ("preprocessor_config.json",)}
+    return next((name for name, files in names.items() if any((folder / file).is_file() for file in files)), None)
 
 
 def _intended_use(class_name: str, untrained: bool) -> str:
@@ -296,6 +372,9 @@ def _model_table(config: PreTrainedConfig, class_name: str) -> dict[str, str]:
         "parameters": f"{parameters:,}",
         "dtype": str(config.dtype).removeprefix("torch."),
     }
+    labels = [str(label) for label in config.id2label.values()]
+    if "Classification" in class_name and labels != [f"LABEL_{index}" for index in range(len(labels))]:
+        table["labels"] = _cell(labels[:20] + [f"and {len(labels) - 20} more"] * (len(labels) > 20))
     for name in ("num_hidden_layers", "hidden_size", "depths", "hidden_sizes", "image_size", "patch_size"):
         if hasattr(config, name):
             table[name] = _cell(getattr(config, name))
@@ -310,10 +389,11 @@ def _conversion(record: dict[str, Any]) -> str:
     commit = "" if record.get("commit") is None else f" at commit `{record['commit']}`"
     digests = ", ".join(f"`{name}` has SHA-256 `{digest}`" for name, digest in record["source_sha256"].items())
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    kind = "" if record.get("commit") else "a local folder named "
     return (
-        f"From `{record['source']}`{commit}, `{record['source_class']}`, {layers}; {digests}. On the conversion's "
-        "seeded inputs the largest difference of any output from the source's (cut to the same layers) was "
-        f"{record['parity'].get('max_abs_difference')} in float32"
+        f"From {kind}`{record['source']}`{commit}, `{record['source_class']}`, {layers}; {digests}. On the "
+        "conversion's seeded inputs the largest difference of any output from the source's (cut to the same layers) "
+        f"was {record['parity'].get('max_abs_difference')} in float32"
         + ("" if record["pool_config"].get("pool_gate") else ", as is to be expected without a gate")
         + f". {versions}. `conversion.json` has the whole record."
     )
@@ -322,13 +402,15 @@ def _conversion(record: dict[str, Any]) -> str:
 def _limits(config: PreTrainedConfig, training: dict[str, Any], untrained: bool) -> str:
     limits = []
     if config.model_type == "cp_bert":
-        limits.append(f"Texts of up to {config.max_position_embeddings} tokens; it reads, and does not write.")
+        limits.append(
+            f"Texts of up to {config.max_position_embeddings} tokens; it is an encoder and generates no text."
+        )
     if training:
         limits.append("Nothing is known of other data than those named above.")
     elif not untrained:
-        limits.append("How these weights were trained is on no record.")
+        limits.append("How these weights were trained is not recorded.")
     if not training or training["model"] is not None:
-        limits.append("The limits and biases of the model that it was made from are its own.")
+        limits.append("It inherits the limits and biases of the model that it was made from.")
     limits.append("The pooling is this project's own definition of the paper's method; no figure here is the paper's.")
     return " ".join(limits)
 
@@ -344,19 +426,29 @@ def main(args: Sequence[str] | None = None) -> None:
         prog="cp-transformers card",
         description="Write a checkpoint's model card to its README.md, from its own files: config.json, "
         "conversion.json, and training.json of the run that trained it.",
+        allow_abbrev=False,
     )
     parser.add_argument("folder", help="a CP checkpoint, as convert, glue, imagenet or mlm has written it")
     parser.add_argument("--name", help="the model's id on the Hub, or another name (default: the folder's)")
-    parser.add_argument("--base-model", help="id on the Hub of the model that it was made from, if it is on no record")
-    parser.add_argument("--license", help="of the checkpoint, as the Hub names it, for example apache-2.0")
-    parser.add_argument("--overwrite", action="store_true", help="replace a card that somebody has written")
+    parser.add_argument("--base-model", help="id on the Hub of the model that it was made from (default: as recorded)")
+    parser.add_argument("--license", help="the checkpoint's licence, for example apache-2.0 (default: as recorded)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a card that was written or changed by hand")
     options = parser.parse_args(args)
     folder = Path(options.folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder.")
-    card = folder / "README.md"
-    if not options.overwrite and (there := read_card(folder)) is not None and MARKER not in there.content:
-        raise FileExistsError(f"{card} was not made by this command; replace it with --overwrite.")
+    if options.base_model is not None:
+        with hub_errors(options.base_model):
+            validate_repo_id(options.base_model)
+    card = None if options.overwrite else read_card(folder)
+    if not is_made(card):
+        raise FileExistsError(f"{folder / 'README.md'} was written or changed by hand; replace it with --overwrite.")
+    before = ModelCardData() if card is None else card.data
     transformers.logging.set_verbosity_error()
-    write_card(folder, options.name or folder.resolve().name, base_model=options.base_model, license=options.license)
-    print(f"Written to {card}.")
+    write_card(
+        folder,
+        options.name or folder.resolve().name,
+        base_model=options.base_model or before.get("base_model"),
+        license=options.license or before.get("license"),
+    )
+    print(f"Written to {folder / 'README.md'}.")

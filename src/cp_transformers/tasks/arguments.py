@@ -22,6 +22,18 @@ from transformers import HfArgumentParser, TrainingArguments
 from ..files import write_whole
 
 
+# What pushing does here, which is not what it does in Trainer.
+PUSH_HELP = {
+    "push_to_hub": "push a CP model when its run is finished, as `cp-transformers push` does",
+    "hub_model_id": "where to: user/name, or name for your own (default: the name of output_dir)",
+    "hub_private_repo": "whether a new repository is private (default: it is); one that exists must be so, if given",
+    "hub_revision": "the branch to push to, created if it does not exist (default: main)",
+    "hub_strategy": "not used: the push comes at the end",
+    "hub_always_push": "not used: the push comes at the end",
+    "hub_token": "refused, since Trainer would write it to output_dir: set HF_TOKEN, or log in with `hf auth login`",
+}
+
+
 class ArgumentParser(HfArgumentParser):
     """Parses `--config FILE` and options into dataclasses.
 
@@ -36,6 +48,9 @@ class ArgumentParser(HfArgumentParser):
         self.add_argument("--config", help="YAML file with any of these options; those on the command line win")
         if resume := self._option_string_actions.get("--resume_from_checkpoint"):
             resume.help = "last: go on with the run in output_dir, from its last checkpoint; or a checkpoint's folder"
+        for name, text in PUSH_HELP.items():
+            if option := self._option_string_actions.get(f"--{name}"):
+                option.help = text
 
     def parse(self, args: Sequence[str] | None = None) -> tuple[Any, ...]:
         """The dataclasses, in the order in which their types were given."""

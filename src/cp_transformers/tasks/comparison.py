@@ -4,8 +4,8 @@
 
 import math
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from .. import __version__
+from ..benchmark import interleaved
 from ..files import write_json
 from ..training import param_groups
 from .metrics import Accuracy
@@ -94,16 +95,8 @@ def paired_difference(correct: np.ndarray, control: np.ndarray) -> tuple[float, 
 def milliseconds(models: Mapping[str, nn.Module], batch: Mapping[str, torch.Tensor], rounds: int) -> dict[str, float]:
     """The median time of a forward pass over `batch` for each model, measured in turn so that all see the same
     machine."""
-    times: dict[str, list[float]] = {name: [] for name in models}
-    for turn in range(rounds + 2):  # two to warm up
-        for name, model in models.items():
-            start = time.perf_counter()
-            model(**batch)
-            if torch.accelerator.is_available():
-                torch.accelerator.synchronize()
-            if turn >= 2:
-                times[name].append(1000 * (time.perf_counter() - start))
-    return {name: statistics.median(each) for name, each in times.items()}
+    seconds = interleaved({name: partial(model, **batch) for name, model in models.items()}, rounds)
+    return {name: 1000 * statistics.median(each) for name, each in seconds.items()}
 
 
 def table(arms: Sequence[dict[str, Any]]) -> list[str]:

@@ -12,8 +12,8 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from ..checkpoints import CheckpointError, copy_files, fetch, read_model_type
 from ..files import write_json
-from ..hub import push_checkpoint
-from ..model_card import MARKER, read_card, read_record, write_card
+from ..hub import check_target, push_checkpoint
+from ..model_card import digests, is_made, read_card, read_record, write_card
 from .arguments import resolve
 from .runs import PACKAGED, check_free_space
 
@@ -35,13 +35,15 @@ def prepare(training: TrainingArguments, model: PreTrainedModel, source: str | N
 
     Raises:
         OSError: see [`check_free_space`].
-        ValueError: a stock model is to be pushed.
+        ValueError: a stock model is to be pushed, or to where the token's account has no place.
     """
     check_free_space(training, model)
     if not training.do_train:
         return
     if training.push_to_hub and not model.config.model_type.startswith("cp_"):
         raise ValueError("--push_to_hub is for CP models; push another with `hf upload`.")
+    if training.push_to_hub and training.process_index == 0:
+        check_target(training.hub_model_id or Path(training.output_dir).resolve().name)
     if source is not None and training.process_index == 0:
         folder = fetch(source)[0]
         if read_record(folder, "conversion.json"):
@@ -87,10 +89,11 @@ def finish(
             "data": {**describe_data(arguments), "config": config_name or values.get("dataset_config_name")},
             "options": {name: values[name] for name in RECORDED if name in values},
             "evaluations": list(evaluations),
+            "weights_sha256": digests(output) if is_cp else {},
         }
         write_json(output / "training.json", record)
         card = read_card(output) if is_cp else None
-        if is_cp and (card is None or MARKER in card.content):
+        if is_cp and is_made(card):
             write_card(output, training.hub_model_id or output.resolve().name)
     write_json(output / "results.json", results)  # last: by it a run is known to be finished
     if training.do_train and training.push_to_hub:
