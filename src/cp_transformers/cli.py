@@ -14,7 +14,7 @@ from . import __version__
 # command -> (the module and its function, if that is not main(), what it does)
 COMMANDS = {
     "demo": ("cp_transformers.tasks.demo", "train CP and stock models on real text or images, and compare them"),
-    "glue": ("cp_transformers.tasks.glue", "fine-tune, evaluate and predict on a GLUE task"),
+    "glue": ("cp_transformers.tasks.glue", "fine-tune, evaluate and predict on GLUE, or on sentences of your own"),
     "imagenet": ("cp_transformers.tasks.imagenet", "evaluate, fine-tune and train on ImageNet or other images"),
     "mlm": ("cp_transformers.tasks.mlm", "train CP or stock BERT as a masked language model"),
     "convert": ("cp_transformers.conversion", "turn a pretrained checkpoint into its ContextPool variant"),
