@@ -102,3 +102,21 @@ def test_the_table_of_distillation_is_what_results_hold():
             accuracies = [100 * float(row["validation_accuracy"]) for row in runs]
             cells.append(f"{statistics.mean(accuracies):.2f} ± {statistics.stdev(accuracies):.2f}")
         assert f"| {model} | {cells[0]} | {cells[1]} |" in README
+
+
+def test_the_cost_of_the_pooling_is_that_of_the_benchmark():
+    with (ROOT / "results" / "benchmark_pooling.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    blocks = dict.fromkeys((row["model"], row["tokens"]) for row in rows)
+    for model, tokens in blocks:
+        ratios = {
+            (row["pass"], row["pool"]): f"{100 * float(row['ratio']):.1f}"
+            for row in rows
+            if (row["model"], row["tokens"]) == (model, tokens)
+        }
+        cells = [
+            ratios[way, pool] for way in ("forward", "training") for pool in ("one head", "two heads with offsets")
+        ]
+        assert f"| {model} | {tokens} | {' | '.join(cells)} |" in README
+    assert {(row["threads"], row["rounds"]) for row in rows} == {("2", "21")}
+    assert "two CPU threads, medians of 21 rounds" in " ".join(README.split())
