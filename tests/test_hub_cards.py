@@ -224,6 +224,7 @@ def test_the_record_of_other_weights_is_none_of_these(tmp_path):
     classifier(tmp_path)  # others are drawn
     card = write_card(tmp_path, "x")
     assert not figures(card.text) and "is not recorded" in card.text
+    assert not (tmp_path / ".eval_results").exists()
 
 
 def test_a_card_tells_the_labels_and_how_to_prepare_the_inputs(tmp_path):

@@ -593,6 +593,19 @@ def test_malformed_records_are_refused_by_name(name, content, material, tmp_path
     refused("export", folder, capsys, name)
 
 
+FIGURE = {"split": "validation", "metric": "loss", "name": "loss", "value": 1.0}
+
+
+@pytest.mark.parametrize("figure", [1, {}, {**FIGURE, "value": "x"}, {**FIGURE, "split": 1}], ids=str)
+def test_records_with_odd_figures_are_none(figure, material, tmp_path, capsys):
+    folder = stranger(material, tmp_path, "cp_bert")
+    record = {"model": None, "data": {"name": "x"}, "options": {}, "weights_sha256": digests(folder)}
+    for evaluations, text in (([FIGURE], "| x | validation | loss | 1.0000 |"), ([figure], "is not recorded")):
+        (folder / "training.json").write_text(json.dumps({**record, "evaluations": evaluations}))
+        assert run("card", folder, capsys)[0] == 0
+        assert text in (folder / "README.md").read_text()
+
+
 @pytest.mark.parametrize("content", [[1], {"a": 1}, {"source": 1, "layers": 3, "model": 4, "evaluations": 5}], ids=str)
 @pytest.mark.parametrize("name", ["conversion.json", "training.json"])
 def test_records_of_others_are_none(name, content, material, tmp_path, capsys):

@@ -29,9 +29,7 @@ def new_checkpoint_folder(output: str | os.PathLike, overwrite: bool = False) ->
     output = Path(output).resolve()
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         if not overwrite:
-            raise FileExistsError(
-                f"{output} exists; choose another output, or replace it with --overwrite."
-            )
+            raise FileExistsError(f"{output} exists; choose another output, or replace it with --overwrite.")
         if not (output / "config.json").is_file():
             raise FileExistsError(f"{output} is not a checkpoint, so it is not overwritten; choose another output.")
     try:

@@ -77,6 +77,7 @@ CONVERSION: dict[str, Any] = {
     "parity": dict,
     "versions": dict,
 }
+FIGURE = ("split", "metric", "name")  # besides its value
 TRAINING: dict[str, Any] = {
     "model": (dict, type(None)),
     "data": dict,
@@ -102,11 +103,8 @@ def make_card(
     """
     folder = Path(folder)
     config, class_name = read_config(folder)
-    conversion, training = read_record(folder, "conversion.json"), read_record(folder, "training.json")
-    weights = digests(folder)
-    if training.get("weights_sha256") != weights:
-        training = {}  # of other weights
-    untrained = not training and conversion.get("weights_sha256") == weights
+    conversion, training = read_record(folder, "conversion.json"), _training_of(folder)
+    untrained = not training and conversion.get("weights_sha256") == digests(folder)
     start = training.get("model") or {}
     if base_model is None and start.get("on_the_hub"):
         base_model = start["name"]
@@ -129,7 +127,7 @@ def make_card(
                 task_type=pipeline_tag or "other",
                 dataset_type=data["name"],
                 dataset_name=data["name"],
-                dataset_config=data["config"],
+                dataset_config=data.get("config"),
                 dataset_split=each["split"],
                 metric_type=each["metric"],
                 metric_name=each["name"],
@@ -157,8 +155,15 @@ def make_card(
         evaluations=[{**each, "shown": f"{each['value']:.4f}"} for each in evaluations],
         limits=_limits(config, training, untrained),
     )
-    card.content = card.content.replace("0" * 16, _digest(card.content), 1)
+    unsigned = MARKER.format(digest="0" * 16)
+    card.content = card.content.replace(unsigned, MARKER.format(digest=_digest(card.content)))
     return card
+
+
+def _training_of(folder: Path) -> dict[str, Any]:
+    """The record of the run that trained the weights in the folder; empty where there is none, or one of others."""
+    record = read_record(folder, "training.json")
+    return record if record and record["weights_sha256"] == digests(folder) else {}
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -245,7 +250,7 @@ def read_card(folder: Path) -> ModelCard | None:
 
 def _write_eval_results(folder: Path) -> None:
     """The Hub's newer form: of each split the first figure that is no loss."""
-    training = read_record(folder, "training.json")
+    training = _training_of(folder)
     if not training.get("data", {}).get("on_the_hub"):
         return
     data = training["data"]
@@ -256,7 +261,7 @@ def _write_eval_results(folder: Path) -> None:
     entries = [
         EvalResultEntry(
             data["name"],
-            (data["config"] or "default") + split.removeprefix("validation"),  # GLUE's mnli_matched is one
+            (data.get("config") or "default") + split.removeprefix("validation"),  # GLUE's mnli_matched is one
             each["value"],
             notes=f"{split}, {each['name']}",
         )
@@ -280,6 +285,13 @@ def read_record(folder: Path, name: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         return {}
     ours = all(key in content and isinstance(content[key], kind) for key, kind in required.items())
+    if ours and name == "training.json":
+        named = [content["data"].get("name"), (content["model"] or {"name": ""}).get("name")]
+        texts = [
+            each.get(key) if isinstance(each, dict) else None for each in content["evaluations"] for key in FIGURE
+        ]
+        ours = all(isinstance(text, str) for text in [*named, *texts])
+        ours = ours and all(isinstance(each.get("value"), (int, float)) for each in content["evaluations"])
     return content if ours else {}
 
 
