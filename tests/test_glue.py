@@ -850,7 +850,7 @@ def test_two_processes_count_every_example_once(two, tmp_path):
     one = glue("stsb", folder / "out", folder / "data", tmp_path / "one", "--do_eval", "--do_predict")["validation"]
     measured = results_of(folder / "out")["metrics"]["validation"]
     for name in ("loss", "pearson", "spearman"):
-        assert measured[name] == pytest.approx(one[name], abs=1e-6)
+        assert measured[name] == pytest.approx(one[name], rel=1e-5)  # of batches of other sizes, in float32
     assert len(predictions(folder / "out", "STS-B")) == 7
     assert predictions(folder / "out", "STS-B") == predictions(tmp_path / "one", "STS-B")
 
