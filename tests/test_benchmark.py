@@ -38,6 +38,13 @@ def test_ratios_are_of_the_same_round(shape, train, monkeypatch):
     assert (two["ratio"], two["lower_quartile"], two["upper_quartile"]) == (1.0, 1.0, 1.0)
 
 
+def test_quartiles_stay_within_what_was_measured(monkeypatch):
+    seconds = {"block": [1.0, 1.0], "one head": [0.1, 10.0], "two heads with offsets": [1.0, 1.0]}
+    monkeypatch.setattr(benchmark, "interleaved", lambda calls, rounds: seconds)
+    row = measure_pooling(TINY[0], rounds=2, train=False)[0]
+    assert 0.1 <= row["lower_quartile"] <= row["ratio"] <= row["upper_quartile"] <= 10.0
+
+
 def test_training_runs_the_backward_pass_and_evaluation_does_not(monkeypatch):
     seen = []
 

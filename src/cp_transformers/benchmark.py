@@ -106,7 +106,7 @@ def measure_pooling(shape: Shape, rounds: int, train: bool) -> list[dict[str, An
     rows = []
     for name in pools:
         ratios = [pool / block for pool, block in zip(seconds[name], seconds["block"])]
-        lower, median, upper = statistics.quantiles(ratios, n=4)
+        lower, median, upper = statistics.quantiles(ratios, n=4, method="inclusive")
         quartiles = {"ratio": median, "lower_quartile": lower, "upper_quartile": upper}
         rows.append({"pool": name, **quartiles, "block_ms": 1000 * statistics.median(seconds["block"])})
     return rows
