@@ -42,6 +42,7 @@ from transformers import AutoConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 import cp_transformers
+from cp_transformers.checkpoints import aligned
 from cp_transformers.context_pool import MIN_SIGMA, BaseContextPool, ContextPool
 
 
@@ -159,7 +160,7 @@ def test_each_of_two_copies_builds_its_own_classes(another_copy):
 def test_a_reloaded_model_has_the_same_parameters_and_outputs(case, variant, tmp_path):
     model = case.model(**variant)
     model.save_pretrained(tmp_path)
-    reloaded = case.model_class.from_pretrained(tmp_path)
+    reloaded = aligned(case.model_class.from_pretrained(tmp_path))
     torch.testing.assert_close(reloaded.state_dict(), model.state_dict(), rtol=0.0, atol=0.0)
     assert_same_outputs(run(reloaded, case), run(model, case))
 
@@ -431,7 +432,7 @@ def test_a_closed_gate_gives_exactly_the_stock_outputs(case, variant, tmp_path):
     stock = saved_stock_model(case, tmp_path, **variant)
     config = case.config(**{**variant, "pool_gate": True})
     model = case.model_class.from_pretrained(tmp_path, config=config)
-    assert_same_outputs(run(model, case), run(stock, case))
+    assert_same_outputs(run(aligned(model), case), run(stock, case))
 
 
 @every_layered_variant
@@ -448,7 +449,7 @@ def test_a_model_without_pools_gives_exactly_the_stock_outputs(case, tmp_path):
     stock = saved_stock_model(case, tmp_path)
     model = case.model_class.from_pretrained(tmp_path, config=case.config(**case.no_pools))
     assert not context_pools(model)
-    assert_same_outputs(run(model, case), run(stock, case))
+    assert_same_outputs(run(aligned(model), case), run(stock, case))
 
 
 @every_variant

@@ -292,15 +292,24 @@ def example_inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     return inputs
 
 
+def aligned(model: PreTrainedModel) -> PreTrainedModel:
+    """The model, each tensor of it in new memory. Loaded weights stay where they lie in their file, and on some
+    processors a product's last bit depends on how its operands are aligned: equal weights then give equal outputs."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
+    return model
+
+
 @torch.no_grad()
 def parity(model: PreTrainedModel, other: PreTrainedModel) -> float:
     """The largest absolute difference between any outputs of the two models, hidden states included, on the same
-    seeded inputs ([`example_inputs`]); NaN if there is one among the outputs. Both are put into evaluation mode."""
+    seeded inputs ([`example_inputs`]); NaN if there is one among the outputs. Both are [`aligned`] and put into
+    evaluation mode."""
     inputs = {
         name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else None)
         for name, tensor in example_inputs(model).items()
     }
-    outputs = [each.eval()(**inputs, output_hidden_states=True).to_tuple() for each in (model, other)]
+    outputs = [aligned(each).eval()(**inputs, output_hidden_states=True).to_tuple() for each in (model, other)]
     pairs = list(zip(*(list(_tensors(output)) for output in outputs), strict=True))
     differences = [(a.double() - b.double()).abs().max().item() for a, b in pairs]
     return math.nan if any(map(math.isnan, differences)) else max(differences)
