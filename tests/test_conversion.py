@@ -173,7 +173,8 @@ def test_real_image_weights_convert_and_give_equal_logits_and_predictions(name, 
     hits = expected.argmax(-1) == torch.tensor(digits["test"][:100]["label"])
     assert hits.float().mean() > 0.3  # it has learned something: a tenth would be chance
 
-    source, converted = (pipeline("image-classification", str(tmp_path / name))(images[:3]) for name in ("source", "cp"))
+    pipelines = [pipeline("image-classification", str(tmp_path / name)) for name in ("source", "cp")]
+    source, converted = (classify(images[:3]) for classify in pipelines)
     assert source[0][0]["label"] in digits["test"].features["label"].names
     for prediction, expected in zip(chain(*converted), chain(*source), strict=True):
         assert prediction == {"label": expected["label"], "score": pytest.approx(expected["score"], rel=1e-5)}

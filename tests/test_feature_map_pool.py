@@ -350,11 +350,9 @@ def test_gradients_of_windowed_context_pool(stride):
     assert torch.autograd.gradcheck(forward, inputs)
 
 
-def test_windowed_context_pool_has_no_second_derivatives():
-    hidden_states, *others = random_inputs()
-    pooled = windowed_context_pool(hidden_states.requires_grad_(), *others)
-    with pytest.raises(RuntimeError, match="no second derivatives"):
-        torch.autograd.grad(pooled.square().sum(), hidden_states, create_graph=True)
+def test_second_derivatives_of_windowed_context_pool():
+    inputs = [tensor[:1].requires_grad_() for tensor in random_inputs(size=(2, 3), stride=2)]
+    assert torch.autograd.gradgradcheck(lambda *inputs: windowed_context_pool(*inputs, window=3, stride=2), inputs)
 
 
 @pytest.mark.parametrize("chosen", range(4), ids=["hidden_states", "weights", "sigma", "offsets"])
@@ -755,7 +753,8 @@ def peak_memory(size, stride, with_offsets, num_channels=64, num_heads=1, window
 @pytest.mark.parametrize("num_channels", [1, 64])
 def test_peak_memory_is_a_few_times_that_of_the_map_and_its_weights(stride, with_offsets, num_channels):
     peak, bytes_of_map, bytes_of_weights = peak_memory(32, stride, with_offsets, num_channels)
-    assert peak < 6 * (bytes_of_map + bytes_of_weights)
+    # The weights stand in matrices of which they are a band, a third of one at stride 1 and a fifth at stride 2.
+    assert peak < 6 * bytes_of_map + 30 * bytes_of_weights
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, ClassVar
 # Of the checkpoints: raised when what they hold comes to mean something else.
 FORMAT_VERSION = 1
 
+# How pooling may be computed, see `context_pool`.
+POOL_IMPLEMENTATIONS = ("auto", "dense", "linear", "triton")
+
 
 @dataclass(repr=False, eq=False)
 class ContextPoolConfigMixin:
@@ -102,6 +105,8 @@ class LayerPoolConfigMixin(ContextPoolConfigMixin):
         pool_placement: "attention" pools what queries, keys and values are computed from and leaves the residual
             stream alone; "block" pools the block's whole input.
         pool_layers: the indices of the layers that pool; None for all.
+        pool_implementation: how pooling is computed: "dense", "linear" (in linear time), "triton" (a fused kernel) or
+            "auto", which chooses by length and device; see [`~cp_transformers.context_pool.context_pool`].
     """
 
     if TYPE_CHECKING:  # of the upstream configuration
@@ -110,6 +115,7 @@ class LayerPoolConfigMixin(ContextPoolConfigMixin):
 
     pool_placement: str = "attention"
     pool_layers: list[int] | tuple[int, ...] | None = None
+    pool_implementation: str = "auto"
 
     def __post_init__(self, **kwargs):
         if self.pool_layers is not None:
@@ -120,6 +126,11 @@ class LayerPoolConfigMixin(ContextPoolConfigMixin):
         super().validate_context_pool()
         if self.pool_placement not in ("attention", "block"):
             raise ValueError(f'pool_placement must be "attention" or "block", not "{self.pool_placement}".')
+        if self.pool_implementation not in POOL_IMPLEMENTATIONS:
+            raise ValueError(
+                f"pool_implementation must be one of {', '.join(POOL_IMPLEMENTATIONS)}, not "
+                f'"{self.pool_implementation}".'
+            )
         self._validate_pool_num_heads("hidden_size", self.hidden_size)
         if self.pool_layers is not None:
             outside = [layer for layer in self.pool_layers if not 0 <= layer < self.num_hidden_layers]

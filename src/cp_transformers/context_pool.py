@@ -13,26 +13,33 @@ paper's abstract; pooling heads and offsets are additions of this project:
     y_i       = for each head h, its slice of the channels: sum_j p_ijh x_j[slice h]
     out_i     = y_i, or x_i + gate * (y_i - x_i) where there is a gate
 
-A sequence is a grid of one row. `extent` is the number of valid tokens of the example (a sequence) or the longer side
+There are several implementations of the last three lines, see [`context_pool`]. A sequence is a grid of one row.
+`extent` is the number of valid tokens of the example (a sequence) or the longer side
 of the grid (an image). `feature_map_pool` has the forms for the feature maps of ConvNets.
 """
 
 import math
+import warnings
+from functools import cache
+from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .configuration_context_pool import POOL_IMPLEMENTATIONS
+from .linear_pool import MIN_WEIGHT, is_traced, linear_context_pool
+
 
 # The floor of sigma, in positions: of equal weights, the next neighbour's is then exp(-50) of the token's own.
 MIN_SIGMA = 0.1
 
-# Weights of at most this are none. A Gaussian's tail runs into the subnormal numbers, with which CPUs compute many
-# times more slowly: at the initial sizes the product of weights and tokens would take nearly all of the time.
-MIN_WEIGHT = 1e-30
-
 # Where sigma starts, as a fraction of its range (pool_range * extent), by the number of spatial dimensions.
 INITIAL_SIGMA = {1: 0.25, 2: 0.5}
+
+# The tokens from which "auto" pools in linear time, by the number of dimensions: where that begins to be faster.
+LINEAR_FROM = {1: 512, 2: 4096}
+LINEAR_FROM_ON_ACCELERATORS = 4096
 
 
 def pooling_weights(
@@ -92,6 +99,7 @@ def context_pool(
     mask: torch.Tensor | None = None,
     grid_size: tuple[int, int] | None = None,
     segments: torch.Tensor | None = None,
+    implementation: str = "auto",
 ) -> torch.Tensor:
     """Pools `hidden_states` of shape `(batch, tokens, channels)` with the weights of [`pooling_weights`].
 
@@ -99,14 +107,108 @@ def context_pool(
     `hidden_states`. What `hidden_states` and `weights` hold at invalid tokens, NaN included, reaches neither the
     result nor a gradient; an example without any valid token gives zeros.
 
+    Of the implementations, which differ in cost alone,
+
+    | implementation | time and memory | error | for |
+    |---|---|---|---|
+    | `"dense"` | tokens x tokens | none: the definition | everything |
+    | `"linear"` | tokens | about 1e-5, see [`~cp_transformers.linear_pool`] | all but segments |
+    | `"triton"` | tokens x tokens, and tokens | float32 rounding | CUDA with triton; not yet timed |
+
+    `"auto"` takes `"linear"` for sequences of 512 tokens and more and grids of 4,096 and more, on accelerators for
+    4,096 tokens and more; and `"dense"` for less, for segments and for float64, and wherever a graph is traced, which
+    should serve all lengths. Where one cannot be had, `"dense"` takes its place, of triton with a warning.
+
     Raises:
-        ValueError: the channels are not divisible by the number of heads, or see [`pooling_weights`].
+        ValueError: the channels are not divisible by the number of heads, there is no such implementation, or see
+            [`pooling_weights`].
     """
     num_heads = weights.shape[1]
     if hidden_states.shape[-1] % num_heads:
         raise ValueError(f"{hidden_states.shape[-1]} channels cannot be split into {num_heads} pooling heads.")
+    _check_grid(grid_size, hidden_states.shape[1])
+    num_dims = 1 if grid_size is None else 2
+    if offsets is not None and offsets.shape[-1] != num_dims:
+        raise ValueError(f"offsets need {num_dims} coordinates a token, not {offsets.shape[-1]}.")
+    hidden_states = _zero_invalid(hidden_states, mask)
+    return _pool(implementation, hidden_states, weights, sigma, offsets, mask, grid_size, segments)
+
+
+def _pool(
+    implementation: str,
+    hidden_states: torch.Tensor,
+    weights: torch.Tensor,
+    sigma: torch.Tensor,
+    offsets: torch.Tensor | None,
+    mask: torch.Tensor | None,
+    grid_size: tuple[int, int] | None,
+    segments: torch.Tensor | None,
+    max_sigma: float | None = None,
+    max_offset: float | None = None,
+) -> torch.Tensor:
+    """[`context_pool`] of checked arguments, of `hidden_states` that are zero at invalid tokens. The bounds of sigma
+    and the offsets keep [`linear_context_pool`] from reading them."""
+    chosen = choose_implementation(implementation, hidden_states, grid_size, segments)
+    if chosen == "linear":
+        if _can_be_read(sigma):
+            max_sigma = max_offset = None  # what they are is less than what they may be
+        return linear_context_pool(
+            hidden_states, weights, sigma, offsets, mask, grid_size, max_sigma=max_sigma, max_offset=max_offset
+        )
+    if chosen == "triton":
+        from .triton_pool import triton_context_pool
+
+        return triton_context_pool(hidden_states, weights, sigma, offsets, mask, grid_size, segments)
     p = pooling_weights(weights, sigma, offsets, mask=mask, grid_size=grid_size, segments=segments)
-    return _mix(_zero_invalid(hidden_states, mask), p)
+    return _mix(hidden_states, p)
+
+
+def choose_implementation(
+    implementation: str,
+    hidden_states: torch.Tensor,
+    grid_size: tuple[int, int] | None = None,
+    segments: torch.Tensor | None = None,
+) -> str:
+    """What [`context_pool`] takes for these arguments: "dense", "linear" or "triton".
+
+    Raises:
+        ValueError: there is no such implementation.
+    """
+    if implementation not in POOL_IMPLEMENTATIONS:
+        raise ValueError(f'implementation must be one of {", ".join(POOL_IMPLEMENTATIONS)}, not "{implementation}".')
+    if implementation == "triton":
+        if hidden_states.device.type == "cuda" and _has_triton():
+            return "triton"
+        _warn_of_triton()
+        return "dense"
+    if implementation == "dense" or segments is not None:
+        return "dense"
+    if implementation == "linear":
+        return "linear"
+    if is_traced(hidden_states) or hidden_states.dtype == torch.float64:
+        return "dense"
+    on_cpu = hidden_states.device.type == "cpu"
+    shortest = LINEAR_FROM[1 if grid_size is None else 2] if on_cpu else LINEAR_FROM_ON_ACCELERATORS
+    return "linear" if hidden_states.shape[1] >= shortest else "dense"
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
+
+
+@cache
+def _warn_of_triton() -> None:
+    """Once a process."""
+    warnings.warn(
+        'pool_implementation="triton" needs a CUDA device and the package triton; "dense" takes its place.',
+        stacklevel=2,
+    )
+
+
+def _can_be_read(tensor: torch.Tensor) -> bool:
+    """Whether its numbers can be looked at without waiting for a device."""
+    return tensor.device.type == "cpu" and not is_traced(tensor)
 
 
 class PoolProjection(nn.Linear):
@@ -203,6 +305,7 @@ class ContextPool(BaseContextPool):
         pool_num_heads: pooling heads, each owning an equal slice of the channels.
         pool_max_offset: how far a head's centre may move from its token, in positions. 0: it does not move.
         pool_gate: whether a learned gate, one a channel and zero at the start, mixes the pooled tokens in.
+        pool_implementation: see [`context_pool`].
         num_dims: 1 for sequences, 2 for grids.
     """
 
@@ -215,6 +318,7 @@ class ContextPool(BaseContextPool):
         pool_num_heads: int = 1,
         pool_max_offset: float = 0.0,
         pool_gate: bool = False,
+        pool_implementation: str = "auto",
         num_dims: int = 1,
     ):
         numbers_a_head = 2 + (num_dims if pool_max_offset else 0)  # w, s and, where predicted, o
@@ -223,6 +327,7 @@ class ContextPool(BaseContextPool):
         )
         self.pool_range = pool_range
         self.pool_max_offset = pool_max_offset
+        self.pool_implementation = pool_implementation
 
     def sizes_and_offsets(
         self, numbers: torch.Tensor, extent: float | torch.Tensor
@@ -290,10 +395,23 @@ class ContextPool(BaseContextPool):
         for name, each in (("mask", mask), ("segments", segments)):
             if each is not None and each.shape != hidden_states.shape[:2]:
                 raise ValueError(f"{name} must be of shape {tuple(hidden_states.shape[:2])}, not {tuple(each.shape)}.")
+        if mask is not None and _can_be_read(mask) and mask.all():
+            mask = None  # nothing need be copied to make it zero
         valid_states = _zero_invalid(hidden_states, mask)
         weights, sigma, offsets = self.predict(valid_states, mask=mask, grid_size=grid_size, segments=segments)
-        p = pooling_weights(weights, sigma, offsets, mask=mask, grid_size=grid_size, segments=segments)
-        pooled = _mix(valid_states, p)
+        extent = max(grid_size or (hidden_states.shape[1],))
+        pooled = _pool(
+            self.pool_implementation,
+            valid_states,
+            weights,
+            sigma,
+            offsets,
+            mask,
+            grid_size,
+            segments,
+            max_sigma=max(self.pool_range * extent, MIN_SIGMA),
+            max_offset=self.pool_max_offset,
+        )
         if self.gate is not None:
             # Counted from zero at invalid tokens, so that what they hold cannot reach the gate's gradient.
             pooled = hidden_states.addcmul(self.gate, pooled.sub_(valid_states))
@@ -302,7 +420,8 @@ class ContextPool(BaseContextPool):
     def extra_repr(self) -> str:
         return (
             f"pool_range={self.pool_range}, pool_num_heads={self.pool_num_heads}, "
-            f"pool_max_offset={self.pool_max_offset}, pool_gate={self.gate is not None}, num_dims={self.num_dims}"
+            f"pool_max_offset={self.pool_max_offset}, pool_gate={self.gate is not None}, "
+            f"pool_implementation={self.pool_implementation}, num_dims={self.num_dims}"
         )
 
 

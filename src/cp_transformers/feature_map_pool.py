@@ -9,12 +9,14 @@ The global form pools the whole map, by its weights alone.
 """
 
 from collections.abc import Iterator
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import nn
 
 from .context_pool import BaseContextPool, ContextPool
+from .linear_pool import sum_of_products
 
 
 def windowed_pooling_weights(
@@ -89,7 +91,6 @@ def windowed_context_pool(
 
     Raises:
         ValueError: the window is not odd and positive, or the channels are not divisible by the number of heads.
-        RuntimeError: on a backward pass with `create_graph=True`: there are no second derivatives.
     """
     num_heads = weights.shape[1]
     if hidden_states.shape[1] % num_heads:
@@ -97,8 +98,9 @@ def windowed_context_pool(
     if mask is not None:
         hidden_states = hidden_states.masked_fill(~mask.bool()[:, None], 0.0)
     p = windowed_pooling_weights(weights, sigma, offsets, mask=mask, window=window, stride=stride)
-    slices = hidden_states.unflatten(1, (num_heads, -1))
-    return _WindowedMix.apply(slices, p.to(hidden_states.dtype), window, stride).flatten(1, 2)
+    dtype = torch.promote_types(hidden_states.dtype, torch.float32)  # to add up in
+    slices = hidden_states.to(dtype).unflatten(1, (num_heads, -1))
+    return _windowed_mix(slices, p.to(dtype), window, stride).flatten(1, 2).to(hidden_states.dtype)
 
 
 class WindowedContextPool(ContextPool):
@@ -186,37 +188,44 @@ def _gated(gate: torch.Tensor | None, pooled: torch.Tensor, original: torch.Tens
     return original + gate[:, None, None] * (pooled - original)
 
 
-class _WindowedMix(torch.autograd.Function):
+# The outputs of one row that are computed as one block.
+BLOCK = 16
+
+
+def _windowed_mix(maps: torch.Tensor, p: torch.Tensor, window: int, stride: int) -> torch.Tensor:
     """`sum_k p_k x_k` over the neighbours `k` of each window, from `x`, `(batch, heads, channels / heads, rows,
-    columns)`, and `p`, `(batch, heads, window * window, out_rows, out_columns)`. The gradient is written by hand,
-    because autograd would fill and add a whole map for each neighbour."""
+    columns)`, and `p`, `(batch, heads, window * window, out_rows, out_columns)`.
 
-    @staticmethod
-    def forward(ctx: Any, hidden_states: torch.Tensor, p: torch.Tensor, window: int, stride: int) -> torch.Tensor:
-        ctx.save_for_backward(hidden_states, p)
-        ctx.window, ctx.stride = window, stride
-        padded = nn.functional.pad(hidden_states, (window // 2,) * 4)
-        dtype = torch.promote_types(p.dtype, torch.float32)  # to add up in
-        pooled = hidden_states.new_zeros(*hidden_states.shape[:3], *p.shape[-2:], dtype=dtype)
-        for weight, neighbour in zip(p.unsqueeze(2).unbind(3), _neighbours(padded, window, stride)):
-            pooled.addcmul_(weight, neighbour)
-        return pooled.to(p.dtype)
+    For each row of the window, the values of a block of outputs are the product of the stretch of the map that they
+    see there and the band matrix of their weights.
+    """
+    out_rows, out_columns = p.shape[-2:]
+    if torch.compiler.is_exporting():  # the number of blocks would be fixed in a graph that serves maps of all sizes
+        neighbours = _neighbours(nn.functional.pad(maps, (window // 2,) * 4), window, stride)
+        return reduce(torch.add, (weight * each for weight, each in zip(p.unsqueeze(2).unbind(3), neighbours)))
+    blocks = -(-out_columns // BLOCK)
+    step, seen = BLOCK * stride, (BLOCK - 1) * stride + window  # from one block's stretch to the next, and its length
 
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
-        if torch.is_grad_enabled():  # create_graph: what is written by hand here would be left out of it, silently
-            raise RuntimeError("windowed_context_pool has no second derivatives; leave out create_graph=True.")
-        hidden_states, p = ctx.saved_tensors
-        window, stride, radius = ctx.window, ctx.stride, ctx.window // 2
-        padded = nn.functional.pad(hidden_states, (radius,) * 4)
-        padded_grad, p_grads = torch.zeros_like(padded, dtype=torch.promote_types(p.dtype, torch.float32)), []
-        neighbours, neighbour_grads = _neighbours(padded, window, stride), _neighbours(padded_grad, window, stride)
-        for index, (neighbour, neighbour_grad) in enumerate(zip(neighbours, neighbour_grads)):
-            neighbour_grad.addcmul_(p[:, :, None, index], grad)
-            p_grads.append((grad * neighbour).sum(dim=2))
-        rows, columns = hidden_states.shape[-2:]
-        grad_of_map = padded_grad[..., radius : radius + rows, radius : radius + columns]
-        return grad_of_map.to(p.dtype), torch.stack(p_grads, dim=2), None, None
+    p = nn.functional.pad(p, (0, blocks * BLOCK - out_columns)).unflatten(-1, (blocks, BLOCK))
+    p = p.unflatten(2, (window, window)).movedim(3, -1)  # (batch, heads, window, out_rows, blocks, BLOCK, window)
+    # Rows that are `stride` too long, written one after the other and read again, each move on by `stride`.
+    band = nn.functional.pad(p, (0, seen + stride - window)).flatten(-2)[..., : BLOCK * seen]
+    band = band.unflatten(-1, (BLOCK, seen)).transpose(-1, -2)
+
+    # A stretch may run over into the next row, where its weights are zero.
+    width = blocks * step
+    below = (out_rows - 1) * stride + window - window // 2 - maps.shape[-2]
+    maps = nn.functional.pad(maps, (0, width - maps.shape[-1], window // 2, below))
+    # Every `stride`-th row, from each of the first ones on; the rows one after the other.
+    phases = [maps[..., phase::stride, :].flatten(-2) for phase in range(stride)]
+    phases = [nn.functional.pad(phase, (window // 2, seen)) for phase in phases]
+    factors = []
+    for row in range(window):
+        stretch = phases[row % stride][..., row // stride * width :][..., : (out_rows * blocks - 1) * step + seen]
+        stretch = stretch.unfold(-1, seen, step).transpose(2, 3)  # (batch, heads, out_rows * blocks, channels, seen)
+        factors.append((stretch, band[:, :, row].flatten(2, 3)))
+    pooled = sum_of_products(factors).unflatten(2, (out_rows, blocks)).movedim(4, 2)
+    return pooled.flatten(-2)[..., :out_columns]
 
 
 def _neighbours(padded: torch.Tensor, window: int, stride: int) -> Iterator[torch.Tensor]:

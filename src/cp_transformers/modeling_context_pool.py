@@ -22,6 +22,7 @@ def build_context_pool(config: PreTrainedConfig, num_dims: int) -> ContextPool:
         **predictor_options(config),
         pool_range=config.pool_range,
         pool_max_offset=config.pool_max_offset,
+        pool_implementation=config.pool_implementation,
         num_dims=num_dims,
     )
 
