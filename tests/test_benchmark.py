@@ -6,9 +6,22 @@ import csv
 
 import pytest
 import torch
+from transformers import BertConfig, ViTConfig
 
-from cp_transformers import benchmark
-from cp_transformers.benchmark import COLUMNS, POOLS, SHAPES, Shape, interleaved, measure_pooling, run
+from cp_transformers import CPBertConfig, CPViTConfig, benchmark
+from cp_transformers.benchmark import (
+    COLUMNS,
+    DENSE,
+    FEWEST_ROUNDS,
+    SHAPES,
+    SPREAD,
+    PeakMemory,
+    Shape,
+    interleaved,
+    measure_pooling,
+    run_pooling,
+)
+from cp_transformers.benchmark_models import Group, by_layers, groups, measure_models, num_layers, run_models
 from cp_transformers.cli import main as cli
 
 
@@ -22,15 +35,19 @@ def test_calls_are_run_in_turn_and_warmed_up():
     assert {name: len(each) for name, each in seconds.items()} == {"a": 3, "b": 3}
 
 
+def test_rounds_end_with_their_time_but_not_before_the_fewest():
+    assert len(interleaved({"a": lambda: None}, rounds=50, seconds=0.0)["a"]) == FEWEST_ROUNDS
+
+
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("shape", TINY, ids=lambda shape: shape.model)
 def test_ratios_are_of_the_same_round(shape, train, monkeypatch):
-    seconds = {"block": [1.0, 2.0, 4.0], "one head": [0.5, 0.2, 1.2], "two heads with offsets": [1.0, 2.0, 4.0]}
+    measured = {"block": [1.0, 2.0, 4.0], "one head": [0.5, 0.2, 1.2], "two heads with offsets": [1.0, 2.0, 4.0]}
 
-    def clock(calls, rounds):
+    def clock(calls, rounds, seconds):
         for call in calls.values():
             call()
-        return seconds
+        return measured
 
     monkeypatch.setattr(benchmark, "interleaved", clock)
     one, two = measure_pooling(shape, rounds=3, train=train)
@@ -39,8 +56,8 @@ def test_ratios_are_of_the_same_round(shape, train, monkeypatch):
 
 
 def test_quartiles_stay_within_what_was_measured(monkeypatch):
-    seconds = {"block": [1.0, 1.0], "one head": [0.1, 10.0], "two heads with offsets": [1.0, 1.0]}
-    monkeypatch.setattr(benchmark, "interleaved", lambda calls, rounds: seconds)
+    measured = {"block": [1.0, 1.0], "one head": [0.1, 10.0], "two heads with offsets": [1.0, 1.0]}
+    monkeypatch.setattr(benchmark, "interleaved", lambda calls, rounds, seconds: measured)
     row = measure_pooling(TINY[0], rounds=2, train=False)[0]
     assert 0.1 <= row["lower_quartile"] <= row["ratio"] <= row["upper_quartile"] <= 10.0
 
@@ -48,7 +65,7 @@ def test_quartiles_stay_within_what_was_measured(monkeypatch):
 def test_training_runs_the_backward_pass_and_evaluation_does_not(monkeypatch):
     seen = []
 
-    def clock(calls, rounds):
+    def clock(calls, rounds, seconds):
         for call in calls.values():
             call()
         return {name: [1.0, 1.0] for name in calls}
@@ -57,17 +74,93 @@ def test_training_runs_the_backward_pass_and_evaluation_does_not(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "backward", lambda self: seen.append(self.requires_grad))
     for train in (False, True):
         measure_pooling(TINY[0], 2, train)
-    assert seen == [True] * 3
+    assert seen == [True] * 5  # the block and two pools, and these again for their memory
 
 
-def test_what_is_measured_is_written(tmp_path, capsys):
-    threads = torch.get_num_threads()
-    rows = run(tmp_path / "out.csv", rounds=2, threads=1, shapes=TINY)
-    torch.set_num_threads(threads)
+def test_what_is_measured_is_written_and_drawn(tmp_path, capsys):
+    rows = run_pooling(tmp_path / "out.csv", rounds=2, threads=1, shapes=TINY)
     written = list(csv.DictReader((tmp_path / "out.csv").open()))
-    assert list(written[0]) == COLUMNS and len(written) == len(rows) == len(TINY) * 2 * len(POOLS)
+    assert list(written[0]) == COLUMNS and len(written) == len(rows) == len(TINY) * 2 * 2
     assert all(float(row["lower_quartile"]) <= float(row["ratio"]) <= float(row["upper_quartile"]) for row in written)
     assert capsys.readouterr().out.count("%") == 3 * len(rows)
+    assert (tmp_path / "out.png").stat().st_size > 1000
+
+
+def test_dense_pooling_is_measured_where_it_is_not_the_choice():
+    long = Shape("BERT", 16, 2, batch=1, tokens=600)
+    pools = {row["pool"]: row for row in measure_pooling(long, rounds=2, train=False)}
+    assert set(pools) == {"one head", "two heads with offsets", DENSE, SPREAD}
+    assert pools[DENSE]["memory"] > 600 / 16 > pools["one head"]["memory"]  # in multiples of 600 x 16 numbers
+    assert pools[DENSE]["flops_ratio"] > pools["one head"]["flops_ratio"]
+
+
+def test_the_arithmetic_is_that_of_the_predictor_and_the_mixing():
+    shape = Shape("BERT", 32, 2, batch=2, tokens=10)
+    block = 12 * 32**2 + 2 * 10 * 32  # multiplications a token
+    predictor, mixing = 3 * 32 * 64 + 64 * 2, 10 * 32
+    ratio = measure_pooling(shape, rounds=2, train=False)[0]["flops_ratio"]
+    assert ratio == pytest.approx((predictor + mixing) / block)
+
+
+def test_memory_is_counted_for_as_long_as_a_tensor_lives():
+    with PeakMemory() as memory:
+        for _ in range(3):
+            torch.ones(1000)
+        kept = [torch.ones(1000) for _ in range(2)]
+    assert memory.peak == 4000 * len(kept)
+
+
+# ------------------------------------------------------------------------------------------------------ whole models
+
+
+def tiny(config_class):
+    def make(**more):
+        sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "image_size": 32}
+        return config_class(**sizes, **more)
+
+    return make
+
+
+def test_models_are_compared_with_the_first_of_their_group(tmp_path, capsys):
+    configs = by_layers("BERT", (3, 2, 1), tiny(BertConfig), tiny(CPBertConfig))
+    images = by_layers("ViT", (2, 1), tiny(ViTConfig), tiny(CPViTConfig))
+    compared = [Group("text", 2, 6, configs), Group("images", 2, None, images)]
+    rows = run_models(tmp_path / "out.csv", rounds=2, threads=1, compared=compared)
+    written = list(csv.DictReader((tmp_path / "out.csv").open()))
+    assert len(written) == len(rows) == 2 * (len(configs) + len(images))
+    first = [row for row in rows if row["model"] == "BERT, 3 layers"]
+    assert [(row["ratio"], row["pass"]) for row in first] == [(1.0, "forward"), (1.0, "training")]
+    by_name = {row["model"]: row for row in rows if row["pass"] == "training"}
+    assert by_name["CP-BERT, 2 layers, two heads"]["parameters"] > by_name["BERT, 2 layers"]["parameters"]
+    assert by_name["CP-ViT, 1 layers"]["gflops"] > by_name["ViT, 1 layers"]["gflops"]
+    assert all(row["peak_memory_mb"] > 0 and row["items_per_second"] > 0 for row in rows)
+    assert (tmp_path / "out.png").stat().st_size > 1000
+    assert capsys.readouterr().out.count("GFLOPs") == 2
+
+
+def test_every_group_has_the_stock_model_first_and_cp_with_two_thirds_of_its_layers():
+    for group in groups():
+        names = list(group.configs)
+        layers = {name: num_layers(config) for name, config in group.configs.items()}
+        if "ResNet" not in group.name:
+            two_thirds = [name for name in names if name.startswith("CP") and 3 * layers[name] == 2 * layers[names[0]]]
+            assert len(two_thirds) == 2
+        assert not names[0].startswith("CP") and any(name.startswith("CP") for name in names)
+        others = [
+            name
+            for name in names
+            if name.split(",")[0].split("-")[0] in ("Funnel", "Longformer", "Swin", "PoolFormer")
+        ]
+        assert len(others) == (0 if "ResNet" in group.name else 2)
+
+
+def test_parameters_do_not_keep_the_gradients_of_the_measurement():
+    group = Group("text", 1, 4, by_layers("BERT", (2, 1), tiny(BertConfig), tiny(CPBertConfig)))
+    forward, training = (
+        [row["peak_memory_mb"] for row in measure_models(group, 2) if row["pass"] == way]
+        for way in ("forward", "training")
+    )
+    assert all(one < other for one, other in zip(forward, training))
 
 
 def test_the_blocks_are_those_of_the_models_they_are_named_after():

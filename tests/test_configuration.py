@@ -41,8 +41,8 @@ OTHERS = {
     "pool_gate": True,
     "output_pool_sizes": True,
 }
-LAYER_DEFAULTS = {**DEFAULTS, "pool_placement": "attention", "pool_layers": None}
-LAYER_OTHERS = {**OTHERS, "pool_placement": "block", "pool_layers": [0, 1]}
+LAYER_DEFAULTS = {**DEFAULTS, "pool_placement": "attention", "pool_layers": None, "pool_implementation": "auto"}
+LAYER_OTHERS = {**OTHERS, "pool_placement": "block", "pool_layers": [0, 1], "pool_implementation": "linear"}
 POOL_DEFAULTS = {
     CPBertConfig: LAYER_DEFAULTS,
     CPViTConfig: LAYER_DEFAULTS,

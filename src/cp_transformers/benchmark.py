@@ -3,7 +3,8 @@
 """What pooling costs, measured side by side with what it is part of: the command `cp-transformers benchmark`.
 
 All candidates are run in turn, round after round, in one process with a fixed number of threads, so that whatever else
-the machine does falls on each alike; only ratios of one round are compared.
+the machine does falls on each alike; only ratios of one round are compared. The suite of pooling is here, that of
+whole models in `benchmark_models`.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import math
 import platform
 import statistics
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,11 +21,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, ViTConfig
 from transformers.models.bert.modeling_bert import BertLayer
 from transformers.models.vit.modeling_vit import ViTLayer
 
-from .context_pool import ContextPool
+from .context_pool import ContextPool, choose_implementation
 from .files import write_csv
 
 
@@ -44,46 +49,92 @@ class Shape:
 
 
 SHAPES = (
+    Shape("BERT-base", 768, 12, batch=32, tokens=32),
     Shape("BERT-base", 768, 12, batch=8, tokens=128),
     Shape("BERT-base", 768, 12, batch=2, tokens=512),
     Shape("BERT-base", 768, 12, batch=1, tokens=2048),
+    Shape("BERT-base", 768, 12, batch=1, tokens=8192),
     Shape("MiniLM", 384, 12, batch=16, tokens=128),
     Shape("MiniLM", 384, 12, batch=4, tokens=512),
     Shape("ViT-B/16", 768, 12, batch=4, tokens=197, grid=(14, 14)),
     Shape("ViT-S/16", 384, 6, batch=8, tokens=197, grid=(14, 14)),
 )
-# The options of the pools that are compared.
+# The options of the pools that are compared. The third and fourth are for lengths at which "auto" is not dense.
+DENSE, SPREAD = "one head, dense", "one head, sizes of all scales"
 POOLS: dict[str, dict[str, Any]] = {
     "one head": {},
     "two heads with offsets": {"pool_num_heads": 2, "pool_max_offset": 2.0},
+    DENSE: {"pool_implementation": "dense"},
+    SPREAD: {},
 }
 COLUMNS = """
-model hidden_size tokens batch pass pool ratio lower_quartile upper_quartile block_ms rounds threads torch machine
+model hidden_size tokens batch pass pool ratio lower_quartile upper_quartile flops_ratio memory block_ms rounds threads
+torch machine
 """.split()
+# The rounds that are measured even where they take more than the time that was meant for them.
+FEWEST_ROUNDS = 5
 
 
-def interleaved(calls: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 2) -> dict[str, list[float]]:
-    """The seconds that each of the calls takes in each round, run in turn."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
+def interleaved(
+    calls: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 2, seconds: float = math.inf
+) -> dict[str, list[float]]:
+    """The seconds that each of the calls takes in each round, run in turn, for `rounds` rounds or, from
+    [`FEWEST_ROUNDS`] on, until `seconds` have passed."""
+    measured: dict[str, list[float]] = {name: [] for name in calls}
+    end = time.perf_counter() + seconds
     for turn in range(rounds + warm_up):
+        if turn >= warm_up + FEWEST_ROUNDS and time.perf_counter() > end:
+            break
         for name, call in calls.items():
             start = time.perf_counter()
             call()
             if torch.accelerator.is_available():
                 torch.accelerator.synchronize()
             if turn >= warm_up:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
+                measured[name].append(time.perf_counter() - start)
+    return measured
 
 
-def measure_pooling(shape: Shape, rounds: int, train: bool) -> list[dict[str, Any]]:
+def ratio_to(seconds: Sequence[float], others: Sequence[float]) -> dict[str, float]:
+    """The median and the quartiles of the ratios, round by round."""
+    ratios = [one / other for one, other in zip(seconds, others, strict=True)]
+    lower, median, upper = statistics.quantiles(ratios, n=4, method="inclusive")
+    return {"ratio": median, "lower_quartile": lower, "upper_quartile": upper}
+
+
+class PeakMemory(TorchDispatchMode):
+    """Counts the bytes of the tensors that operators return, for as long as these live."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: dict[int, int] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self._watch(leaf.untyped_storage())
+        self.peak = max(self.peak, sum(self.alive.values()))
+        return result
+
+    def _watch(self, storage: torch.UntypedStorage) -> None:
+        if storage._cdata not in self.alive:
+            self.alive[storage._cdata] = storage.nbytes()
+            weakref.finalize(storage, self.alive.pop, storage._cdata)
+
+
+def measure_pooling(shape: Shape, rounds: int, train: bool, seconds: float = math.inf) -> list[dict[str, Any]]:
     """The time of one layer's pooling as a fraction of that of the block it is put before, for each of [`POOLS`].
 
-    The block is upstream's, with SDPA; text comes with a mask, as from a tokenizer. Without `train` it is a forward
-    pass in evaluation mode, with it a forward and a backward pass.
+    The block is upstream's, with SDPA; text comes with a mask, as from a tokenizer. The pools are new, so that their
+    sizes are those with which training starts, a quarter of their range, but for [`SPREAD`], whose sizes are spread
+    over it. Without `train` it is a forward pass in evaluation mode, with it a forward and a backward pass.
 
     Returns:
-        For each pool its `ratio`, the median over the rounds, its quartiles, and the block's median milliseconds.
+        For each pool its `ratio`, the median over the rounds, its quartiles, the block's median milliseconds; without
+        `train` the ratio of the multiplications and additions of matrix products, and for each pool the largest
+        memory that it took at any time, in multiples of that of the tokens.
     """
     block, pools = _make(shape)
     tokens = torch.randn(shape.batch, shape.tokens, shape.hidden_size, requires_grad=train)
@@ -102,14 +153,34 @@ def measure_pooling(shape: Shape, rounds: int, train: bool) -> list[dict[str, An
     calls = {"block": timed(partial(block.train(train), tokens))}
     for name, pool in pools.items():
         calls[name] = timed(partial(pool.train(train), pooled, mask=mask, grid_size=shape.grid))
-    seconds = interleaved(calls, rounds)
+    measured = interleaved(calls, rounds, seconds=seconds)
+    flops = {} if train else {name: _flops(call) for name, call in calls.items()}
     rows = []
     for name in pools:
-        ratios = [pool / block for pool, block in zip(seconds[name], seconds["block"])]
-        lower, median, upper = statistics.quantiles(ratios, n=4, method="inclusive")
-        quartiles = {"ratio": median, "lower_quartile": lower, "upper_quartile": upper}
-        rows.append({"pool": name, **quartiles, "block_ms": 1000 * statistics.median(seconds["block"])})
+        with PeakMemory() as memory:
+            calls[name]()
+        rows.append(
+            {
+                "pool": name,
+                **ratio_to(measured[name], measured["block"]),
+                "flops_ratio": "" if train else flops[name] / (flops["block"] + _attention_flops(shape)),
+                "memory": memory.peak / (pooled.numel() * pooled.element_size()),
+                "block_ms": 1000 * statistics.median(measured["block"]),
+                "rounds": len(measured[name]),
+            }
+        )
     return rows
+
+
+def _flops(call: Callable[[], Any]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+def _attention_flops(shape: Shape) -> int:
+    """Of scores and mixing, which PyTorch's counter does not see in SDPA on CPUs."""
+    return 4 * shape.batch * shape.tokens**2 * shape.hidden_size
 
 
 def _make(shape: Shape) -> tuple[nn.Module, dict[str, ContextPool]]:
@@ -122,9 +193,13 @@ def _make(shape: Shape) -> tuple[nn.Module, dict[str, ContextPool]]:
     }
     block = BertLayer(BertConfig(**sizes)) if shape.grid is None else ViTLayer(ViTConfig(**sizes))
     num_dims = 1 if shape.grid is None else 2
-    return block, {
-        name: ContextPool(shape.hidden_size, num_dims=num_dims, **options) for name, options in POOLS.items()
-    }
+    dense = choose_implementation("auto", torch.empty(1, shape.tokens - (num_dims - 1), 1), shape.grid) == "dense"
+    names = [name for name in POOLS if not dense or name not in (DENSE, SPREAD)]
+    pools = {name: ContextPool(shape.hidden_size, num_dims=num_dims, **POOLS[name]) for name in names}
+    if SPREAD in pools:
+        with torch.no_grad():
+            pools[SPREAD].proj.weight.mul_(10.0)
+    return block, pools
 
 
 def machine() -> str:
@@ -135,62 +210,109 @@ def machine() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def run(output: Path, rounds: int, threads: int, shapes: Sequence[Shape] = SHAPES) -> list[dict[str, Any]]:
-    """Measures every shape, forward and in training, prints what is found and writes it to a CSV file.
+def environment(threads: int) -> dict[str, Any]:
+    """The columns that say where something was measured."""
+    return {"threads": threads, "torch": torch.__version__, "machine": machine()}
+
+
+def run_pooling(
+    output: Path, rounds: int, threads: int, seconds: float = math.inf, shapes: Sequence[Shape] = SHAPES
+) -> list[dict[str, Any]]:
+    """Measures every shape, forward and in training, prints what is found and writes it to a CSV file and, beside it,
+    a picture of the overhead against the length.
 
     Raises:
-        ValueError: the number of rounds or threads is too small.
-        OSError: the file cannot be written.
+        OSError: the files cannot be written.
     """
-    if rounds < 2 or threads < 1:
-        raise ValueError("Give --rounds of 2 or more, and --threads of 1 or more.")
-    torch.set_num_threads(threads)
     rows = []
-    print(f"{'model':<10}{'tokens':>7}  {'pass':<10}{'pool':<24}{'of the block':>13}  quartiles")
+    print(f"{'model':<10}{'tokens':>7}  {'pass':<10}{'pool':<31}{'of the block':>13}  quartiles")
     for shape in shapes:
         for train in (False, True):
-            for measured in measure_pooling(shape, rounds, train):
+            for measured in measure_pooling(shape, rounds, train, seconds):
                 row = {
                     "model": shape.model,
                     "hidden_size": shape.hidden_size,
                     "tokens": shape.tokens,
                     "batch": shape.batch,
                     "pass": "training" if train else "forward",
-                    **{name: _rounded(value) for name, value in measured.items()},
-                    "rounds": rounds,
-                    "threads": threads,
-                    "torch": torch.__version__,
-                    "machine": machine(),
+                    **{name: rounded(value) for name, value in measured.items()},
+                    **environment(threads),
                 }
                 rows.append(row)
                 print(
-                    f"{row['model']:<10}{row['tokens']:>7}  {row['pass']:<10}{row['pool']:<24}{row['ratio']:>13.1%}  "
+                    f"{row['model']:<10}{row['tokens']:>7}  {row['pass']:<10}{row['pool']:<31}{row['ratio']:>13.1%}  "
                     f"{row['lower_quartile']:.1%} to {row['upper_quartile']:.1%}",
                     flush=True,
                 )
     write_csv(output, COLUMNS, ([row[column] for column in COLUMNS] for row in rows))
+    draw_overhead(rows, output.with_suffix(".png"))
     return rows
 
 
-def _rounded(value: Any) -> Any:
+def draw_overhead(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """The time of the pooling, in percent of the block's, against the length, for the model with most lengths."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    model = rows[0]["model"]
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, way in zip(figure.subplots(1, 2, sharey=True), ("forward", "training")):
+        for pool, style in zip(POOLS, ("o-", "s-", "o--", "o:")):
+            own = [row for row in rows if (row["model"], row["pass"], row["pool"]) == (model, way, pool)]
+            x, y = [row["tokens"] for row in own], [100 * row["ratio"] for row in own]
+            axes.plot(x, y, style, label=pool, color="tab:blue" if style.startswith("s") else "tab:orange")
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_title(f"one {model} block, {way}")
+        axes.set_xlabel("tokens")
+        axes.grid(alpha=0.3, which="both")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
+    figure.axes[0].set_ylabel("time of the pooling, % of the block's")
+    figure.axes[1].legend(fontsize="small")
+    figure.savefig(path, dpi=150)
+
+
+def rounded(value: Any) -> Any:
     """To four digits that mean something."""
-    if not isinstance(value, float):
+    if not isinstance(value, float) or not value:
         return value
-    return round(value, 3 - math.floor(math.log10(value)))
+    return round(value, 3 - math.floor(math.log10(abs(value))))
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """The command `cp-transformers benchmark`."""
+    """The command `cp-transformers benchmark`.
+
+    Raises:
+        ValueError: the number of rounds or threads is too small.
+    """
     parser = argparse.ArgumentParser(
         prog="cp-transformers benchmark",
-        description="Measure one layer's pooling against the block that it is put before, forward and in training, "
-        "for the shapes of BERT-base, MiniLM and ViT. Run it with nothing else on the machine.",
+        description="Measure what pooling costs, side by side in one process. The suite `pooling` compares one "
+        "layer's pooling with the block that it is put before, forward and in training, for the shapes of BERT-base, "
+        "MiniLM and ViT; `models` whole models with stock ones, with fewer layers of these, and with what else "
+        "transformers has. Each takes up to ten minutes on two cores. Run it with nothing else on the machine.",
+    )
+    parser.add_argument("--suite", choices=("pooling", "models"), default="pooling", help="default: %(default)s")
+    parser.add_argument(
+        "--output", type=Path, help="CSV file; a picture is drawn beside it. Default: results/benchmark_<suite>.csv"
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("results/benchmark_pooling.csv"), help="default: %(default)s"
+        "--rounds", type=int, default=21, help="at most; fewer, but 5, where they take long (default: %(default)s)"
     )
-    parser.add_argument("--rounds", type=int, default=21, help="default: %(default)s")
     parser.add_argument("--threads", type=int, default=2, help="default: %(default)s")
     options = parser.parse_args(args)
-    run(options.output, options.rounds, options.threads)
-    print(f"\nWritten to {options.output}.")
+    if options.rounds < 2 or options.threads < 1:
+        raise ValueError("Give --rounds of 2 or more, and --threads of 1 or more.")
+    import matplotlib  # noqa: F401  (before any work, so that a missing extra is found now)
+
+    from .benchmark_models import run_models
+
+    torch.set_num_threads(options.threads)
+    output = options.output or Path(f"results/benchmark_{options.suite}.csv")
+    if options.suite == "pooling":
+        run_pooling(output, options.rounds, options.threads, seconds=20.0)
+    else:
+        run_models(output, options.rounds, options.threads, seconds=35.0)
+    print(f"\nWritten to {output} and {output.with_suffix('.png')}.")

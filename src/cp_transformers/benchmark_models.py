@@ -1,0 +1,265 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""Whole models side by side: stock, stock with fewer layers, CP, and what a user would pick instead from transformers.
+
+All are new models of the same dimensions, fed with the same random inputs; what they compute is worth nothing here.
+"""
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import (
+    AutoModel,
+    BertConfig,
+    FunnelBaseModel,
+    FunnelConfig,
+    LongformerConfig,
+    PoolFormerConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ResNetConfig,
+    SwinConfig,
+    ViTConfig,
+)
+
+from .benchmark import PeakMemory, environment, interleaved, ratio_to, rounded
+from .configuration_cp_bert import CPBertConfig
+from .configuration_cp_resnet import CPResNetConfig
+from .configuration_cp_vit import CPViTConfig
+from .files import write_csv
+from .registration import register
+
+
+# The pooling that all CP models of the suite have; the first is the paper's form.
+POOLS: dict[str, dict[str, Any]] = {
+    "": {},
+    ", two heads": {"pool_num_heads": 2, "pool_max_offset": 2.0},
+}
+COLUMNS = """
+group model layers tokens batch pass ratio lower_quartile upper_quartile items_per_second peak_memory_mb parameters
+gflops rounds threads torch machine
+""".split()
+
+
+@dataclass(frozen=True)
+class Group:
+    """Models that are compared with the first of them.
+
+    Attributes:
+        tokens: of a text; None for images of 224 x 224 pixels.
+        configs: from the name of a model to its configuration.
+    """
+
+    name: str
+    batch: int
+    tokens: int | None
+    configs: Mapping[str, PreTrainedConfig]
+
+    def inputs(self) -> dict[str, torch.Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        if self.tokens is None:
+            size = getattr(next(iter(self.configs.values())), "image_size", 224)
+            return {"pixel_values": torch.rand(self.batch, 3, size, size, generator=generator)}
+        input_ids = torch.randint(1, 1000, (self.batch, self.tokens), generator=generator)
+        return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+
+
+def by_layers(
+    name: str, layers: Sequence[int], stock: Callable[..., PreTrainedConfig], cp: Callable[..., PreTrainedConfig]
+) -> dict[str, PreTrainedConfig]:
+    """The stock and CP configurations with these numbers of layers, and with all pools at the second number."""
+    configs = {f"{name}, {number} layers": stock(num_hidden_layers=number) for number in layers}
+    for number in layers:
+        for pool, options in POOLS.items():
+            if not pool or number == layers[1]:
+                configs[f"CP-{name}, {number} layers{pool}"] = cp(num_hidden_layers=number, **options)
+    return configs
+
+
+def _text(name: str, batch: int, tokens: int, layers: Sequence[int], hidden_size: int) -> Group:
+    sizes: dict[str, Any] = {
+        "hidden_size": hidden_size,
+        "num_attention_heads": 12,
+        "intermediate_size": 4 * hidden_size,
+    }
+    configs = by_layers(name, layers, partial(BertConfig, **sizes), partial(CPBertConfig, **sizes))
+    third = layers[0] // 3
+    configs[f"Funnel, {3 * third} layers"] = FunnelConfig(
+        d_model=hidden_size,
+        n_head=12,
+        d_head=hidden_size // 12,
+        d_inner=4 * hidden_size,
+        block_sizes=[third] * 3,
+        vocab_size=30522,
+    )
+    # Its positions are counted from 2, and lengths are padded to whole windows.
+    configs[f"Longformer, {layers[0]} layers"] = LongformerConfig(
+        num_hidden_layers=layers[0],
+        attention_window=min(256, tokens),
+        max_position_embeddings=tokens + 2,
+        vocab_size=30522,
+        **sizes,
+    )
+    return Group(f"{name}, {tokens} tokens", batch, tokens, configs)
+
+
+def _images(name: str, batch: int, sizes: dict[str, Any], others: Mapping[str, PreTrainedConfig]) -> Group:
+    vits = by_layers(name, (12, 8, 4), partial(ViTConfig, **sizes), partial(CPViTConfig, **sizes))
+    return Group(f"{name} at 224", batch, None, {**vits, **others})
+
+
+def groups() -> list[Group]:
+    """The comparisons of the suite."""
+    base = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
+    small = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}
+    swin_base = {"embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32]}
+    poolformer_m48 = {"depths": [8, 8, 24, 8], "hidden_sizes": [96, 192, 384, 768]}
+    return [
+        _text("BERT-base", 4, 128, (12, 8, 4), 768),
+        _text("BERT-base", 1, 512, (12, 8, 4), 768),
+        _text("MiniLM", 8, 128, (6, 4, 2), 384),
+        _images(
+            "ViT-B/16",
+            2,
+            base,
+            {"Swin-B": SwinConfig(**swin_base), "PoolFormer-M48": PoolFormerConfig(**poolformer_m48)},
+        ),
+        _images(
+            "ViT-S/16", 4, small, {"Swin-T": SwinConfig(), "PoolFormer-S24": PoolFormerConfig(depths=[4, 4, 12, 4])}
+        ),
+        Group("ResNet-50 at 224", 2, None, {"ResNet-50": ResNetConfig(), "CP-ResNet-50": CPResNetConfig()}),
+    ]
+
+
+def num_layers(config: PreTrainedConfig) -> int:
+    """Of blocks, however a configuration counts them."""
+    for name in ("depths", "block_sizes"):
+        if hasattr(config, name):
+            return sum(getattr(config, name))
+    return config.num_hidden_layers
+
+
+def build(config: PreTrainedConfig) -> PreTrainedModel:
+    """A new bare model. Funnel's is the one without a decoder, which classifies."""
+    torch.manual_seed(0)
+    return FunnelBaseModel(config) if isinstance(config, FunnelConfig) else AutoModel.from_config(config)
+
+
+def measure_models(group: Group, rounds: int, seconds: float = math.inf) -> list[dict[str, Any]]:
+    """The time of a forward pass, and of a forward and a backward pass, of each model of a group as a fraction of the
+    first's; what each has of parameters; the memory beyond them that it takes at most; and its floating-point
+    operations for one item, counted under eager attention."""
+    register()
+    inputs, rows = group.inputs(), []
+    models = {name: build(config) for name, config in group.configs.items()}
+    stock = next(iter(models))
+    gflops = {name: _gflops(model, inputs) / group.batch for name, model in models.items()}
+
+    def forward(model: PreTrainedModel) -> None:
+        with torch.no_grad():
+            model(**inputs)
+
+    def training(model: PreTrainedModel) -> None:
+        model.zero_grad()
+        model(**inputs).last_hidden_state.square().mean().backward()
+
+    for step in (forward, training):
+        calls = {name: partial(step, model) for name, model in models.items()}
+        for model in models.values():
+            model.train(step is training)
+        measured = interleaved(calls, rounds, warm_up=1, seconds=seconds)
+        for name, model in models.items():
+            model.zero_grad()
+            with PeakMemory() as memory:
+                calls[name]()
+            rows.append(
+                {
+                    "group": group.name,
+                    "model": name,
+                    "layers": num_layers(model.config),
+                    "tokens": group.tokens or "",
+                    "batch": group.batch,
+                    "pass": step.__name__,
+                    **ratio_to(measured[name], measured[stock]),
+                    "items_per_second": group.batch / statistics.median(measured[name]),
+                    "peak_memory_mb": memory.peak / 2**20,
+                    "parameters": model.num_parameters(),
+                    "gflops": gflops[name],
+                    "rounds": len(measured[name]),
+                }
+            )
+    return rows
+
+
+@torch.no_grad()
+def _gflops(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> float:
+    attention = model.config._attn_implementation
+    model.eval().set_attn_implementation("eager")
+    with FlopCounterMode(display=False) as counter:
+        model(**inputs)
+    model.set_attn_implementation(attention)
+    return counter.get_total_flops() / 1e9
+
+
+def run_models(
+    output: Path, rounds: int, threads: int, seconds: float = math.inf, compared: Sequence[Group] | None = None
+) -> list[dict[str, Any]]:
+    """Measures every group, prints what is found and writes it to a CSV file and, beside it, a picture of throughput
+    against layers.
+
+    Raises:
+        OSError: the files cannot be written.
+    """
+    rows = []
+    for group in groups() if compared is None else compared:
+        print(
+            f"\n{group.name:<34}{'pass':<10}{'time':>6}  {'quartiles':<14}{'throughput':>11}{'memory':>9}{'GFLOPs':>8}"
+        )
+        for measured in measure_models(group, rounds, seconds):
+            row = {name: rounded(value) for name, value in measured.items()} | environment(threads)
+            rows.append(row)
+            print(
+                f"{row['model']:<34}{row['pass']:<10}{row['ratio']:>6.3f}  {row['lower_quartile']:.3f} to "
+                f"{row['upper_quartile']:.3f}{1 / row['ratio']:>10.2f}x{row['peak_memory_mb']:>6.0f} MB"
+                f"{row['gflops']:>8.1f}",
+                flush=True,
+            )
+    write_csv(output, COLUMNS, ([row[column] for column in COLUMNS] for row in rows))
+    draw_throughput(rows, output.with_suffix(".png"))
+    return rows
+
+
+def draw_throughput(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Throughput of a forward pass, in multiples of the stock model's, against the number of layers."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(row["group"] for row in rows))
+    figure = Figure(figsize=(9, 2.9 * math.ceil(len(names) / 3)), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(math.ceil(len(names) / 3), min(3, len(names)), squeeze=False).flat
+    for axes, group in zip(panels, names):
+        own = [row for row in rows if row["group"] == group and row["pass"] == "forward"]
+        stock = own[0]["model"].split(",")[0]
+        series: dict[str, tuple[str, str | None]] = {stock: ("o-", "tab:blue"), f"CP-{stock}": ("o-", "tab:orange")}
+        for row in own:
+            series.setdefault(row["model"].split(",")[0], ("x", None))
+        for name, (style, color) in series.items():
+            points = [row for row in own if row["model"].split(",")[0] == name and "two heads" not in row["model"]]
+            layers, throughput = [row["layers"] for row in points], [1 / row["ratio"] for row in points]
+            axes.plot(layers, throughput, style, color=color, label=name)
+        axes.set_title(group, fontsize="medium")
+        axes.set_xlabel("layers")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="x-small")
+    for axes in list(panels):
+        axes.set_axis_off()
+    figure.axes[0].set_ylabel("throughput, forward, to stock")
+    figure.savefig(path, dpi=150)
