@@ -178,7 +178,7 @@ def choose_implementation(
         raise ValueError(f'implementation must be one of {", ".join(POOL_IMPLEMENTATIONS)}, not "{implementation}".')
     if implementation == "triton":
         if hidden_states.device.type == "cuda" and _has_triton():
-            return "triton"
+            return "triton" if hidden_states.dtype != torch.float64 else "dense"
         _warn_of_triton()
         return "dense"
     if implementation == "dense" or segments is not None:

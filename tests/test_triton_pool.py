@@ -1,0 +1,212 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""The Triton kernels, under Triton's interpreter on the CPU, against the dense pooling in float64."""
+
+import importlib
+import math
+import sys
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from cp_transformers.context_pool import context_pool
+
+
+triton = pytest.importorskip("triton")
+
+NAMES = ("hidden_states", "weights", "sigma", "offsets")
+SMALL = {"BLOCK_TOKENS": 32, "BLOCK_CHANNELS": 16}  # float32: 16 tokens, the smallest block there is
+
+
+def dot_of_any_dtype(interpreter):
+    """The interpreter's product; its own multiplies the bits of bfloat16 as if they were integers."""
+    dot = interpreter.InterpreterBuilder.create_dot
+
+    def float32_of(handle):
+        if handle.dtype.scalar != triton.language.bfloat16:
+            return handle
+        bits = handle.data.view("uint16").astype("uint32") << 16
+        return interpreter.TensorHandle(bits.view("float32"), triton.language.float32)
+
+    return lambda builder, a, b, *rest: dot(builder, float32_of(a), float32_of(b), *rest)
+
+
+@pytest.fixture(scope="module")
+def triton_pool():
+    """The module with its kernels interpreted. Functions are compiled or interpreted as decided when they are
+    decorated, and triton's own, such as `tl.sum`, have been by now: they are decorated again."""
+    name = "cp_transformers.triton_pool"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton.knobs.runtime, "interpret", True)
+        for key, value in list(vars(triton.language).items()):
+            if isinstance(value, triton.runtime.JITFunction):
+                patch.setattr(triton.language, key, triton.jit(value.fn))
+        from triton.runtime import interpreter
+
+        patch.setattr(interpreter.InterpreterBuilder, "create_dot", dot_of_any_dtype(interpreter))
+        patch.delitem(sys.modules, name, raising=False)
+        yield importlib.import_module(name)
+        sys.modules.pop(name)
+
+
+@pytest.fixture
+def small_blocks(triton_pool, monkeypatch):
+    for name, size in SMALL.items():
+        monkeypatch.setattr(triton_pool, name, size)
+    return triton_pool
+
+
+def make_inputs(num_tokens, num_heads=1, width=5, num_dims=0, batch_size=2, spread=1.0, min_sigma=0.5):
+    """`hidden_states`, `weights`, `sigma` and, with `num_dims`, `offsets`, in float32."""
+    tensors = [
+        torch.randn(batch_size, num_tokens, num_heads * width),
+        spread * torch.randn(batch_size, num_heads, num_tokens),
+        min_sigma + 3 * torch.rand(batch_size, num_heads, num_tokens),
+    ]
+    if num_dims:
+        tensors.append(2 * torch.randn(batch_size, num_heads, num_tokens, num_dims))
+    return tensors
+
+
+def with_gradients(function, tensors, grad, **options):
+    tensors = [tensor.detach().requires_grad_() for tensor in tensors]
+    pooled = function(*tensors, **options)
+    return {"pooled": pooled.detach(), **dict(zip(NAMES, torch.autograd.grad(pooled, tensors, grad.to(pooled.dtype))))}
+
+
+def check(pool, tensors, tolerance=5e-5, rows=None, **options):
+    """Compares results and gradients, relative to the largest number of each. Gradients enter at `rows`, `(batch,
+    tokens)`, only."""
+    grad = torch.randn_like(tensors[0])
+    if rows is not None:
+        grad = grad * rows[..., None]
+    ours = with_gradients(pool.triton_context_pool, tensors, grad, **options)
+    dense = with_gradients(context_pool, [tensor.double() for tensor in tensors], grad, **options)
+    if rows is not None:
+        dense["pooled"] = dense["pooled"] * rows[..., None]
+    for name, expected in dense.items():
+        number, like = ours[name], tensors[NAMES.index(name) if name in NAMES else 0]
+        assert number.dtype == like.dtype, name
+        error = (number.double() - expected).abs().max().item()
+        assert error <= tolerance * expected.abs().max().item() + 1e-6, f"{name}: off by {error}"
+    return ours
+
+
+# Of 40 and 70 tokens: no multiples of a block, and more than two of them.
+@pytest.mark.parametrize("width", [5, 64, 100])
+def test_sequence(small_blocks, width):
+    check(small_blocks, make_inputs(40, width=width))
+
+
+def test_default_blocks(triton_pool):
+    check(triton_pool, make_inputs(70, num_heads=2, width=100, num_dims=1, batch_size=1))
+
+
+def test_default_blocks_of_half_precision(triton_pool):
+    tensors = make_inputs(130, width=70, num_dims=1, batch_size=1)
+    check(triton_pool, [tensors[0].bfloat16(), *tensors[1:]], tolerance=2e-2)
+
+
+def holes(num_tokens):
+    """Left and inner holes in the first example; the second is whole."""
+    mask = torch.ones(2, num_tokens, dtype=torch.bool)
+    mask[0, :18] = mask[0, 25:28] = False
+    return mask
+
+
+def test_heads_offsets_and_mask(small_blocks):
+    check(small_blocks, make_inputs(40, num_heads=2, width=20, num_dims=1), mask=holes(40))
+
+
+def test_mask_of_integers(small_blocks):
+    check(small_blocks, make_inputs(40), mask=holes(40).long())
+
+
+def test_example_without_any_valid_token(small_blocks):
+    mask = holes(40)
+    mask[0] = False
+    ours = check(small_blocks, make_inputs(40, num_heads=2, num_dims=1), mask=mask)
+    assert all((number[0] == 0).all() for number in ours.values())
+
+
+@pytest.mark.parametrize("with_offsets", [False, True], ids=["centred", "offsets"])
+@pytest.mark.parametrize("grid_size", [(3, 5), (5, 7), (1, 1)])
+def test_grid(small_blocks, grid_size, with_offsets):
+    tensors = make_inputs(math.prod(grid_size), num_heads=2, num_dims=2 * with_offsets)
+    check(small_blocks, tensors, grid_size=grid_size)
+
+
+def test_grid_with_mask(small_blocks):
+    check(small_blocks, make_inputs(35, num_dims=2), grid_size=(5, 7), mask=holes(35))
+
+
+def test_segments(small_blocks):
+    segments = torch.tensor([0] * 7 + [3] * 20 + [-1] * 13).expand(2, -1)
+    check(small_blocks, make_inputs(40, num_heads=2, num_dims=1), segments=segments)
+
+
+def test_segment_without_any_valid_token(small_blocks):
+    segments = torch.tensor([0] * 18 + [1] * 12 + [2] * 10).expand(2, -1)
+    mask = holes(40)
+    rows = (segments > 0) | mask  # others see nothing: dense pooling spreads their weights over the other segments
+    ours = check(small_blocks, make_inputs(40, num_dims=1), mask=mask, segments=segments, rows=rows)
+    assert (ours["pooled"][0, :18] == 0).all()
+    assert (ours["sigma"][0, :, :18] == 0).all()
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.bfloat16, 2e-2), (torch.float16, 3e-3)])
+def test_half_precision(small_blocks, dtype, tolerance):
+    tensors = make_inputs(70, num_heads=2, width=20, num_dims=1)
+    check(small_blocks, [tensors[0].to(dtype), *tensors[1:]], tolerance)
+
+
+def test_predictions_in_half_precision(small_blocks):
+    check(small_blocks, [tensor.bfloat16() for tensor in make_inputs(40, num_dims=1)], tolerance=2e-2)
+
+
+@pytest.mark.parametrize("content", [math.nan, math.inf])
+def test_contents_of_invalid_tokens_reach_nothing(small_blocks, content):
+    mask, grad = holes(40), torch.randn(2, 40, 10)
+    tensors = make_inputs(40, num_heads=2, num_dims=1)
+    expected = with_gradients(small_blocks.triton_context_pool, tensors, grad, mask=mask)
+    tensors[0] = tensors[0].masked_fill(~mask[..., None], content)
+    tensors[1] = tensors[1].masked_fill(~mask[:, None], content)
+    assert_close(with_gradients(small_blocks.triton_context_pool, tensors, grad, mask=mask), expected, rtol=0, atol=0)
+
+
+def test_spread_weights_and_narrow_pools(small_blocks):
+    tensors = make_inputs(70, num_heads=2, num_dims=1, spread=20.0)
+    tensors[2] = 0.1 * 200 ** torch.rand_like(tensors[2])  # from 0.1 to 20
+    check(small_blocks, tensors, tolerance=2e-4, mask=holes(70))
+
+
+def test_inputs_need_not_be_contiguous(small_blocks):
+    hidden_states, weights, sigma, offsets = make_inputs(20, num_heads=2, num_dims=1)
+    tensors = [tensor.transpose(0, -1).contiguous().transpose(0, -1) for tensor in (hidden_states, weights, sigma)]
+    offsets = offsets.transpose(1, 2).contiguous().transpose(1, 2)
+    check(small_blocks, [*tensors, offsets], segments=torch.zeros(20, 2, dtype=torch.long).T)
+    hidden_states.requires_grad_()
+    small_blocks.triton_context_pool(hidden_states, weights, sigma).sum().backward()  # an expanded gradient
+    # Every query gives all its weight away.
+    assert_close(hidden_states.grad.sum(dim=1), torch.full((2, 10), 20.0))
+
+
+def test_no_second_derivatives(small_blocks):
+    tensors = [tensor.requires_grad_() for tensor in make_inputs(16)]
+    pooled = small_blocks.triton_context_pool(*tensors)
+    with pytest.raises(RuntimeError, match="second derivatives"):
+        torch.autograd.grad(pooled.sum(), tensors, create_graph=True)
+
+
+def test_errors(small_blocks):
+    hidden_states, weights, sigma, offsets = make_inputs(15, num_heads=2, num_dims=1)
+    pool = small_blocks.triton_context_pool
+    with pytest.raises(ValueError, match="pooling heads"):
+        pool(hidden_states[..., :-1], weights, sigma)
+    with pytest.raises(ValueError, match="does not hold 15 tokens"):
+        pool(hidden_states, weights, sigma, grid_size=(4, 4))
+    with pytest.raises(ValueError, match="offsets need 2 coordinates"):
+        pool(hidden_states, weights, sigma, offsets, grid_size=(3, 5))
+    with pytest.raises(ValueError, match="float64"):
+        pool(hidden_states.double(), weights, sigma)
