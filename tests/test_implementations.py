@@ -218,6 +218,8 @@ def zeros(num_tokens, **options):
 def test_auto_is_linear_from_a_length_on():
     assert choose_implementation("auto", zeros(LINEAR_FROM[1] - 1)) == "dense"
     assert choose_implementation("auto", zeros(LINEAR_FROM[1])) == "linear"
+    assert choose_implementation("auto", zeros(LINEAR_FROM[1], requires_grad=True)) == "dense"
+    assert choose_implementation("auto", zeros(2 * LINEAR_FROM[1], requires_grad=True)) == "linear"
     assert choose_implementation("auto", zeros(1024), grid_size=(32, 32)) == "dense"
     assert choose_implementation("auto", zeros(4096), grid_size=(64, 64)) == "linear"
     assert choose_implementation("auto", zeros(1024, device="meta")) == "dense"

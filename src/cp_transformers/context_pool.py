@@ -37,7 +37,8 @@ MIN_SIGMA = 0.1
 # Where sigma starts, as a fraction of its range (pool_range * extent), by the number of spatial dimensions.
 INITIAL_SIGMA = {1: 0.25, 2: 0.5}
 
-# The tokens from which "auto" pools in linear time, by the number of dimensions: where that begins to be faster.
+# The tokens from which "auto" pools in linear time, by the number of dimensions: where that begins to be faster. Where
+# there is a backward pass it begins at twice as many.
 LINEAR_FROM = {1: 512, 2: 4096}
 LINEAR_FROM_ON_ACCELERATORS = 4096
 
@@ -116,8 +117,9 @@ def context_pool(
     | `"triton"` | tokens x tokens, and tokens | float32 rounding | CUDA with triton; not yet timed |
 
     `"auto"` takes `"linear"` for sequences of 512 tokens and more and grids of 4,096 and more, on accelerators for
-    4,096 tokens and more; and `"dense"` for less, for segments and for float64, and wherever a graph is traced, which
-    should serve all lengths. Where one cannot be had, `"dense"` takes its place, of triton with a warning.
+    4,096 tokens and more, and with gradients for twice as many each; and `"dense"` for less, for segments and for
+    float64, and wherever a graph is traced, which should serve all lengths. Where one cannot be had, `"dense"` takes
+    its place, of triton with a warning.
 
     Raises:
         ValueError: the channels are not divisible by the number of heads, there is no such implementation, or see
@@ -189,6 +191,8 @@ def choose_implementation(
         return "dense"
     on_cpu = hidden_states.device.type == "cpu"
     shortest = LINEAR_FROM[1 if grid_size is None else 2] if on_cpu else LINEAR_FROM_ON_ACCELERATORS
+    if torch.is_grad_enabled() and hidden_states.requires_grad:
+        shortest *= 2
     return "linear" if hidden_states.shape[1] >= shortest else "dense"
 
 
