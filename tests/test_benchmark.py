@@ -108,6 +108,9 @@ def test_memory_is_counted_for_as_long_as_a_tensor_lives():
             torch.ones(1000)
         kept = [torch.ones(1000) for _ in range(2)]
     assert memory.peak == 4000 * len(kept)
+    with PeakMemory(known=kept) as memory:
+        assert kept[0][:10].sum() == 10.0
+    assert memory.peak == 4 + 1  # the sum and what the comparison gave
 
 
 # ------------------------------------------------------------------------------------------------------ whole models

@@ -170,6 +170,17 @@ def test_linear_gives_zeros_where_nothing_is_valid():
     assert not context_pool(hidden_states, weights, sigma, mask=mask, implementation="linear").any()
 
 
+def test_linear_takes_sizes_without_end_and_hands_nan_on():
+    torch.manual_seed(0)
+    hidden_states, weights, sigma, _, _ = random_inputs(1, 100, 4)
+    everywhere = context_pool(hidden_states, weights, torch.full_like(sigma, math.inf), implementation="linear")
+    expected = (weights.softmax(dim=-1) @ hidden_states).expand_as(hidden_states)
+    assert_close(everywhere, expected, rtol=0.0, atol=1e-3)
+    sigma[0, 0, 50] = math.nan
+    lost = context_pool(hidden_states, weights, sigma, implementation="linear").isnan()
+    assert lost[0, 50].all() and not lost[0, :50].any()
+
+
 def test_linear_keeps_half_precision():
     torch.manual_seed(0)
     hidden_states, weights, sigma, _, _ = random_inputs(1, 600, 8)

@@ -13,7 +13,7 @@ import platform
 import statistics
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -103,11 +103,12 @@ def ratio_to(seconds: Sequence[float], others: Sequence[float]) -> dict[str, flo
 
 
 class PeakMemory(TorchDispatchMode):
-    """Counts the bytes of the tensors that operators return, for as long as these live."""
+    """Counts the bytes of the tensors that operators return, for as long as these live, without those of `known`."""
 
-    def __init__(self) -> None:
+    def __init__(self, known: Iterable[torch.Tensor] = ()) -> None:
         super().__init__()
-        self.alive: dict[int, int] = {}
+        self.known = [tensor.untyped_storage() for tensor in known]  # kept, so that no other takes its place
+        self.alive = {storage._cdata: 0 for storage in self.known}
         self.peak = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -157,7 +158,7 @@ def measure_pooling(shape: Shape, rounds: int, train: bool, seconds: float = mat
     flops = {} if train else {name: _flops(call) for name, call in calls.items()}
     rows = []
     for name in pools:
-        with PeakMemory() as memory:
+        with PeakMemory([pooled, *pools[name].parameters()]) as memory:
             calls[name]()
         rows.append(
             {

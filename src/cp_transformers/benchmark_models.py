@@ -177,7 +177,7 @@ def measure_models(group: Group, rounds: int, seconds: float = math.inf) -> list
         measured = interleaved(calls, rounds, warm_up=1, seconds=seconds)
         for name, model in models.items():
             model.zero_grad()
-            with PeakMemory() as memory:
+            with PeakMemory([*model.parameters(), *inputs.values()]) as memory:
                 calls[name]()
             rows.append(
                 {

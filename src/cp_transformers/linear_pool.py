@@ -83,10 +83,13 @@ def linear_context_pool(
     if offsets is not None:
         offsets = offsets.to(dtype).unflatten(-2, (rows, columns))
     traced = max_sigma is not None
-    if max_sigma is None:
-        max_sigma = max(sigma.detach().max().item(), 0.0)
+    # Wider than this all are alike. In this order min() also bounds NaN, which then goes through to the result.
+    widest = 100.0 * max(rows, columns)
+    sigma = sigma.clamp(max=widest)
+    max_sigma = min(widest, sigma.detach().max().item() if max_sigma is None else max_sigma)
     if max_offset is None:
         max_offset = 0.0 if offsets is None else offsets.detach().abs().max().item()
+    max_offset = min(widest, max_offset)
 
     num_levels = 1
     while NARROWEST * ratio**num_levels <= max_sigma:
