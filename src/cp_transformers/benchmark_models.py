@@ -241,16 +241,19 @@ def draw_throughput(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    names = list(dict.fromkeys(row["group"] for row in rows))
+    layers_of = {
+        group: {row["layers"] for row in rows if row["group"] == group} for group in (r["group"] for r in rows)
+    }
+    names = [group for group, layers in layers_of.items() if len(layers) > 1]
     figure = Figure(figsize=(9, 2.9 * math.ceil(len(names) / 3)), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(math.ceil(len(names) / 3), min(3, len(names)), squeeze=False).flat
-    for axes, group in zip(panels, names):
-        own = [row for row in rows if row["group"] == group and row["pass"] == "forward"]
+    for group, axes in zip(names, panels):
+        own = [row for row in rows if (row["group"], row["pass"]) == (group, "forward")]
         stock = own[0]["model"].split(",")[0]
-        series: dict[str, tuple[str, str | None]] = {stock: ("o-", "tab:blue"), f"CP-{stock}": ("o-", "tab:orange")}
+        series = {stock: ("o-", "tab:blue"), f"CP-{stock}": ("o-", "tab:orange")}
         for row in own:
-            series.setdefault(row["model"].split(",")[0], ("x", None))
+            series.setdefault(row["model"].split(",")[0], ("x", ("black", "grey")[len(series) % 2]))
         for name, (style, color) in series.items():
             points = [row for row in own if row["model"].split(",")[0] == name and "two heads" not in row["model"]]
             layers, throughput = [row["layers"] for row in points], [1 / row["ratio"] for row in points]
@@ -259,7 +262,7 @@ def draw_throughput(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.set_xlabel("layers")
         axes.grid(alpha=0.3)
         axes.legend(fontsize="x-small")
-    for axes in list(panels):
+    for axes in panels:
         axes.set_axis_off()
     figure.axes[0].set_ylabel("throughput, forward, to stock")
     figure.savefig(path, dpi=150)
