@@ -4,15 +4,14 @@
 
 import itertools
 import math
-import weakref
 
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from torch.testing import assert_close
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from cp_transformers.benchmark import PeakMemory
 from cp_transformers.context_pool import MIN_SIGMA, context_pool
 from cp_transformers.feature_map_pool import (
     GlobalContextPool,
@@ -184,28 +183,6 @@ def random_windowed_module(std=0.5, **options):
 def random_global_module(std=0.5, **options):
     """A module in float64 with random parameters, far from its initial state."""
     return randomize(GlobalContextPool(HIDDEN_SIZE, pool_hidden_size=8, **options), std)
-
-
-class PeakMemory(TorchDispatchMode):
-    """Counts the bytes of the tensors that operators return, for as long as these live."""
-
-    def __init__(self):
-        super().__init__()
-        self.alive = {}
-        self.peak = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor):
-                self.watch(leaf.untyped_storage())
-        self.peak = max(self.peak, sum(self.alive.values()))
-        return result
-
-    def watch(self, storage):
-        if storage._cdata not in self.alive:
-            self.alive[storage._cdata] = storage.nbytes()
-            weakref.finalize(storage, self.alive.pop, storage._cdata)
 
 
 # The equations
