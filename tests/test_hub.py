@@ -301,14 +301,12 @@ def test_what_an_earlier_push_has_left_is_removed(author, tmp_path):
 
 def test_a_push_leaves_out_what_belongs_to_the_run(author, tmp_path):
     folder = make_model(tmp_path / "model")
+    expected = {".gitattributes", "README.md", "modeling_cp_bert.py", *(path.name for path in folder.iterdir())}
     for name in ("optimizer.pt", "training_args.bin", "arguments.yaml", "checkpoint-2/model.safetensors"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("{}")
     author.cli("push", folder, "tester/run")
-    modules = ["configuration_context_pool", "configuration_cp_bert", "context_pool", "modeling_context_pool"]
-    modules = [f"{name}.py" for name in [*modules, "modeling_cp_bert"]]
-    expected = [".gitattributes", "README.md", "config.json", *modules, "model.safetensors"]
-    assert sorted(files(author, "tester/run")) == sorted([*expected, "tokenizer.json", "tokenizer_config.json"])
+    assert set(files(author, "tester/run")) == expected
 
 
 def test_a_model_pushes_itself(author, stranger, tmp_path):
