@@ -2,9 +2,11 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """Shared fixtures. Nothing here or in the tests reaches beyond this machine."""
 
+import importlib
 import logging
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -60,3 +62,43 @@ def cache(tmp_path_factory) -> Path:
 def environment(cache) -> dict[str, str]:
     """For processes of their own."""
     return {**os.environ, "HF_DATASETS_CACHE": str(cache)}
+
+
+def _dot_of_any_dtype(triton, interpreter):
+    """The interpreter's product; its own multiplies the bits of bfloat16 as if they were integers."""
+    dot = interpreter.InterpreterBuilder.create_dot
+
+    def float32_of(handle):
+        if handle.dtype.scalar != triton.language.bfloat16:
+            return handle
+        bits = handle.data.view("uint16").astype("uint32") << 16
+        return interpreter.TensorHandle(bits.view("float32"), triton.language.float32)
+
+    return lambda builder, a, b, *rest: dot(builder, float32_of(a), float32_of(b), *rest)
+
+
+@pytest.fixture(scope="module")
+def triton_pool():
+    """The module of the Triton kernels, interpreted. Functions are compiled or interpreted as decided when they are
+    decorated, and triton's own, such as `tl.sum`, have been by now: they are decorated again."""
+    triton = pytest.importorskip("triton")
+    name = "cp_transformers.triton_pool"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton.knobs.runtime, "interpret", True)
+        for key, value in list(vars(triton.language).items()):
+            if isinstance(value, triton.runtime.JITFunction):
+                patch.setattr(triton.language, key, triton.jit(value.fn))
+        from triton.runtime import interpreter
+
+        patch.setattr(interpreter.InterpreterBuilder, "create_dot", _dot_of_any_dtype(triton, interpreter))
+        patch.delitem(sys.modules, name, raising=False)
+        yield importlib.import_module(name)
+        sys.modules.pop(name)
+
+
+@pytest.fixture
+def small_blocks(triton_pool, monkeypatch):
+    """The module, with blocks so small that few tokens make several; float32 takes 16 tokens, the smallest there is."""
+    for name, size in {"BLOCK_TOKENS": 32, "BLOCK_CHANNELS": 16}.items():
+        monkeypatch.setattr(triton_pool, name, size)
+    return triton_pool

@@ -2,9 +2,7 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """The Triton kernels, under Triton's interpreter on the CPU, against the dense pooling in float64."""
 
-import importlib
 import math
-import sys
 
 import pytest
 import torch
@@ -13,48 +11,9 @@ from torch.testing import assert_close
 from cp_transformers.context_pool import context_pool
 
 
-triton = pytest.importorskip("triton")
+pytest.importorskip("triton")
 
 NAMES = ("hidden_states", "weights", "sigma", "offsets")
-SMALL = {"BLOCK_TOKENS": 32, "BLOCK_CHANNELS": 16}  # float32: 16 tokens, the smallest block there is
-
-
-def dot_of_any_dtype(interpreter):
-    """The interpreter's product; its own multiplies the bits of bfloat16 as if they were integers."""
-    dot = interpreter.InterpreterBuilder.create_dot
-
-    def float32_of(handle):
-        if handle.dtype.scalar != triton.language.bfloat16:
-            return handle
-        bits = handle.data.view("uint16").astype("uint32") << 16
-        return interpreter.TensorHandle(bits.view("float32"), triton.language.float32)
-
-    return lambda builder, a, b, *rest: dot(builder, float32_of(a), float32_of(b), *rest)
-
-
-@pytest.fixture(scope="module")
-def triton_pool():
-    """The module with its kernels interpreted. Functions are compiled or interpreted as decided when they are
-    decorated, and triton's own, such as `tl.sum`, have been by now: they are decorated again."""
-    name = "cp_transformers.triton_pool"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(triton.knobs.runtime, "interpret", True)
-        for key, value in list(vars(triton.language).items()):
-            if isinstance(value, triton.runtime.JITFunction):
-                patch.setattr(triton.language, key, triton.jit(value.fn))
-        from triton.runtime import interpreter
-
-        patch.setattr(interpreter.InterpreterBuilder, "create_dot", dot_of_any_dtype(interpreter))
-        patch.delitem(sys.modules, name, raising=False)
-        yield importlib.import_module(name)
-        sys.modules.pop(name)
-
-
-@pytest.fixture
-def small_blocks(triton_pool, monkeypatch):
-    for name, size in SMALL.items():
-        monkeypatch.setattr(triton_pool, name, size)
-    return triton_pool
 
 
 def make_inputs(num_tokens, num_heads=1, width=5, num_dims=0, batch_size=2, spread=1.0, min_sigma=0.5):

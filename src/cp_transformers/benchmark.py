@@ -137,7 +137,7 @@ def measure_pooling(shape: Shape, rounds: int, train: bool, seconds: float = mat
         `train` the ratio of the multiplications and additions of matrix products, and for each pool the largest
         memory that it took at any time, in multiples of that of the tokens.
     """
-    block, pools = _make(shape)
+    block, pools = make_block(shape)
     tokens = torch.randn(shape.batch, shape.tokens, shape.hidden_size, requires_grad=train)
     pooled = tokens if shape.grid is None else tokens[:, 1:].detach().contiguous().requires_grad_(train)
     mask = torch.ones(shape.batch, shape.tokens, dtype=torch.bool) if shape.grid is None else None
@@ -184,7 +184,8 @@ def _attention_flops(shape: Shape) -> int:
     return 4 * shape.batch * shape.tokens**2 * shape.hidden_size
 
 
-def _make(shape: Shape) -> tuple[nn.Module, dict[str, ContextPool]]:
+def make_block(shape: Shape) -> tuple[nn.Module, dict[str, ContextPool]]:
+    """A new block of the stock model, and the pools that are compared before it."""
     torch.manual_seed(0)
     sizes: dict[str, Any] = {
         "hidden_size": shape.hidden_size,

@@ -1,0 +1,65 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""Models as ONNX graphs: written by transformers' exporter, run by ONNX Runtime alone, on batches of other shapes."""
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from model_cases import FAMILIES, ModelCase, images, text_inputs
+from transformers.exporters import OnnxConfig, OnnxExporter, OnnxRuntimeDynamicConfig, OnnxRuntimeQuantizer
+
+
+# What the exporter itself calls.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+def exported(model, folder, inputs, **options):
+    """The session that runs the model's graph."""
+    OnnxExporter().export(model, inputs, config=OnnxConfig(dynamic=True, **options)).save_pretrained(folder)
+    return onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+
+
+def outputs_of(session, inputs):
+    values = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+    return dict(zip([output.name for output in session.get_outputs()], values))
+
+
+def batches(case: ModelCase):
+    """Of another size than the exported one, and of other lengths or, for feature maps, of other heights and widths;
+    ViT has as many position embeddings as it has patches."""
+    if "input_ids" in case.inputs():
+        longer = {name: torch.cat([tensor, tensor], dim=-1) for name, tensor in text_inputs(5).items()}
+        return [case.smaller(case.inputs()), longer]
+    return [case.smaller(case.inputs())] + ([] if case.has_layers else [{"pixel_values": images(40, 28)}])
+
+
+@pytest.mark.parametrize("case", FAMILIES, ids=str)
+def test_the_graph_computes_what_the_model_does_for_other_shapes(case, tmp_path):
+    # The graph of a small window has fewer nodes, and is made in less time.
+    model = case.model(**case.variants["heads"], **({} if case.has_layers else {"pool_window": 3}))
+    session = exported(model, tmp_path, case.inputs())
+    for inputs in [case.inputs(), *batches(case)]:
+        with torch.no_grad():
+            expected = model(**inputs)
+        actual = outputs_of(session, inputs)
+        assert set(actual) == set(expected)
+        for name, tensor in expected.items():
+            np.testing.assert_allclose(actual[name], tensor.numpy(), rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_int8_halves_the_file_and_stays_near(tmp_path):
+    case = FAMILIES[[str(case) for case in FAMILIES].index("CPBertModel")]
+    model = case.model(hidden_size=128, intermediate_size=512, **case.variants["heads"])
+    dynamic = OnnxRuntimeQuantizer(OnnxRuntimeDynamicConfig(op_types_to_quantize=["MatMul"], per_channel=True))
+    inputs = case.inputs()
+    session = exported(model, tmp_path / "int8", inputs, quantizer=dynamic)
+    assert "MatMulInteger" in (tmp_path / "int8" / "model.onnx").read_text(encoding="latin-1")
+    exported(model, tmp_path / "float32", inputs)
+    sizes = [sum(file.stat().st_size for file in (tmp_path / name).glob("*.onnx*")) for name in ("int8", "float32")]
+    assert sizes[0] < sizes[1] / 2
+    with torch.no_grad():
+        expected = model(**inputs).last_hidden_state.numpy()
+    valid = inputs["attention_mask"].bool().numpy()
+    error = np.abs(outputs_of(session, inputs)["last_hidden_state"] - expected)[valid]
+    assert 0 < error.max() < 0.1 * np.abs(expected[valid]).max()
