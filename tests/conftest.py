@@ -98,7 +98,7 @@ def triton_pool():
 
 @pytest.fixture
 def small_blocks(triton_pool, monkeypatch):
-    """The module, with blocks so small that few tokens make several; float32 takes 16 tokens, the smallest there is."""
+    """The module, with blocks so small that few tokens make several: float32 then takes 16, the fewest there are."""
     for name, size in {"BLOCK_TOKENS": 32, "BLOCK_CHANNELS": 16}.items():
         monkeypatch.setattr(triton_pool, name, size)
     return triton_pool
