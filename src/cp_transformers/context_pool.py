@@ -113,7 +113,7 @@ def context_pool(
     | implementation | time and memory | error | for |
     |---|---|---|---|
     | `"dense"` | tokens x tokens | none: the definition | everything |
-    | `"linear"` | tokens | about 1e-5, see [`~cp_transformers.linear_pool`] | all but segments |
+    | `"linear"` | tokens | 2e-6, of gradients up to 1e-4 | all but segments |
     | `"triton"` | tokens x tokens, and tokens | float32 rounding | CUDA with triton; not yet timed |
 
     `"auto"` takes `"linear"` for sequences of 512 tokens and more and grids of 4,096 and more, on accelerators for
