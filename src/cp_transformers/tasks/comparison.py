@@ -35,14 +35,16 @@ def make_trainer(
     processing_class: Any,
     folder: str,
     *,
-    epochs: float,
+    epochs: float = 1.0,
+    max_steps: int = -1,
     seed: int,
     learning_rate: float,
     pool_learning_rate: float | None,
     weight_decay: float,
     data_collator: Callable | None = None,
 ) -> Trainer:
-    """A Trainer that classifies: AdamW, linear decay after a warm-up over a tenth of the steps, batches of 32."""
+    """A Trainer that classifies: AdamW, linear decay after a warm-up over a tenth of the steps, batches of 32;
+    `epochs`, or `max_steps` where that is positive."""
     accuracy = Accuracy()
 
     def compute_metrics(prediction: transformers.EvalPrediction) -> dict[str, float]:
@@ -52,6 +54,7 @@ def make_trainer(
     arguments = TrainingArguments(
         output_dir=folder,
         num_train_epochs=epochs,
+        max_steps=max_steps,
         per_device_train_batch_size=32,
         per_device_eval_batch_size=64,
         warmup_steps=0.1,

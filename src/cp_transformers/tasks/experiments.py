@@ -1,0 +1,387 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""Experiments: grids of small models trained from scratch, each arm with its own learning rate and several seeds.
+
+For each size of the training set, every arm is trained at each learning rate with [`SEARCH_SEED`] and judged on the
+validation images; the best rate is then used for the seeds that count, which are judged on the test images. A seed
+draws the training images, the weights and the order, alike for all arms, so that differences are paired.
+"""
+
+import argparse
+import csv
+import hashlib
+import json
+import multiprocessing
+import statistics
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from datasets import disable_progress_bars
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+from transformers import (
+    AutoConfig,
+    AutoModelForImageClassification,
+    PreTrainedModel,
+    PrinterCallback,
+    ProgressCallback,
+    set_seed,
+)
+
+import cp_transformers  # noqa: F401  (registers the models)
+
+from ..files import write_csv
+from .comparison import make_trainer
+from .controls import replace_pools
+from .demo_image import LABEL_NAMES, encode, make_processor
+from .digits import load_digits
+
+
+SEARCH_SEED = 0
+COLUMNS = "stage arm train_samples learning_rate seed accuracy parameters gflops seconds digest".split()
+
+
+@dataclass
+class Experiment:
+    """What a file of `configs/experiments` says.
+
+    Args:
+        train_samples: sizes of the training set, in the order in which they are run.
+        steps: of training, in batches of 32.
+        learning_rates: those that each arm chooses from.
+        seeds: those that count.
+        model: fields of every arm's configuration.
+        arms: for each its configuration: `model_type`, its fields, and `control`, what takes the place of its pools:
+            the `name` of one of [`CONTROLS`] and its options.
+        comparisons: pairs of arms, the second the control of the first.
+    """
+
+    train_samples: list[int]
+    steps: int
+    learning_rates: list[float]
+    seeds: list[int]
+    model: dict[str, Any]
+    arms: dict[str, dict[str, Any]]
+    comparisons: list[list[str]]
+
+    def __post_init__(self) -> None:
+        if SEARCH_SEED in self.seeds:
+            raise ValueError(f"Seed {SEARCH_SEED} chooses the learning rates; it cannot be one of those that count.")
+        for pair in self.comparisons:
+            if len(pair) != 2 or not {*pair} <= {*self.arms}:
+                raise ValueError(f"A comparison is a pair of arms, which {pair} is not.")
+
+    @classmethod
+    def read(cls, path: Path) -> "Experiment":
+        """
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: it lacks an entry or has one that is not known, or an arm cannot be made.
+        """
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        expected = {field.name for field in fields(cls)}
+        if not isinstance(values, dict) or {*values} != expected:
+            raise ValueError(f"{path} must have the entries {', '.join(sorted(expected))}, and no others.")
+        experiment = cls(**values)
+        for name in experiment.arms:
+            try:
+                make_model(experiment, name)
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError(f"{path}: {name} cannot be made: {error}") from error
+        return experiment
+
+    def digest(self, arm: str) -> str:
+        """Of all that decides what comes of an arm's run."""
+        said = json.dumps([self.model, self.arms[arm], self.steps], sort_keys=True)
+        return hashlib.blake2b(said.encode(), digest_size=6).hexdigest()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run."""
+
+    stage: str  # "search" or "test"
+    arm: str
+    train_samples: int
+    learning_rate: float
+    seed: int
+
+
+Results = dict[Cell, dict[str, Any]]
+
+
+def make_model(experiment: Experiment, arm: str) -> PreTrainedModel:
+    """A new model of an arm."""
+    options = {**experiment.model, **experiment.arms[arm]}
+    control = options.pop("control", None)
+    config = AutoConfig.for_model(options.pop("model_type"), **LABEL_NAMES, **options)
+    model = AutoModelForImageClassification.from_config(config)
+    if control is not None:
+        replace_pools(model, **control)
+    return model
+
+
+@lru_cache(maxsize=1)
+def _digits() -> dict[str, list[dict[str, Any]]]:
+    """Each split as tensors."""
+    disable_progress_bars()
+    return {name: encode(split, make_processor()) for name, split in load_digits().items()}
+
+
+def run_cell(experiment: Experiment, cell: Cell) -> dict[str, Any]:
+    """Trains a model and judges it; the figures of [`COLUMNS`]."""
+    data = _digits()
+    order = np.random.default_rng(cell.seed).permutation(len(data["train"]))
+    train = [data["train"][index] for index in order[: cell.train_samples]]
+    held_out = data["validation" if cell.stage == "search" else "test"]
+    set_seed(cell.seed)
+    model = make_model(experiment, cell.arm)
+    set_seed(cell.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(
+            model,
+            train,
+            None,
+            folder,
+            max_steps=experiment.steps,
+            seed=cell.seed,
+            learning_rate=cell.learning_rate,
+            pool_learning_rate=None,
+            weight_decay=0.05,
+        )
+        for callback in (ProgressCallback, PrinterCallback):
+            trainer.remove_callback(callback)
+        seconds = trainer.train().metrics["train_runtime"]
+        accuracy = trainer.evaluate(held_out)["eval_accuracy"]
+    return {
+        "accuracy": accuracy,
+        "parameters": model.num_parameters(),
+        "gflops": gflops(model, held_out[0]["pixel_values"][None]),
+        "seconds": round(seconds, 1),
+        "digest": experiment.digest(cell.arm),
+    }
+
+
+@torch.no_grad()
+def gflops(model: PreTrainedModel, pixel_values: torch.Tensor) -> float:
+    """Of a forward pass over one image."""
+    if model._supports_sdpa:  # whose multiplications are not counted on a CPU
+        model.set_attn_implementation("eager")
+    with FlopCounterMode(display=False) as counter:
+        model.eval()(pixel_values=pixel_values.to(model.device))
+    return counter.get_total_flops() / 1e9
+
+
+def search_cells(experiment: Experiment, train_samples: int) -> list[Cell]:
+    return [
+        Cell("search", arm, train_samples, rate, SEARCH_SEED)
+        for arm in experiment.arms
+        for rate in experiment.learning_rates
+    ]
+
+
+def test_cells(experiment: Experiment, train_samples: int, results: Results) -> list[Cell]:
+    """The runs that count, at each arm's best learning rate; of equally good ones at the lowest."""
+    cells = []
+    for arm in experiment.arms:
+        tried = [cell for cell in search_cells(experiment, train_samples) if cell.arm == arm]
+        best = max(tried, key=lambda cell: (results[cell]["accuracy"], -cell.learning_rate))
+        cells += [Cell("test", arm, train_samples, best.learning_rate, seed) for seed in experiment.seeds]
+    return cells
+
+
+def read_results(experiment: Experiment, path: Path) -> Results:
+    """The runs that are finished.
+
+    Raises:
+        ValueError: one of them is of an arm that was another then, or is no more.
+    """
+    results: Results = {}
+    if not path.is_file():
+        return results
+    with path.open(newline="") as stream:
+        for row in csv.DictReader(stream):
+            if row["arm"] not in experiment.arms or row["digest"] != experiment.digest(row["arm"]):
+                raise ValueError(
+                    f"{path} has runs of {row['arm']} with another configuration; move the file away, or choose "
+                    "another --output."
+                )
+            where = int(row["train_samples"]), float(row["learning_rate"]), int(row["seed"])
+            figures = {name: float(row[name]) for name in ("accuracy", "gflops", "seconds")}
+            figures |= {"parameters": int(row["parameters"]), "digest": row["digest"]}
+            results[Cell(row["stage"], row["arm"], *where)] = figures
+    return results
+
+
+def write_results(experiment: Experiment, results: Results, path: Path) -> None:
+    """In one order, whatever the runs were finished in."""
+    arms = list(experiment.arms)
+
+    def place(cell: Cell) -> tuple:
+        return cell.train_samples, arms.index(cell.arm), cell.stage, cell.learning_rate, cell.seed
+
+    rows = [{**asdict(cell), **results[cell]} for cell in sorted(results, key=place)]
+    write_csv(path, COLUMNS, [[row[name] for name in COLUMNS] for row in rows])
+
+
+def run(experiment: Experiment, output: Path, workers: int = 2) -> Results:
+    """Runs what is not yet in `output`, each run in one thread of one of `workers` processes; the file is written anew
+    after each.
+
+    Raises:
+        ImportError: the `demo` extra is not installed.
+        ValueError: see [`read_results`].
+    """
+    results = read_results(experiment, output)
+    _digits()
+    _digits.cache_clear()
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            for train_samples in experiment.train_samples:
+                _finish(experiment, search_cells(experiment, train_samples), results, output, pool)
+                _finish(experiment, test_cells(experiment, train_samples, results), results, output, pool)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return results
+
+
+def _finish(
+    experiment: Experiment, cells: Iterable[Cell], results: Results, output: Path, pool: ProcessPoolExecutor
+) -> None:
+    missing = [cell for cell in cells if cell not in results]
+    futures = {pool.submit(partial(run_cell, experiment), cell): cell for cell in missing}
+    for future in (progress := tqdm(as_completed(futures), total=len(futures), disable=not futures)):
+        cell = futures[future]
+        results[cell] = future.result()
+        progress.set_description(f"{cell.train_samples} images, {cell.stage}: {cell.arm}")
+        write_results(experiment, results, output)
+
+
+def accuracies(results: Results, arm: str, train_samples: int) -> dict[int, float]:
+    """On the test images, by seed."""
+    return {
+        cell.seed: figures["accuracy"]
+        for cell, figures in results.items()
+        if (cell.stage, cell.arm, cell.train_samples) == ("test", arm, train_samples)
+    }
+
+
+def paired_interval(values: Mapping[int, float], control: Mapping[int, float]) -> tuple[float, float, int]:
+    """The mean difference over the seeds that both have, half the width of its 95 % confidence interval (Student's t),
+    and the number of seeds."""
+    from scipy.stats import t
+
+    differences = [values[seed] - control[seed] for seed in values if seed in control]
+    n = len(differences)
+    if n < 2:
+        return statistics.mean(differences) if n else float("nan"), float("nan"), n
+    return statistics.mean(differences), t.ppf(0.975, n - 1) * statistics.stdev(differences) / n**0.5, n
+
+
+def summary(experiment: Experiment, results: Results) -> str:
+    """Two tables in Markdown: what each arm reaches, in percent with the standard deviation over the seeds, and the
+    paired differences in points with their 95 % confidence intervals."""
+    sizes = sorted({cell.train_samples for cell in results if cell.stage == "test"})
+    heads = " | ".join(f"{size} images" for size in sizes)
+    lines = [f"| model | parameters | MFLOPs | {heads} |", "|---|---|---|" + "---|" * len(sizes)]
+    for arm in experiment.arms:
+        known = next((figures for cell, figures in results.items() if cell.arm == arm), None)
+        if known is None:
+            continue
+        cells = []
+        for size in sizes:
+            values = [100 * value for value in accuracies(results, arm, size).values()]
+            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.1f}{spread}" if values else "-")
+        lines.append(
+            f"| {arm} | {known['parameters'] / 1e3:.0f} k | {1e3 * known['gflops']:.1f} | {' | '.join(cells)} |"
+        )
+    lines += ["", f"| model | against | {heads} |", "|---|---|" + "---|" * len(sizes)]
+    for arm, control in experiment.comparisons:
+        cells = []
+        for size in sizes:
+            mean, half, n = paired_interval(*(accuracies(results, each, size) for each in (arm, control)))
+            cells.append(f"{100 * mean:+.1f} ± {100 * half:.1f}" if n > 1 else "-")
+        lines.append(f"| {arm} | {control} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def draw(experiment: Experiment, results: Results, path: Path) -> None:
+    """Accuracy against the training images, a line an arm, with standard deviations over the seeds; where there is one
+    size alone, a row an arm."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    sizes = sorted({cell.train_samples for cell in results if cell.stage == "test"})
+    figure = Figure(figsize=(7, 4.5 if len(sizes) > 1 else 1 + 0.28 * len(experiment.arms)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    colors = {True: iter(["tab:orange", "tab:red", "tab:brown", "gold"] * 9), False: iter(["tab:blue"] * 99)}
+    markers = iter("osD^vP*X<>" * 9)
+    for arm, options in experiment.arms.items():
+        by_size = {size: [100 * value for value in accuracies(results, arm, size).values()] for size in sizes}
+        by_size = {size: values for size, values in by_size.items() if len(values) > 1}
+        means, spreads = ([f(values) for values in by_size.values()] for f in (statistics.mean, statistics.stdev))
+        pools = options["model_type"].startswith("cp_") and "control" not in options
+        look = {"color": next(colors[pools]), "capsize": 3}
+        if len(sizes) > 1:
+            axes.errorbar(list(by_size), means, yerr=spreads, label=arm, marker=next(markers), **look)
+        elif means:
+            axes.errorbar(means, [arm], xerr=spreads, fmt="o", **look)
+    label = "accuracy on held-out digits, %"
+    if len(sizes) > 1:
+        axes.set(xscale="log", xlabel="training images", ylabel=label, xticks=sizes)
+        axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.minorticks_off()
+        axes.legend()
+    else:
+        axes.set_xlabel(label)
+        axes.invert_yaxis()
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=150)
+
+
+def quick(experiment: Experiment) -> Experiment:
+    """The same with all arms, but a handful of steps on few images, and two seeds: it shows that everything works."""
+    return Experiment(
+        **{**vars(experiment), "train_samples": [64], "steps": 2, "seeds": [1, 2]}
+        | {"learning_rates": experiment.learning_rates[:1]}
+    )
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """scripts/run_experiments.py"""
+    parser = argparse.ArgumentParser(
+        prog="run_experiments.py",
+        description="Run an experiment of configs/experiments, or what is left of it: it can be stopped at any time. "
+        "Writes a row a run to results/<name>.csv, and prints and draws what they show.",
+    )
+    parser.add_argument("--config", type=Path, required=True, help="such as configs/experiments/images.yaml")
+    parser.add_argument("--output", type=Path, help="CSV file (default: results/<name>.csv)")
+    parser.add_argument("--seeds", type=int, help="of those in the file, how many (default: all)")
+    parser.add_argument("--workers", type=int, default=2, help="processes of one thread each (default: 2)")
+    parser.add_argument("--summary", action="store_true", help="run nothing; print and draw what is there")
+    parser.add_argument("--quick", action="store_true", help="a smoke run, in a file of its own")
+    options = parser.parse_args(args)
+    experiment = Experiment.read(options.config)
+    if options.seeds is not None:
+        experiment.seeds = experiment.seeds[: options.seeds]
+    name = options.config.stem + ("_quick" if options.quick else "")
+    output = options.output or Path("out" if options.quick else "results") / f"{name}.csv"
+    if options.quick:
+        experiment = quick(experiment)
+    results = read_results(experiment, output) if options.summary else run(experiment, output, options.workers)
+    if not results:
+        raise ValueError(f"{output} has no runs; run the experiment without --summary first.")
+    print("\n" + summary(experiment, results))
+    draw(experiment, results, output.with_suffix(".png"))
