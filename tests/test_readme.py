@@ -170,6 +170,29 @@ def error_table(rows: list[dict[str, str]]) -> str:
     return "\n".join(lines)
 
 
+def repeat_table() -> str:
+    """How far the ratios of a second run are from those of the first: of whole models relative to them; of the pooling,
+    which is a share of a block's time, relative to the block with its pooling."""
+    lines = ["| suite | pass | ratios | within 3 % | median, % | largest, % |", "|---|---|---|---|---|---|"]
+    for suite in ("pooling", "models"):
+        pairs = list(zip(results(f"benchmark_{suite}"), results(f"benchmark_{suite}_repeat")))
+        for way in ("forward", "training"):
+            apart = []
+            for first, second in pairs:
+                what = ("pass", "group", "model", "layers", "tokens", "pool")
+                assert [first.get(name) for name in what] == [second.get(name) for name in what]
+                old, new = (float(row["ratio"]) + (suite == "pooling") for row in (first, second))
+                if first["pass"] == way and old != 1:
+                    apart.append(100 * abs(new / old - 1))
+            figures = f"{sum(each < 3 for each in apart)} | {statistics.median(apart):.1f} | {max(apart):.1f}"
+            lines.append(f"| {suite} | {way} | {len(apart)} | {figures} |")
+    return "\n".join(lines)
+
+
+def test_the_table_of_the_repeat_is_what_results_hold():
+    assert repeat_table() in README
+
+
 def runtimes_table(rows: list[dict[str, str]]) -> str:
     lines = [
         "| model | compiled | ONNX Runtime | int8 | accuracy | int8 | weights, MB | int8 |",

@@ -142,5 +142,5 @@ def replace_pools(model: nn.Module, name: str, **options: Any) -> nn.Module:
     if not owners:
         raise ValueError(f"{type(model).__name__} has no ContextPool that {name!r} could take the place of.")
     for owner in owners:
-        owner.context_pool = CONTROLS[name](owner.context_pool, **options)  # type: ignore[assignment]
+        owner.context_pool = CONTROLS[name](owner.context_pool, **options)
     return model

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 import yaml
 from datasets import disable_progress_bars
+from huggingface_hub.errors import StrictDataclassError
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 from transformers import (
@@ -94,8 +95,8 @@ class Experiment:
         for name in experiment.arms:
             try:
                 make_model(experiment, name)
-            except (ValueError, TypeError, KeyError) as error:
-                raise ValueError(f"{path}: {name} cannot be made: {error}") from error
+            except (ValueError, TypeError, StrictDataclassError) as error:
+                raise ValueError(f"{path}: {name} cannot be made: {error.__cause__ or error}") from error
         return experiment
 
     def digest(self, arm: str) -> str:
@@ -215,9 +216,11 @@ def read_results(experiment: Experiment, path: Path) -> Results:
                     "another --output."
                 )
             where = int(row["train_samples"]), float(row["learning_rate"]), int(row["seed"])
-            figures = {name: float(row[name]) for name in ("accuracy", "gflops", "seconds")}
-            figures |= {"parameters": int(row["parameters"]), "digest": row["digest"]}
-            results[Cell(row["stage"], row["arm"], *where)] = figures
+            results[Cell(row["stage"], row["arm"], *where)] = {
+                **{name: float(row[name]) for name in ("accuracy", "gflops", "seconds")},
+                "parameters": int(row["parameters"]),
+                "digest": row["digest"],
+            }
     return results
 
 
@@ -333,11 +336,11 @@ def draw(experiment: Experiment, results: Results, path: Path) -> None:
         by_size = {size: values for size, values in by_size.items() if len(values) > 1}
         means, spreads = ([f(values) for values in by_size.values()] for f in (statistics.mean, statistics.stdev))
         pools = options["model_type"].startswith("cp_") and "control" not in options
-        look = {"color": next(colors[pools]), "capsize": 3}
+        color = next(colors[pools])
         if len(sizes) > 1:
-            axes.errorbar(list(by_size), means, yerr=spreads, label=arm, marker=next(markers), **look)
+            axes.errorbar(list(by_size), means, yerr=spreads, label=arm, marker=next(markers), color=color, capsize=3)
         elif means:
-            axes.errorbar(means, [arm], xerr=spreads, fmt="o", **look)
+            axes.errorbar(means, [arm], xerr=spreads, fmt="o", color=color, capsize=3)
     label = "accuracy on held-out digits, %"
     if len(sizes) > 1:
         axes.set(xscale="log", xlabel="training images", ylabel=label, xticks=sizes)

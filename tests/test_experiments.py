@@ -1,0 +1,201 @@
+"""The runner of experiments, and the controls that take the pooling's place."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from cp_transformers import CPResNetConfig, CPResNetForImageClassification
+from cp_transformers.context_pool import ContextPool, context_pool
+from cp_transformers.tasks import experiments
+from cp_transformers.tasks.controls import CONTROLS, replace_pools
+from cp_transformers.tasks.experiments import Cell, Experiment
+
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs" / "experiments").glob("*.yaml"))
+TINY = {
+    "train_samples": [32],
+    "steps": 3,
+    "learning_rates": [0.001, 0.01],
+    "seeds": [1, 2],
+    "model": {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "image_size": 28, "patch_size": 7}
+    | {"num_hidden_layers": 1},
+    "arms": {"ViT": {"model_type": "vit"}, "CP-ViT": {"model_type": "cp_vit"}},
+    "comparisons": [["CP-ViT", "ViT"]],
+}
+
+
+@pytest.fixture
+def inputs(seeded):
+    """Tokens of two grids of 3 x 4, and which are valid."""
+    mask = torch.ones(2, 12, dtype=torch.bool)
+    mask[1, 7:] = False
+    return torch.randn(2, 12, 8), mask
+
+
+@pytest.fixture
+def seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def pool(seeded):
+    pool = ContextPool(8, pool_hidden_size=16, pool_num_heads=2, num_dims=2)
+    torch.nn.init.normal_(pool.proj.weight)
+    return pool
+
+
+@pytest.mark.parametrize("name", ["depthwise", "bottleneck"])
+def test_a_convolution_starts_as_the_identity(pool, inputs, name):
+    tokens, mask = inputs
+    mixed, sizes = CONTROLS[name](pool)(tokens, mask=mask, grid_size=(3, 4))
+    assert torch.equal(mixed[mask], tokens[mask])
+    assert sizes.shape == (2, 2, 12)
+
+
+@pytest.mark.parametrize("name", ["depthwise", "bottleneck", "mean"])
+@pytest.mark.parametrize("num_dims", [1, 2])
+def test_what_padding_holds_reaches_no_token(seeded, inputs, name, num_dims):
+    tokens, mask = inputs
+    control = CONTROLS[name](ContextPool(8, num_dims=num_dims))
+    for parameter in control.parameters():
+        torch.nn.init.normal_(parameter)
+    grid = (3, 4) if num_dims == 2 else None
+    other = torch.where(mask[..., None], tokens, 1e3)
+    first, second = (control(each, mask=mask, grid_size=grid)[0] for each in (tokens, other))
+    assert torch.equal(first[mask], second[mask])
+    assert not torch.allclose(first[mask], tokens[mask])
+
+
+def test_a_bottleneck_has_about_as_many_parameters_as_what_it_replaces():
+    pool = ContextPool(64, pool_num_heads=4, pool_max_offset=1.0, num_dims=2)
+    ours, theirs = (
+        sum(each.numel() for each in module.parameters()) for module in (CONTROLS["bottleneck"](pool), pool)
+    )
+    assert ours == pytest.approx(theirs, rel=0.01)
+
+
+def test_the_mean_is_that_of_valid_neighbours(pool, inputs):
+    tokens, mask = inputs
+    mixed, _ = CONTROLS["mean"](pool)(tokens, mask=mask, grid_size=(3, 4))
+    for example, token in [(0, 0), (0, 5), (1, 6), (1, 3)]:
+        row, column = divmod(token, 4)
+        near = [
+            tokens[example, other]
+            for other in range(12)
+            if mask[example, other] and max(abs(other // 4 - row), abs(other % 4 - column)) <= 1
+        ]
+        torch.testing.assert_close(mixed[example, token], torch.stack(near).mean(dim=0))
+
+
+@pytest.mark.parametrize(
+    ("options", "fixed_sizes", "fixed_weights"),
+    [
+        ({"sigma": 0.7}, True, False),
+        ({"equal_weights": True}, False, True),
+        ({"sigma": 0.7, "equal_weights": True}, True, True),
+    ],
+)
+def test_fixed_pooling_is_pooling_with_these_sizes_and_weights(pool, inputs, options, fixed_sizes, fixed_weights):
+    tokens, mask = inputs
+    tokens = tokens * mask[..., None]
+    weights, sigma, _ = pool.predict(tokens, mask=mask, grid_size=(3, 4))
+    weights = torch.zeros_like(weights) if fixed_weights else weights
+    sigma = torch.full_like(sigma, 0.7) if fixed_sizes else sigma
+    expected = context_pool(tokens, weights, sigma, mask=mask, grid_size=(3, 4))
+    control = CONTROLS["fixed"](pool, **options)
+    torch.testing.assert_close(control(tokens, mask=mask, grid_size=(3, 4))[0], expected)
+    assert bool(list(control.parameters())) is not (fixed_sizes and fixed_weights)
+
+
+def test_controls_that_cannot_be_are_refused(pool):
+    with pytest.raises(ValueError, match="choose one of fixed, depthwise"):
+        replace_pools(torch.nn.Identity(), "depthwize")
+    resnet = CPResNetForImageClassification(CPResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1]))
+    with pytest.raises(ValueError, match="has no ContextPool"):
+        replace_pools(resnet, "depthwise")
+    with pytest.raises(ValueError, match="set pool_max_offset to 0"):
+        CONTROLS["fixed"](ContextPool(8, pool_max_offset=1.0), sigma=1.0, equal_weights=True)
+    with pytest.raises(ValueError, match="no packed rows"):
+        CONTROLS["mean"](ContextPool(8))(torch.zeros(1, 2, 8), segments=torch.ones(1, 2))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_arm_of_an_experiment_trains(path):
+    experiment = Experiment.read(path)
+    for arm in experiment.arms:
+        torch.manual_seed(0)
+        model = experiments.make_model(experiment, arm)
+        model(pixel_values=torch.randn(2, 3, 28, 28), labels=torch.tensor([1, 2])).loss.backward()
+        assert [name for name, each in model.named_parameters() if each.grad is None] == []
+
+
+def write(path: Path, **changes: object) -> Path:
+    path.write_text(yaml.safe_dump({**TINY, **changes}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": [0, 1]}, "Seed 0 chooses the learning rates"),
+        ({"comparisons": [["ViT", "ViP"]]}, "a pair of arms"),
+        ({"rate": 1}, "must have the entries arms, comparisons"),
+        ({"arms": {"A": {"model_type": "cp_vit", "pool_num_heads": 3}}, "comparisons": []}, "A cannot be made"),
+        ({"arms": {"A": {"model_type": "vit", "control": {"name": "mean"}}}, "comparisons": []}, "no ContextPool"),
+    ],
+)
+def test_an_experiment_that_cannot_be_is_refused(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        Experiment.read(write(tmp_path / "tiny.yaml", **changes))
+
+
+def test_the_rate_is_chosen_by_the_search_alone():
+    experiment = Experiment(**{**TINY, "learning_rates": [0.1, 0.2, 0.3]})
+    reached = {"ViT": [0.5, 0.7, 0.7], "CP-ViT": [0.9, 0.1, 0.2]}
+    results = {
+        Cell("search", arm, 32, rate, 0): {"accuracy": accuracy}
+        for arm, accuracies in reached.items()
+        for rate, accuracy in zip(experiment.learning_rates, accuracies)
+    }
+    results[Cell("test", "CP-ViT", 32, 0.3, 1)] = {"accuracy": 1.0}
+    chosen = {(cell.arm, cell.learning_rate) for cell in experiments.test_cells(experiment, 32, results)}
+    assert chosen == {("ViT", 0.2), ("CP-ViT", 0.1)}
+
+
+def test_an_interval_is_students():
+    mean, half, n = experiments.paired_interval({1: 0.5, 2: 0.7, 3: 0.9, 4: 1.0}, {1: 0.4, 2: 0.5, 3: 0.6})
+    assert (mean, n) == (pytest.approx(0.2), 3)
+    assert half == pytest.approx(4.302652729911275 * 0.1 / 3**0.5)  # t of two degrees of freedom at 97.5 %
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_results(tmp_path, capsys):
+    config, output = write(tmp_path / "tiny.yaml"), tmp_path / "tiny.csv"
+    arguments = ["--config", str(config), "--output", str(output)]
+    experiments.main(arguments)
+    printed = capsys.readouterr().out.strip()
+    whole = rows(output)
+    assert len(whole) == 2 * 2 + 2 * 2
+    assert len({(row["stage"], row["arm"], row["learning_rate"], row["seed"]) for row in whole}) == 8
+    assert (tmp_path / "tiny.png").read_bytes().startswith(b"\x89PNG")
+    lines = output.read_text().splitlines(keepends=True)
+    output.write_text("".join(lines[:1] + lines[3:6]))
+    experiments.main([*arguments, "--workers", "1"])
+    assert [{**row, "seconds": ""} for row in rows(output)] == [{**row, "seconds": ""} for row in whole]
+    capsys.readouterr()
+    experiments.main([*arguments, "--summary"])
+    assert capsys.readouterr().out.strip() == printed
+    assert "| CP-ViT | ViT |" in printed
+
+    write(config, steps=4)
+    with pytest.raises(ValueError, match="with another configuration; move the file away"):
+        experiments.main(arguments)
+    with pytest.raises(ValueError, match="has no runs"):
+        experiments.main(["--config", str(config), "--output", str(tmp_path / "none.csv"), "--summary"])
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
