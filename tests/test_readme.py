@@ -171,7 +171,7 @@ def error_table(rows: list[dict[str, str]]) -> str:
 
 
 def repeat_table() -> str:
-    """How far the ratios of a second run are from those of the first: of whole models relative to them; of the pooling,
+    """How far the ratios of a second run are from the first run's: of whole models relative to them; of the pooling,
     which is a share of a block's time, relative to the block with its pooling."""
     lines = ["| suite | pass | ratios | within 3 % | median, % | largest, % |", "|---|---|---|---|---|---|"]
     for suite in ("pooling", "models"):
