@@ -11,11 +11,15 @@ from cp_transformers import CPResNetConfig, CPResNetForImageClassification
 from cp_transformers.context_pool import ContextPool, context_pool
 from cp_transformers.tasks import experiments
 from cp_transformers.tasks.controls import CONTROLS, replace_pools
+from cp_transformers.tasks.experiment_tasks import BATCH, TASKS, in_batches, masked_token_loss
 from cp_transformers.tasks.experiments import Cell, Experiment
+from cp_transformers.tasks.mlm import Collator, Masking
+from cp_transformers.tasks.runs import Drawn
 
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs" / "experiments").glob("*.yaml"))
 TINY = {
+    "task": "images",
     "train_samples": [32],
     "steps": 3,
     "learning_rates": [0.001, 0.01],
@@ -128,8 +132,10 @@ def test_every_arm_of_an_experiment_trains(path):
     for arm in experiment.arms:
         torch.manual_seed(0)
         model = experiments.make_model(experiment, arm)
-        model(pixel_values=torch.randn(2, 3, 28, 28), labels=torch.tensor([1, 2])).loss.backward()
-        assert [name for name, each in model.named_parameters() if each.grad is None] == []
+        model(**TASKS[experiment.task].inputs(model)).loss.backward()
+        unused = [name for name, each in model.named_parameters() if each.grad is None]
+        # Longformer has weights of its own for tokens that attend to all, of which there are none here.
+        assert [name for name in unused if "_global" not in name] == []
 
 
 def write(path: Path, **changes: object) -> Path:
@@ -143,6 +149,7 @@ def write(path: Path, **changes: object) -> Path:
         ({"seeds": [0, 1]}, "Seed 0 chooses the learning rates"),
         ({"comparisons": [["ViT", "ViP"]]}, "a pair of arms"),
         ({"rate": 1}, "must have the entries arms, comparisons"),
+        ({"task": "sounds"}, "no task 'sounds'; choose one of images"),
         ({"arms": {"A": {"model_type": "cp_vit", "pool_num_heads": 3}}, "comparisons": []}, "A cannot be made"),
         ({"arms": {"A": {"model_type": "vit", "control": {"name": "mean"}}}, "comparisons": []}, "no ContextPool"),
     ],
@@ -163,6 +170,54 @@ def test_the_rate_is_chosen_by_the_search_alone():
     results[Cell("test", "CP-ViT", 32, 0.3, 1)] = {"accuracy": 1.0}
     chosen = {(cell.arm, cell.learning_rate) for cell in experiments.test_cells(experiment, 32, results)}
     assert chosen == {("ViT", 0.2), ("CP-ViT", 0.1)}
+
+
+def test_of_losses_the_lowest_chooses_the_rate():
+    experiment = Experiment(**{**TINY, "task": "texts", "arms": {"BERT": {"model_type": "bert"}}, "comparisons": []})
+    results = {
+        Cell("search", "BERT", 32, rate, 0): {"loss": loss, "film_reviews": None}
+        for rate, loss in zip(experiment.learning_rates, [6.0, 5.0])
+    }
+    assert {cell.learning_rate for cell in experiments.test_cells(experiment, 32, results)} == {0.01}
+
+
+def test_batches_are_of_like_length_and_use_all_rows_alike():
+    lengths = torch.randint(3, 60, (700,), generator=torch.Generator().manual_seed(0)).tolist()
+    rows = [{"input_ids": [0] * length, "number": number} for number, length in enumerate(lengths)]
+    train = in_batches(rows, 42, seed=1)
+    assert train == in_batches(rows, 42, seed=1) != in_batches(rows, 42, seed=2)
+    assert len(train) == 42 * BATCH
+    batches = [train[first : first + BATCH] for first in range(0, len(train), BATCH)]
+    spreads = [max(wide) - min(wide) for wide in ([len(row["input_ids"]) for row in batch] for batch in batches)]
+    assert sum(spreads) / len(spreads) < 10
+    seen = [[row["number"] for batch in part for row in batch] for part in (batches[:21], batches[21:])]
+    for part in seen:  # a pass over the rows, less what fills no batch
+        assert len({*part}) == len(part) == 21 * BATCH
+    with pytest.raises(ValueError, match="32 training examples, more than 31"):
+        in_batches(rows[:31], 1, seed=0)
+
+
+def test_the_masked_token_loss_is_that_of_the_whole_split():
+    data = TASKS["texts"].data()
+    tokenizer, rows = data["tokenizer"], Drawn(data["texts"]["test"][:40], Masking(data["tokenizer"], 0.15), seed=0)
+    experiment = Experiment.read(next(path for path in CONFIGS if path.stem == "texts"))
+    torch.manual_seed(0)
+    model = experiments.make_model(experiment, "CP-BERT, 1 layer").eval()
+    collator = Collator(tokenizer, pack=False, pools=False)
+    with torch.no_grad():  # upstream's loss is the mean over the masked tokens of one batch
+        expected = model(**collator([rows[index] for index in range(40)])).loss.item()
+    assert masked_token_loss(model, rows, collator) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_quick_run_gives_every_figure(path):
+    experiment = experiments.quick(Experiment.read(path))
+    metrics = TASKS[experiment.task].metrics
+    for stage in ("search", "test"):
+        figures = experiments.run_cell(experiment, Cell(stage, [*experiment.arms][-1], 64, 0.001, 1))
+        known = metrics if stage == "test" else metrics[:1]
+        assert all(figures[metric.name] is not None for metric in known)
+        assert figures["parameters"] > 0 and figures["gflops"] > 0
 
 
 def test_an_interval_is_students():
@@ -199,3 +254,15 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_results(tmp_path, capsys):
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as stream:
         return list(csv.DictReader(stream))
+
+
+def test_the_results_have_the_tables_of_every_experiment_that_was_run():
+    results = Path(__file__).parents[1] / "results"
+    text = (results / "README.md").read_text(encoding="utf-8")
+    measured = [path for path in CONFIGS if (results / f"{path.stem}.csv").is_file()]
+    assert measured
+    for path in measured:
+        experiment = Experiment.read(path)
+        table = experiments.summary(experiment, experiments.read_results(experiment, results / f"{path.stem}.csv"))
+        assert table in text, f"run_experiments.py --config {path} --summary"
+        assert f"({path.stem}.png)" in text and (results / f"{path.stem}.png").is_file()

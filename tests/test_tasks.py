@@ -213,6 +213,16 @@ def test_digits_are_split_without_overlap_and_balanced():
     assert all(len(set(part["label"])) == 10 for part in digits.values())
 
 
+def test_small_digits_are_split_without_overlap():
+    digits = digits_module.load_small_digits()
+    assert {name: len(part) for name, part in digits.items()} == {"train": 1097, "validation": 300, "test": 400}
+    images = [str(image) for part in digits.values() for image in part["pixels"]]
+    assert len(set(images)) == 1797
+    pixels = torch.tensor(digits["train"]["pixels"][:])
+    assert pixels.shape == (1097, 8, 8) and (pixels.min(), pixels.max()) == (0, 16)
+    assert all(len(set(part["label"])) == 10 for part in digits.values())
+
+
 def test_the_image_demo_runs_on_real_digits(tmp_path, capsys):
     output = tmp_path / "out"
     command = ["demo", "--modality", "image", "--quick", "--train-samples", "64", "--output", str(output)]

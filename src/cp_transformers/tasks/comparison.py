@@ -42,6 +42,7 @@ def make_trainer(
     pool_learning_rate: float | None,
     weight_decay: float,
     data_collator: Callable | None = None,
+    train_sampling_strategy: str = "random",
 ) -> Trainer:
     """A Trainer that classifies: AdamW, linear decay after a warm-up over a tenth of the steps, batches of 32;
     `epochs`, or `max_steps` where that is positive."""
@@ -61,6 +62,8 @@ def make_trainer(
         lr_scheduler_type="linear",
         logging_steps=50,
         save_strategy="no",
+        train_sampling_strategy=train_sampling_strategy,
+        remove_unused_columns=False,
         seed=seed,
         dataloader_pin_memory=torch.cuda.is_available(),
     )

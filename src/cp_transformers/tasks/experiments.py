@@ -3,8 +3,8 @@
 """Experiments: grids of small models trained from scratch, each arm with its own learning rate and several seeds.
 
 For each size of the training set, every arm is trained at each learning rate with [`SEARCH_SEED`] and judged on the
-validation images; the best rate is then used for the seeds that count, which are judged on the test images. A seed
-draws the training images, the weights and the order, alike for all arms, so that differences are paired.
+validation split; the best rate is then used for the seeds that count, which are judged on the test split. A seed
+draws the training examples, the weights and the order, alike for all arms, so that differences are paired.
 """
 
 import argparse
@@ -13,41 +13,31 @@ import hashlib
 import json
 import multiprocessing
 import statistics
-import tempfile
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, fields
-from functools import lru_cache, partial
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
-from datasets import disable_progress_bars
 from huggingface_hub.errors import StrictDataclassError
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
-from transformers import (
-    AutoConfig,
-    AutoModelForImageClassification,
-    PreTrainedModel,
-    PrinterCallback,
-    ProgressCallback,
-    set_seed,
-)
+from transformers import AutoConfig, PreTrainedModel
 
 import cp_transformers  # noqa: F401  (registers the models)
 
 from ..files import write_csv
-from .comparison import make_trainer
 from .controls import replace_pools
-from .demo_image import LABEL_NAMES, encode, make_processor
-from .digits import load_digits
+from .experiment_tasks import TASKS, Metric, Run, Task
 
 
 SEARCH_SEED = 0
-COLUMNS = "stage arm train_samples learning_rate seed accuracy parameters gflops seconds digest".split()
+CELL = "stage arm train_samples learning_rate seed".split()
 
 
 @dataclass
@@ -55,6 +45,7 @@ class Experiment:
     """What a file of `configs/experiments` says.
 
     Args:
+        task: what the models are trained for and judged by, one of [`TASKS`].
         train_samples: sizes of the training set, in the order in which they are run.
         steps: of training, in batches of 32.
         learning_rates: those that each arm chooses from.
@@ -63,8 +54,10 @@ class Experiment:
         arms: for each its configuration: `model_type`, its fields, and `control`, what takes the place of its pools:
             the `name` of one of [`CONTROLS`] and its options.
         comparisons: pairs of arms, the second the control of the first.
+        held_out: on how many examples the models are judged; None, and in files: on the whole split.
     """
 
+    task: str
     train_samples: list[int]
     steps: int
     learning_rates: list[float]
@@ -72,8 +65,11 @@ class Experiment:
     model: dict[str, Any]
     arms: dict[str, dict[str, Any]]
     comparisons: list[list[str]]
+    held_out: int | None = None
 
     def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise ValueError(f"There is no task {self.task!r}; choose one of {', '.join(TASKS)}.")
         if SEARCH_SEED in self.seeds:
             raise ValueError(f"Seed {SEARCH_SEED} chooses the learning rates; it cannot be one of those that count.")
         for pair in self.comparisons:
@@ -88,7 +84,7 @@ class Experiment:
             ValueError: it lacks an entry or has one that is not known, or an arm cannot be made.
         """
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        expected = {field.name for field in fields(cls)}
+        expected = {field.name for field in fields(cls)} - {"held_out"}
         if not isinstance(values, dict) or {*values} != expected:
             raise ValueError(f"{path} must have the entries {', '.join(sorted(expected))}, and no others.")
         experiment = cls(**values)
@@ -101,7 +97,7 @@ class Experiment:
 
     def digest(self, arm: str) -> str:
         """Of all that decides what comes of an arm's run."""
-        said = json.dumps([self.model, self.arms[arm], self.steps], sort_keys=True)
+        said = json.dumps([self.task, self.model, self.arms[arm], self.steps], sort_keys=True)
         return hashlib.blake2b(said.encode(), digest_size=6).hexdigest()
 
 
@@ -119,65 +115,50 @@ class Cell:
 Results = dict[Cell, dict[str, Any]]
 
 
-def make_model(experiment: Experiment, arm: str) -> PreTrainedModel:
-    """A new model of an arm."""
-    options = {**experiment.model, **experiment.arms[arm]}
+def make_model(experiment: Experiment, arm: str, head: Any = None) -> PreTrainedModel:
+    """A new model of an arm; with another head than the task's, if one is given."""
+    task = TASKS[experiment.task]
+    options = {**task.config, **experiment.model, **experiment.arms[arm]}
     control = options.pop("control", None)
-    config = AutoConfig.for_model(options.pop("model_type"), **LABEL_NAMES, **options)
-    model = AutoModelForImageClassification.from_config(config)
+    model = (head or task.head).from_config(AutoConfig.for_model(options.pop("model_type"), **options))
     if control is not None:
         replace_pools(model, **control)
     return model
 
 
-@lru_cache(maxsize=1)
-def _digits() -> dict[str, list[dict[str, Any]]]:
-    """Each split as tensors."""
-    disable_progress_bars()
-    return {name: encode(split, make_processor()) for name, split in load_digits().items()}
-
-
 def run_cell(experiment: Experiment, cell: Cell) -> dict[str, Any]:
-    """Trains a model and judges it; the figures of [`COLUMNS`]."""
-    data = _digits()
-    order = np.random.default_rng(cell.seed).permutation(len(data["train"]))
-    train = [data["train"][index] for index in order[: cell.train_samples]]
-    held_out = data["validation" if cell.stage == "search" else "test"]
-    set_seed(cell.seed)
-    model = make_model(experiment, cell.arm)
-    set_seed(cell.seed)
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(
-            model,
-            train,
-            None,
-            folder,
-            max_steps=experiment.steps,
-            seed=cell.seed,
-            learning_rate=cell.learning_rate,
-            pool_learning_rate=None,
-            weight_decay=0.05,
+    """Trains a model and judges it: the task's metrics, and what else a row has."""
+    task = TASKS[experiment.task]
+    split = "validation" if cell.stage == "search" else "test"
+    begin = time.perf_counter()
+    model, metrics = task.run(
+        Run(
+            partial(make_model, experiment, cell.arm),
+            cell.train_samples,
+            experiment.steps,
+            cell.learning_rate,
+            cell.seed,
+            split,
+            experiment.held_out,
         )
-        for callback in (ProgressCallback, PrinterCallback):
-            trainer.remove_callback(callback)
-        seconds = trainer.train().metrics["train_runtime"]
-        accuracy = trainer.evaluate(held_out)["eval_accuracy"]
+    )
     return {
-        "accuracy": accuracy,
+        **metrics,
         "parameters": model.num_parameters(),
-        "gflops": gflops(model, held_out[0]["pixel_values"][None]),
-        "seconds": round(seconds, 1),
+        "gflops": gflops(model, task),
+        "seconds": round(time.perf_counter() - begin, 1),
         "digest": experiment.digest(cell.arm),
     }
 
 
 @torch.no_grad()
-def gflops(model: PreTrainedModel, pixel_values: torch.Tensor) -> float:
-    """Of a forward pass over one image."""
+def gflops(model: PreTrainedModel, task: Task) -> float:
+    """Of a forward pass over one example."""
     if model._supports_sdpa:  # whose multiplications are not counted on a CPU
         model.set_attn_implementation("eager")
+    inputs = {name: each.to(model.device) for name, each in task.inputs(model).items() if name != "labels"}
     with FlopCounterMode(display=False) as counter:
-        model.eval()(pixel_values=pixel_values.to(model.device))
+        model.eval()(**inputs)
     return counter.get_total_flops() / 1e9
 
 
@@ -191,10 +172,12 @@ def search_cells(experiment: Experiment, train_samples: int) -> list[Cell]:
 
 def test_cells(experiment: Experiment, train_samples: int, results: Results) -> list[Cell]:
     """The runs that count, at each arm's best learning rate; of equally good ones at the lowest."""
+    chosen_by = TASKS[experiment.task].metrics[0]
+    sign = -1 if chosen_by.lower_is_better else 1
     cells = []
     for arm in experiment.arms:
         tried = [cell for cell in search_cells(experiment, train_samples) if cell.arm == arm]
-        best = max(tried, key=lambda cell: (results[cell]["accuracy"], -cell.learning_rate))
+        best = max(tried, key=lambda cell: (sign * results[cell][chosen_by.name], -cell.learning_rate))
         cells += [Cell("test", arm, train_samples, best.learning_rate, seed) for seed in experiment.seeds]
     return cells
 
@@ -206,6 +189,7 @@ def read_results(experiment: Experiment, path: Path) -> Results:
         ValueError: one of them is of an arm that was another then, or is no more.
     """
     results: Results = {}
+    metrics = TASKS[experiment.task].metrics
     if not path.is_file():
         return results
     with path.open(newline="") as stream:
@@ -217,7 +201,8 @@ def read_results(experiment: Experiment, path: Path) -> Results:
                 )
             where = int(row["train_samples"]), float(row["learning_rate"]), int(row["seed"])
             results[Cell(row["stage"], row["arm"], *where)] = {
-                **{name: float(row[name]) for name in ("accuracy", "gflops", "seconds")},
+                **{each.name: float(row[each.name]) if row[each.name] else None for each in metrics},
+                **{name: float(row[name]) for name in ("gflops", "seconds")},
                 "parameters": int(row["parameters"]),
                 "digest": row["digest"],
             }
@@ -231,8 +216,10 @@ def write_results(experiment: Experiment, results: Results, path: Path) -> None:
     def place(cell: Cell) -> tuple:
         return cell.train_samples, arms.index(cell.arm), cell.stage, cell.learning_rate, cell.seed
 
+    metrics = [metric.name for metric in TASKS[experiment.task].metrics]
+    columns = [*CELL, *metrics, "parameters", "gflops", "seconds", "digest"]
     rows = [{**asdict(cell), **results[cell]} for cell in sorted(results, key=place)]
-    write_csv(path, COLUMNS, [[row[name] for name in COLUMNS] for row in rows])
+    write_csv(path, columns, [[row[name] for name in columns] for row in rows])
 
 
 def run(experiment: Experiment, output: Path, workers: int = 2) -> Results:
@@ -240,12 +227,11 @@ def run(experiment: Experiment, output: Path, workers: int = 2) -> Results:
     after each.
 
     Raises:
-        ImportError: the `demo` extra is not installed.
+        ImportError, OSError: see [`Task.prepare`].
         ValueError: see [`read_results`].
     """
     results = read_results(experiment, output)
-    _digits()
-    _digits.cache_clear()
+    TASKS[experiment.task].prepare()
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
@@ -266,84 +252,96 @@ def _finish(
     for future in (progress := tqdm(as_completed(futures), total=len(futures), disable=not futures)):
         cell = futures[future]
         results[cell] = future.result()
-        progress.set_description(f"{cell.train_samples} images, {cell.stage}: {cell.arm}")
+        progress.set_description(f"{cell.train_samples} {TASKS[experiment.task].unit}, {cell.stage}: {cell.arm}")
         write_results(experiment, results, output)
 
 
-def accuracies(results: Results, arm: str, train_samples: int) -> dict[int, float]:
-    """On the test images, by seed."""
+def values(results: Results, metric: Metric, arm: str, train_samples: int) -> dict[int, float]:
+    """What the runs that count reach, by seed, in the unit of the tables."""
     return {
-        cell.seed: figures["accuracy"]
+        cell.seed: metric.scale * figures[metric.name]
         for cell, figures in results.items()
         if (cell.stage, cell.arm, cell.train_samples) == ("test", arm, train_samples)
     }
 
 
-def paired_interval(values: Mapping[int, float], control: Mapping[int, float]) -> tuple[float, float, int]:
+def paired_interval(ours: Mapping[int, float], control: Mapping[int, float]) -> tuple[float, float, int]:
     """The mean difference over the seeds that both have, half the width of its 95 % confidence interval (Student's t),
     and the number of seeds."""
     from scipy.stats import t
 
-    differences = [values[seed] - control[seed] for seed in values if seed in control]
+    differences = [ours[seed] - control[seed] for seed in ours if seed in control]
     n = len(differences)
     if n < 2:
         return statistics.mean(differences) if n else float("nan"), float("nan"), n
     return statistics.mean(differences), t.ppf(0.975, n - 1) * statistics.stdev(differences) / n**0.5, n
 
 
-def summary(experiment: Experiment, results: Results) -> str:
-    """Two tables in Markdown: what each arm reaches, in percent with the standard deviation over the seeds, and the
-    paired differences in points with their 95 % confidence intervals."""
+def sizes_and_metrics(experiment: Experiment, results: Results) -> list[tuple[int, Metric, str]]:
+    """What the tables have a column for: a size of the training set and a metric; and the column's title."""
+    task = TASKS[experiment.task]
     sizes = sorted({cell.train_samples for cell in results if cell.stage == "test"})
-    heads = " | ".join(f"{size} images" for size in sizes)
-    lines = [f"| model | parameters | MFLOPs | {heads} |", "|---|---|---|" + "---|" * len(sizes)]
+    if len(task.metrics) == 1:
+        return [(size, task.metrics[0], f"{size} {task.unit}") for size in sizes]
+    return [(size, metric, metric.title) for size in sizes for metric in task.metrics]
+
+
+def summary(experiment: Experiment, results: Results) -> str:
+    """Two tables in Markdown: what each arm reaches, with the standard deviation over the seeds, and the paired
+    differences with their 95 % confidence intervals."""
+    columns = sizes_and_metrics(experiment, results)
+    heads = " | ".join(title for _, _, title in columns)
+    lines = [f"| model | parameters | MFLOPs | {heads} |", "|---|---|---|" + "---|" * len(columns)]
     for arm in experiment.arms:
         known = next((figures for cell, figures in results.items() if cell.arm == arm), None)
         if known is None:
             continue
         cells = []
-        for size in sizes:
-            values = [100 * value for value in accuracies(results, arm, size).values()]
-            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.1f}{spread}" if values else "-")
+        for size, metric, _ in columns:
+            reached = values(results, metric, arm, size).values()
+            spread = f" ± {statistics.stdev(reached):.{metric.decimals}f}" if len(reached) > 1 else ""
+            cells.append(f"{statistics.mean(reached):.{metric.decimals}f}{spread}" if reached else "-")
         lines.append(
             f"| {arm} | {known['parameters'] / 1e3:.0f} k | {1e3 * known['gflops']:.1f} | {' | '.join(cells)} |"
         )
-    lines += ["", f"| model | against | {heads} |", "|---|---|" + "---|" * len(sizes)]
+    lines += ["", f"| model | against | {heads} |", "|---|---|" + "---|" * len(columns)]
     for arm, control in experiment.comparisons:
         cells = []
-        for size in sizes:
-            mean, half, n = paired_interval(*(accuracies(results, each, size) for each in (arm, control)))
-            cells.append(f"{100 * mean:+.1f} ± {100 * half:.1f}" if n > 1 else "-")
+        for size, metric, _ in columns:
+            mean, half, n = paired_interval(*(values(results, metric, each, size) for each in (arm, control)))
+            cells.append(f"{mean:+.{metric.decimals}f} ± {half:.{metric.decimals}f}" if n > 1 else "-")
         lines.append(f"| {arm} | {control} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def draw(experiment: Experiment, results: Results, path: Path) -> None:
-    """Accuracy against the training images, a line an arm, with standard deviations over the seeds; where there is one
-    size alone, a row an arm."""
+    """The first metric against the training examples, a line an arm, with standard deviations over the seeds; where
+    there is one size alone, a row an arm."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    task = TASKS[experiment.task]
+    metric = task.metrics[0]
     sizes = sorted({cell.train_samples for cell in results if cell.stage == "test"})
     figure = Figure(figsize=(7, 4.5 if len(sizes) > 1 else 1 + 0.28 * len(experiment.arms)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    colors = {True: iter(["tab:orange", "tab:red", "tab:brown", "gold"] * 9), False: iter(["tab:blue"] * 99)}
-    markers = iter("osD^vP*X<>" * 9)
+    oranges = ["tab:orange", "tab:red", "tab:brown", "gold"] if len(sizes) > 1 else ["tab:orange"]
+    colors = {True: cycle(oranges), False: cycle(["tab:blue"])}
+    markers = cycle("osD^vP*X<>")
     for arm, options in experiment.arms.items():
-        by_size = {size: [100 * value for value in accuracies(results, arm, size).values()] for size in sizes}
-        by_size = {size: values for size, values in by_size.items() if len(values) > 1}
-        means, spreads = ([f(values) for values in by_size.values()] for f in (statistics.mean, statistics.stdev))
+        by_size = {size: list(values(results, metric, arm, size).values()) for size in sizes}
+        by_size = {size: reached for size, reached in by_size.items() if len(reached) > 1}
+        means, spreads = ([f(reached) for reached in by_size.values()] for f in (statistics.mean, statistics.stdev))
         pools = options["model_type"].startswith("cp_") and "control" not in options
-        color = next(colors[pools])
+        color = next(colors[pools and options.get("pool_layers") != []])
         if len(sizes) > 1:
             axes.errorbar(list(by_size), means, yerr=spreads, label=arm, marker=next(markers), color=color, capsize=3)
         elif means:
             axes.errorbar(means, [arm], xerr=spreads, fmt="o", color=color, capsize=3)
-    label = "accuracy on held-out digits, %"
+    label = f"{metric.title} (held-out {task.unit})"
     if len(sizes) > 1:
-        axes.set(xscale="log", xlabel="training images", ylabel=label, xticks=sizes)
+        axes.set(xscale="log", xlabel=f"training {task.unit}", ylabel=label, xticks=sizes)
         axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.minorticks_off()
         axes.legend()
@@ -355,10 +353,15 @@ def draw(experiment: Experiment, results: Results, path: Path) -> None:
 
 
 def quick(experiment: Experiment) -> Experiment:
-    """The same with all arms, but a handful of steps on few images, and two seeds: it shows that everything works."""
-    return Experiment(
-        **{**vars(experiment), "train_samples": [64], "steps": 2, "seeds": [1, 2]}
-        | {"learning_rates": experiment.learning_rates[:1]}
+    """The same with all arms, but a handful of steps on few examples, and two seeds: it shows that everything
+    works."""
+    return replace(
+        experiment,
+        train_samples=[64],
+        steps=2,
+        seeds=[1, 2],
+        learning_rates=experiment.learning_rates[:1],
+        held_out=64,
     )
 
 

@@ -1,0 +1,294 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""What the models of an experiment are trained for and judged by: a [`Task`] has data, a head and metrics."""
+
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, disable_progress_bars
+from torch.utils.data import DataLoader
+from transformers import (
+    AutoModelForImageClassification,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    set_seed,
+)
+
+from .comparison import make_trainer
+from .demo_image import LABEL_NAMES, encode, make_processor
+from .digits import load_digits, load_small_digits
+from .film_reviews import load_film_reviews, load_review_texts
+from .mlm import Collator, Masking, MlmArguments, encode as encode_texts, score_rows, train_tokenizer
+from .runs import Drawn
+
+
+BATCH = 32
+# Of the texts' task: the vocabulary, the longest text, and the fine-tuning.
+VOCAB_SIZE = 4000
+MAX_LENGTH = 64
+FINE_TUNING_STEPS = 400
+FINE_TUNING_RATE = 3e-4
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One figure of a run.
+
+    Args:
+        name: its column.
+        title: in tables and pictures.
+        scale: what it is multiplied by there.
+        decimals: how many it is given there.
+        lower_is_better: otherwise higher is.
+    """
+
+    name: str
+    title: str
+    scale: float = 1
+    decimals: int = 1
+    lower_is_better: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a task is asked for.
+
+    Args:
+        make_model: gives a new model of the arm with a head, one of transformers' Auto classes.
+        train_samples: how many of the training examples.
+        steps: of training, in batches of 32.
+        learning_rate: the highest.
+        seed: draws the examples, the weights and the order, alike for all arms.
+        split: "validation" or "test", what the model is judged on.
+        held_out: how many of its examples; None: all.
+    """
+
+    make_model: Callable[[Any], PreTrainedModel]
+    train_samples: int
+    steps: int
+    learning_rate: float
+    seed: int
+    split: str
+    held_out: int | None = None
+
+    def choose(self, available: int) -> np.ndarray:
+        """The numbers of the training examples, in the order of the seed.
+
+        Raises:
+            ValueError: there are not so many.
+        """
+        if self.train_samples > available:
+            raise ValueError(f"There are {available} training examples, fewer than {self.train_samples}.")
+        return np.random.default_rng(self.seed).permutation(available)[: self.train_samples]
+
+
+class Task(ABC):
+    """See the module; the first of `metrics` chooses the learning rates."""
+
+    unit: str
+    head: Any
+    metrics: tuple[Metric, ...]
+    config: dict[str, Any]
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Fetches what is missing, before any work.
+
+        Raises:
+            ImportError: the `demo` extra is not installed.
+            OSError: the data cannot be fetched.
+        """
+
+    @abstractmethod
+    def inputs(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
+        """One example, whose forward pass is counted, with labels."""
+
+    @abstractmethod
+    def run(self, run: Run) -> tuple[PreTrainedModel, dict[str, float | None]]:
+        """A trained model, and the metrics."""
+
+
+class Images(Task):
+    """Classification of digits."""
+
+    unit = "images"
+    head = AutoModelForImageClassification
+    metrics = (Metric("accuracy", "accuracy, %", 100),)
+    config = LABEL_NAMES
+
+    def prepare(self) -> None:
+        load_digits()
+
+    def inputs(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
+        example = self.data()["validation"][0]
+        return {"pixel_values": example["pixel_values"][None], "labels": torch.tensor([example["labels"]])}
+
+    @staticmethod
+    @lru_cache(maxsize=1)
+    def data() -> dict[str, list[dict[str, Any]]]:
+        """Each split as tensors."""
+        disable_progress_bars()
+        return {name: encode(split, make_processor()) for name, split in load_digits().items()}
+
+    def run(self, run: Run) -> tuple[PreTrainedModel, dict[str, float | None]]:
+        data = self.data()
+        train = [data["train"][index] for index in run.choose(len(data["train"]))]
+        set_seed(run.seed)
+        model = run.make_model(self.head)
+        with training(model, train, run) as trainer:
+            return model, {"accuracy": trainer.evaluate(data[run.split][: run.held_out])["eval_accuracy"]}
+
+
+class SmallImages(Images):
+    """Likewise, of 8 x 8 pixels in one channel."""
+
+    def prepare(self) -> None:
+        load_small_digits()
+
+    @staticmethod
+    @lru_cache(maxsize=1)
+    def data() -> dict[str, list[dict[str, Any]]]:
+        def tensors(split: Dataset) -> list[dict[str, Any]]:
+            pixels = torch.tensor(split["pixels"], dtype=torch.float32).unsqueeze(1) / 8 - 1
+            return [{"pixel_values": each, "labels": label} for each, label in zip(pixels, split["label"])]
+
+        return {name: tensors(split) for name, split in load_small_digits().items()}
+
+
+class Texts(Task):
+    """Masked language modelling on review sentences, with a vocabulary of their own; and, of the runs that count, the
+    accuracy on film reviews after a fine-tuning of the whole model."""
+
+    unit = "sentences"
+    head = AutoModelForMaskedLM
+    metrics = (
+        Metric("loss", "masked-token loss", decimals=3, lower_is_better=True),
+        Metric("film_reviews", "film reviews, %", 100),
+    )
+    config = {"vocab_size": VOCAB_SIZE, "pad_token_id": 0}
+
+    def prepare(self) -> None:
+        load_film_reviews()
+
+    def inputs(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
+        ids = torch.arange(5, 5 + MAX_LENGTH)[None]
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+
+    @staticmethod
+    @lru_cache(maxsize=1)
+    def data() -> dict[str, Any]:
+        disable_progress_bars()
+        texts, films = load_review_texts(), load_film_reviews()
+        tokenizer = train_tokenizer(texts["train"]["text"], VOCAB_SIZE)
+        arguments = MlmArguments(dataset_name="review-texts", max_length=MAX_LENGTH, pack=False)
+
+        def encode_films(split: Dataset) -> list[dict[str, Any]]:
+            ids = tokenizer(split["sentence"][:], truncation=True, max_length=MAX_LENGTH)["input_ids"]
+            return [{"input_ids": each, "labels": label} for each, label in zip(ids, split["label"])]
+
+        texts["test"] = films["test"].select_columns("sentence").rename_column("sentence", "text")
+        return {
+            "tokenizer": tokenizer,
+            "texts": {name: encode_texts(split, arguments, tokenizer).to_list() for name, split in texts.items()},
+            "films": {name: encode_films(split) for name, split in films.items()},
+        }
+
+    def run(self, run: Run) -> tuple[PreTrainedModel, dict[str, float | None]]:
+        data = self.data()
+        tokenizer = data["tokenizer"]
+        masking, collator = Masking(tokenizer, 0.15), Collator(tokenizer, pack=False, pools=False)
+        rows = [data["texts"]["train"][index] for index in run.choose(len(data["texts"]["train"]))]
+        train = Drawn(in_batches(rows, run.steps, run.seed), masking, run.seed)
+        set_seed(run.seed)
+        model = run.make_model(self.head)
+        with training(model, train, run, collator):
+            loss = masked_token_loss(model, Drawn(data["texts"][run.split][: run.held_out], masking, seed=0), collator)
+        accuracy = None if run.split == "validation" else self.fine_tune(model, run)
+        return model, {"loss": loss, "film_reviews": accuracy}
+
+    def fine_tune(self, pretrained: PreTrainedModel, run: Run) -> float:
+        data = self.data()
+        steps = min(run.steps, FINE_TUNING_STEPS)
+        set_seed(run.seed)
+        model = run.make_model(AutoModelForSequenceClassification)
+        missing, _ = model.base_model.load_state_dict(pretrained.base_model.state_dict(), strict=False)
+        if any("pooler" not in name for name in missing):
+            raise RuntimeError(f"The pretrained model lacks what the classifier has: {', '.join(missing)}.")
+        fine_tuning = replace(run, steps=steps, learning_rate=FINE_TUNING_RATE)
+        train = in_batches(data["films"]["train"], steps, run.seed)
+        with training(model, train, fine_tuning, DataCollatorWithPadding(data["tokenizer"])) as trainer:
+            return trainer.evaluate(data["films"][run.split][: run.held_out])["eval_accuracy"]
+
+
+TASKS: dict[str, Task] = {"images": Images(), "small_images": SmallImages(), "texts": Texts()}
+
+
+@contextmanager
+def training(
+    model: PreTrainedModel, train: Sequence[Any] | Drawn, run: Run, collator: Callable | None = None
+) -> Iterator[Trainer]:
+    """A Trainer that has trained `model`: with a collator in the order of `train`, else in the seed's."""
+    set_seed(run.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(
+            model,
+            train,
+            None,
+            folder,
+            max_steps=run.steps,
+            seed=run.seed,
+            learning_rate=run.learning_rate,
+            pool_learning_rate=None,
+            weight_decay=0.05,
+            data_collator=collator,
+            train_sampling_strategy="random" if collator is None else "sequential",
+        )
+        for callback in (ProgressCallback, PrinterCallback):
+            trainer.remove_callback(callback)
+        trainer.train()
+        yield trainer
+
+
+def in_batches(rows: Sequence[dict[str, Any]], steps: int, seed: int) -> list[dict[str, Any]]:
+    """The rows, over and over, as many as `steps` take; each batch of rows of like length, so that little of it is
+    padding.
+
+    Raises:
+        ValueError: there are not enough of them for one batch.
+    """
+    if len(rows) < BATCH:
+        raise ValueError(f"A batch takes {BATCH} training examples, more than {len(rows)}.")
+    generator = np.random.default_rng(seed)
+    batches: list[np.ndarray] = []
+    while len(batches) < steps:
+        order = generator.permutation(len(rows))
+        for start in range(0, len(order), 20 * BATCH):
+            chunk = sorted(order[start : start + 20 * BATCH], key=lambda index: len(rows[index]["input_ids"]))
+            whole = [chunk[first : first + BATCH] for first in range(0, len(chunk) - BATCH + 1, BATCH)]
+            batches += [np.array(whole[index]) for index in generator.permutation(len(whole))]
+    return [rows[index] for batch in batches[:steps] for index in batch]
+
+
+@torch.no_grad()
+def masked_token_loss(model: PreTrainedModel, rows: Drawn, collator: Collator) -> float:
+    """The mean over all masked tokens, in nats."""
+    model.eval()
+    scores = []
+    for batch in DataLoader(rows, BATCH, collate_fn=collator):
+        labels = batch.pop("labels").to(model.device)
+        logits = model(**{name: each.to(model.device) for name, each in batch.items()}).logits
+        scores.append(score_rows(logits, labels))
+    loss, _, tokens = torch.cat(scores).double().sum(dim=0).tolist()
+    return loss / tokens
