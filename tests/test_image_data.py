@@ -34,7 +34,7 @@ from cp_transformers.tasks.image_data import (
     validation_number,
 )
 from cp_transformers.tasks.image_evaluation import evaluate
-from cp_transformers.tasks.image_training import _CorruptImages
+from cp_transformers.tasks.image_training import CorruptImages
 from cp_transformers.tasks.runs import PACKAGED, DrawnAnew, Stream
 
 
@@ -458,7 +458,7 @@ def draw(row: dict, seed: int) -> int:
 
 
 def test_the_next_image_takes_the_place_of_one_that_cannot_be_read(tmp_path):
-    report = _CorruptImages(tmp_path / "corrupt.txt")
+    report = CorruptImages(tmp_path / "corrupt.txt")
     images = TrainingImages(rows_with(None, b"text", b"text", None, b"text"), draw, 0, report)
     for _ in range(2):  # the second time, nothing is reported anew
         assert [images[index] for index in range(5)] == [0, 3, 3, 3, 0]
@@ -468,7 +468,7 @@ def test_the_next_image_takes_the_place_of_one_that_cannot_be_read(tmp_path):
 
 def test_another_process_does_not_name_an_image_again(tmp_path):
     for _ in range(2):
-        _CorruptImages(tmp_path / "corrupt.txt")("1.png: broken")
+        CorruptImages(tmp_path / "corrupt.txt")("1.png: broken")
     assert (tmp_path / "corrupt.txt").read_text() == "1.png: broken\n"
 
 

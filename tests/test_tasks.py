@@ -264,4 +264,4 @@ def test_the_command_line_lists_its_commands(capsys):
 
 def test_an_unknown_command_is_refused(capsys):
     assert cli(["frobnicate"]) == 1
-    assert "the commands are demo, glue, imagenet, mlm, convert" in capsys.readouterr().err
+    assert "the commands are demo, glue, imagenet, mlm, distill, convert" in capsys.readouterr().err

@@ -130,8 +130,23 @@ def hidden_state_loss(
     return torch.stack(errors).mean()
 
 
+def match_outputs(student: PreTrainedConfig, teacher: PreTrainedConfig, name: str) -> list[int] | None:
+    """For each label of the student, its number among the teacher's outputs; None: they are in the same order.
+
+    Raises:
+        ValueError: the teacher, whose `name` the message gives, was trained for other labels.
+    """
+    ours, theirs = ([config.id2label[index] for index in range(config.num_labels)] for config in (student, teacher))
+    if theirs == ours:
+        return None
+    if len(set(theirs)) < len(theirs) or sorted(theirs) != sorted(ours):
+        raise ValueError(f"The teacher {name} was trained for other labels than the model.")
+    return [theirs.index(label) for label in ours]
+
+
 class DistillationTrainer(Trainer):
-    """A Trainer that adds the losses of distillation while it trains; without a teacher, a plain one.
+    """A Trainer that adds the losses of distillation while it trains, or, for inputs without labels, has them alone;
+    without a teacher, a plain one.
 
     Args:
         teacher: a model with the student's inputs, and outputs in the order of the student's labels; or a model
@@ -170,24 +185,42 @@ class DistillationTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        if self.teacher is None or not model.training:
+        labelled = "labels" in inputs
+        if self.teacher is None or (labelled and not model.training):
             return super().compute_loss(model, inputs, return_outputs=return_outputs)
-        options = self.distillation
-        wants_hidden = bool(self.layer_map)
-        loss, outputs = super().compute_loss(
-            model, {**inputs, "output_hidden_states": wants_hidden}, return_outputs=True
-        )
-        with torch.no_grad(), self.accelerator.autocast():
-            shared = {name: value for name, value in inputs.items() if name != "labels"}
-            taught = self.teacher(**shared, output_hidden_states=wants_hidden)
+        options, mask = self.distillation, inputs.get("attention_mask")
+        asked = {**inputs, "output_hidden_states": bool(self.layer_map)}
+        loss: Any = 0.0
+        if labelled:
+            loss, outputs = super().compute_loss(model, asked, return_outputs=True)
+        else:
+            outputs = model(**asked)
+        taught = self.teach(inputs)
         weight = options.distillation_logits_weight
         if weight > 0:
-            logits = taught.logits if self.teacher_labels is None else taught.logits[:, self.teacher_labels]
-            soft = soft_label_loss(outputs["logits"], logits, options.distillation_temperature)
+            soft = soft_label_loss(*self.compared_logits(outputs, taught, mask), options.distillation_temperature)
             loss = (1 - weight) * loss + weight * soft
-        if wants_hidden:
-            hidden = hidden_state_loss(
-                outputs["hidden_states"], taught.hidden_states, self.layer_map, inputs.get("attention_mask")
-            )
+        if self.layer_map:
+            hidden = hidden_state_loss(outputs.hidden_states, taught.hidden_states, self.layer_map, mask)
             loss = loss + options.distillation_hidden_weight * hidden
         return (loss, outputs) if return_outputs else loss
+
+    @torch.no_grad()
+    def teach(self, inputs: dict[str, Any]) -> Any:
+        """The teacher's outputs."""
+        shared = {name: value for name, value in inputs.items() if name != "labels"}
+        with self.accelerator.autocast():
+            return self.teacher(**shared, output_hidden_states=bool(self.layer_map))  # type: ignore[misc]
+
+    def compared_logits(
+        self, outputs: Any, taught: Any, mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The student's and the teacher's, `(rows, labels)` with the labels in the student's order; a row is an
+        example, or, where each token has logits, a token that `mask`, `(batch, tokens)`, does not leave out."""
+        ours, theirs = outputs.logits, taught.logits
+        if self.teacher_labels is not None:
+            theirs = theirs[..., self.teacher_labels]
+        if ours.dim() == 3:
+            chosen = torch.ones(ours.shape[:2], dtype=torch.bool, device=ours.device) if mask is None else mask.bool()
+            ours, theirs = ours[chosen], theirs[chosen]
+        return ours, theirs

@@ -30,8 +30,8 @@ class LabelledImages:
     """A split of a data set.
 
     Args:
-        rows: with columns `image` (not decoded: `bytes` and `path`) and `label`.
-        names: of the labels; None where the data has numbers alone.
+        rows: with columns `image` (not decoded: `bytes` and `path`) and, unless it was not asked for, `label`.
+        names: of the labels; None where the data has numbers alone, or they were not asked for.
         where: for messages.
     """
 
@@ -40,8 +40,9 @@ class LabelledImages:
     where: str
 
 
-def load_folder(data_dir: str, split: str) -> LabelledImages:
-    """A folder of images, one folder a class: `data_dir/<split>/<class>/*`, or for evaluation `data_dir/<class>/*`.
+def load_folder(data_dir: str, split: str, labelled: bool = True) -> LabelledImages:
+    """A folder of images, one folder a class: `data_dir/<split>/<class>/*`, or for evaluation `data_dir/<class>/*`;
+    where no labels are asked for, they may lie there in any way.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -58,14 +59,17 @@ def load_folder(data_dir: str, split: str) -> LabelledImages:
     try:
         # All files are named, or datasets would take those with "val" or "test" in a name for another split.
         files = {"train": ["**"]}
-        rows = load_dataset("imagefolder", data_dir=str(folder), data_files=files, split="train", drop_labels=False)
+        rows = load_dataset(
+            "imagefolder", data_dir=str(folder), data_files=files, split="train", drop_labels=not labelled
+        )
     except (ValueError, OSError) as error:
         raise ValueError(
-            f"{folder} has no images in folders of classes: {' '.join(str(error).split())[:200]}"
+            f"{folder} has no images{' in folders of classes' * labelled}: {' '.join(str(error).split())[:200]}"
         ) from error
-    if not len(rows) or not isinstance(rows.features.get("label"), ClassLabel):
-        raise ValueError(f"{folder} has no images in folders of classes.")
-    return LabelledImages(rows.cast_column("image", Image(decode=False)), rows.features["label"].names, str(folder))
+    if not len(rows) or (labelled and not isinstance(rows.features.get("label"), ClassLabel)):
+        raise ValueError(f"{folder} has no images{' in folders of classes' * labelled}.")
+    names = rows.features["label"].names if labelled else None
+    return LabelledImages(rows.cast_column("image", Image(decode=False)), names, str(folder))
 
 
 def load_images(
@@ -75,8 +79,10 @@ def load_images(
     streaming: bool = False,
     image_column: str | None = None,
     label_column: str | None = None,
+    labelled: bool = True,
 ) -> LabelledImages:
-    """A split of a data set on the Hub or from a package; its columns are found by their usual names.
+    """A split of a data set on the Hub or from a package; its columns are found by their usual names, that of the
+    labels only where they are asked for.
 
     Raises:
         OSError: it cannot be fetched.
@@ -85,7 +91,8 @@ def load_images(
     rows, where = load_by_name(name, config_name, split, streaming=streaming), f"{split} of {name}"
     columns = rows.column_names or list(next(iter(rows)))
     found = []
-    for given, usual, option in ((image_column, IMAGE_COLUMNS, "image"), (label_column, LABEL_COLUMNS, "label")):
+    wanted = [(image_column, IMAGE_COLUMNS, "image"), (label_column, LABEL_COLUMNS, "label")]
+    for given, usual, option in wanted if labelled else wanted[:1]:
         column = next((each for each in ([given] if given else usual) if each in columns), None)
         if column is None:
             raise ValueError(

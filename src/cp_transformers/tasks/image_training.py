@@ -25,7 +25,7 @@ from transformers import (
     set_seed,
 )
 
-from .distillation import DistillationArguments, DistillationTrainer, make_layer_map
+from .distillation import DistillationArguments, DistillationTrainer, make_layer_map, match_outputs
 from .image_data import (
     IGNORED,
     INTERPOLATIONS,
@@ -145,7 +145,7 @@ def train_model(
         label = model_label(row["label"], to_model, num_labels, where)
         return {"pixel_values": augment(decode(row["image"]), seed), "labels": label, "seed": seed}
 
-    report = _CorruptImages(output / "corrupt_images.txt")
+    report = CorruptImages(output / "corrupt_images.txt")
     data: Any
     if isinstance(train.rows, IterableDataset):
         shuffled = train.rows.shuffle(seed=training.seed, buffer_size=1000)
@@ -186,7 +186,7 @@ def train_model(
     trainer.accelerator.wait_for_everyone()
 
 
-class _CorruptImages:
+class CorruptImages:
     """Names each image that cannot be read, once, in a file; from any worker or process."""
 
     def __init__(self, path: Path):
@@ -289,10 +289,6 @@ def load_teacher(distillation: DistillationArguments, config: PreTrainedConfig, 
         return {"teacher": load_model(name, AutoModel), "distillation": distillation}
     if not any("ImageClassification" in each for each in teacher_config.architectures or []):
         raise ValueError(f"The teacher {name} has no trained classifier: fine-tune it first.")
-    theirs = [teacher_config.id2label[index] for index in range(teacher_config.num_labels)]
-    ours = [config.id2label[index] for index in range(config.num_labels)]
-    if theirs != ours and (len(set(theirs)) < len(theirs) or sorted(theirs) != sorted(ours)):
-        raise ValueError(f"The teacher {name} was trained for other labels than the model.")
-    labels = None if theirs == ours else [theirs.index(label) for label in ours]
+    labels = match_outputs(config, teacher_config, name)
     teacher = load_model(name, AutoModelForImageClassification)
     return {"teacher": teacher, "distillation": distillation, "teacher_labels": labels}

@@ -1,0 +1,8 @@
+"""`cp-transformers distill`, for torchrun and accelerate."""
+
+import sys
+
+from cp_transformers.cli import run
+
+
+sys.exit(run("cp_transformers.tasks.distill"))

@@ -1,0 +1,399 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""Recovery after a cut: a model with fewer layers learns from the uncut one on texts or images without labels, by the
+losses of [`distillation`][cp_transformers.tasks.distillation]."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import (
+    AutoModel,
+    DataCollatorWithPadding,
+    EvalPrediction,
+    PreTrainedConfig,
+    TrainingArguments,
+    default_data_collator,
+    set_seed,
+)
+from transformers.utils import ModelOutput
+
+from .arguments import ArgumentParser
+from .distillation import (
+    DistillationArguments,
+    DistillationTrainer,
+    hidden_state_loss,
+    make_layer_map,
+    match_outputs,
+    soft_label_loss,
+)
+from .image_data import (
+    Augmentation,
+    TrainingImages,
+    decode,
+    load_folder,
+    load_images,
+    load_processor,
+    resolve_preprocessing,
+)
+from .image_training import CorruptImages, load_teacher
+from .mlm import MlmArguments, encode, load_texts
+from .records import finish, prepare, unpushed
+from .runs import (
+    EpochCallback,
+    asked_for,
+    check_output,
+    check_positive,
+    finished,
+    load_config,
+    load_model,
+    load_tokenizer,
+    make_optimizer,
+    resume,
+    start_output,
+)
+
+
+# The metrics, and what they are.
+SCORES = {
+    "hidden": "mean squared error of hidden states",
+    "logits": "divergence of the outputs",
+    "agreement": "same largest output",
+}
+# Heads that give logits, by the end of their classes' names.
+WITH_LOGITS = (
+    "ImageClassification",
+    "MaskedLM",
+    "NextSentencePrediction",
+    "SequenceClassification",
+    "TokenClassification",
+)
+
+
+@dataclass
+class DistillArguments:
+    """What a run needs besides [`DistillationArguments`] and transformers' TrainingArguments."""
+
+    model_name_or_path: str = field(metadata={"help": "the checkpoint that learns, such as `convert --layers` writes"})
+    dataset_name: str | None = field(
+        default=None,
+        metadata={"help": "texts or images on the Hub, or those of a package: review-texts, digits"},
+    )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "its configuration"})
+    train_file: str | None = field(
+        default=None, metadata={"help": "in its place texts as .txt (one a line), .jsonl, .csv or .parquet"}
+    )
+    validation_file: str | None = field(default=None, metadata={"help": "held-out texts, likewise"})
+    data_dir: str | None = field(
+        default=None, metadata={"help": "in its place images in folders train/ and validation/ (or val/)"}
+    )
+    train_split: str = field(default="train", metadata={"help": "the split of dataset_name to train on"})
+    validation_split: str = field(default="validation", metadata={"help": "the split of it to evaluate on"})
+    text_column: str = field(default="text", metadata={"help": "the column of the texts"})
+    image_column: str | None = field(default=None, metadata={"help": "default: image, jpg, ..., whichever is there"})
+    max_length: int = field(default=128, metadata={"help": "tokens in a row; longer texts are split"})
+    crop_min_scale: float = field(default=1.0, metadata={"help": "smallest area of a random crop; 1: no crop"})
+    flip: float = field(default=0.0, metadata={"help": "probability of a horizontal flip"})
+    max_train_samples: int | None = field(default=None, metadata={"help": "train on so many of them alone"})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "evaluate on so many of them alone"})
+    preprocessing_num_workers: int | None = field(default=None, metadata={"help": "processes that make the rows"})
+    pool_learning_rate: float | None = field(
+        default=None, metadata={"help": "of the pooling modules; default: that of the rest"}
+    )
+
+    def __post_init__(self) -> None:
+        given = [self.dataset_name, self.train_file or self.validation_file, self.data_dir]
+        if sum(each is not None for each in given) != 1:
+            raise ValueError("Give the data by one of --dataset_name, --data_dir, or --train_file/--validation_file.")
+        for name in ("crop_min_scale", "flip"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be from 0 to 1, not {getattr(self, name)}.")
+        check_positive(
+            self, "crop_min_scale", "max_length", "max_train_samples", "max_eval_samples", "pool_learning_rate"
+        )
+
+    def of_texts(self) -> MlmArguments:
+        """The same for what reads texts."""
+        names = {each.name for each in dataclasses.fields(MlmArguments)}
+        return MlmArguments(pack=False, **{name: value for name, value in vars(self).items() if name in names})
+
+
+@dataclass
+class _Data:
+    """What a modality gives to the run."""
+
+    processing: Any
+    collator: Callable
+    teacher: dict[str, Any]  # what DistillationTrainer takes besides a Trainer's arguments
+    train: Any = None
+    validation: Any = None
+
+
+def run(
+    arguments: DistillArguments, training: TrainingArguments, distillation: DistillationArguments
+) -> dict[str, Any]:
+    """Trains and evaluates as `training.do_train` and `do_eval` say, and writes the model with its tokenizer or image
+    processor, the resolved arguments and `results.json` to `training.output_dir`.
+
+    The loss is that of the hidden states and, where both models have the same kind of head, that of its outputs, each
+    with its weight in `distillation`. Labels have no part in it.
+
+    Returns:
+        What is written to `results.json`: the losses on the held-out part `before` and `after` training; `hidden`, the
+        mean squared error over layers, tokens and channels, and, of heads that are compared, `logits`, their
+        divergence, and `agreement`, how often their largest outputs are the same.
+
+    Raises:
+        ValueError: an argument, the data or a checkpoint is not what is needed, or the models do not fit each other.
+        FileExistsError: `output_dir` has the results of another run.
+        OSError: something cannot be read or written.
+        ImportError: a package that is needed is not installed.
+    """
+    _check(arguments, training, distillation)
+    output = Path(training.output_dir)
+    asked = asked_for(training, arguments, distillation)
+    if training.resume_from_checkpoint == "last" and (results := finished(output / "results.json", asked)):
+        return results
+    config = load_config(arguments.model_name_or_path, AutoModel)
+    teacher_config = load_config(str(distillation.teacher), AutoModel)
+    compared, head = _compared(config, teacher_config, distillation)
+    with training.main_process_first():  # the others then find what it has cached
+        load = _load_images if hasattr(config, "num_channels") else _load_texts
+        data = load(arguments, training, compared, config, head)
+    training = start_output(training, arguments, distillation)
+    training.remove_unused_columns = False
+    resume(training, output)
+    set_seed(training.seed)
+    model = load_model(arguments.model_name_or_path, _auto_class(_head(config)))
+    prepare(training, model, arguments.model_name_or_path)
+    trainer = _Trainer(
+        model,
+        unpushed(training),
+        data_collator=data.collator,
+        train_dataset=data.train,
+        eval_dataset=data.validation,
+        processing_class=data.processing,
+        compute_metrics=mean_scores,
+        optimizers=(make_optimizer(model, training, arguments.pool_learning_rate), None),
+        callbacks=[EpochCallback()],
+        **data.teacher,
+    )
+
+    def evaluate() -> dict[str, float]:
+        measured = trainer.evaluate()
+        return {name: measured[f"eval_{name}"] for name in SCORES if f"eval_{name}" in measured}
+
+    metrics = {"before": evaluate()} if training.do_eval else {}
+    if training.do_train:
+        trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+        trainer.save_model()
+        trainer.accelerator.wait_for_everyone()
+        if training.do_eval:
+            metrics["after"] = evaluate()
+    results = {
+        "model": arguments.model_name_or_path,
+        "teacher": distillation.teacher,
+        "parameters": model.num_parameters(),
+        "layers": [f"{ours}:{theirs}" for ours, theirs in trainer.layer_map],
+        "rows": {name: len(rows) for name in ("train", "validation") if (rows := getattr(data, name)) is not None},
+        "metrics": metrics,
+        "asked": asked,
+    }
+    figures = [
+        {"split": arguments.validation_split, "metric": "loss", "name": f"{name} against the teacher", "value": value}
+        for name, value in metrics.get("after", {}).items()
+    ]
+    finish(training, arguments, results, figures, arguments.model_name_or_path)
+    return results
+
+
+def _check(arguments: DistillArguments, training: TrainingArguments, distillation: DistillationArguments) -> None:
+    """What can be known to be wrong before anything is loaded."""
+    if not (training.do_train or training.do_eval):
+        raise ValueError("There is nothing to do: give --do_train or --do_eval.")
+    if distillation.teacher is None:
+        raise ValueError("Give the model to learn from, the uncut one, by --teacher.")
+    for does, name in ((training.do_train, "train_file"), (training.do_eval, "validation_file")):
+        if arguments.dataset_name is None and arguments.data_dir is None and does and getattr(arguments, name) is None:
+            raise ValueError(f"Give the texts by --{name}.")
+    for file in (arguments.train_file, arguments.validation_file):
+        if file is not None and not Path(file).is_file():
+            raise FileNotFoundError(f"There is no file {file}.")
+    if training.prediction_loss_only or training.batch_eval_metrics:
+        raise ValueError("The metrics need all predictions: leave out prediction_loss_only and batch_eval_metrics.")
+    check_output(training, arguments, distillation)
+
+
+def _head(config: PreTrainedConfig) -> str:
+    """The end of the name of a checkpoint's class; nothing where it has no head."""
+    return (config.architectures or [""])[0].partition("For")[2]
+
+
+def _auto_class(head: str) -> Any:
+    return getattr(transformers, f"AutoModelFor{head}", AutoModel) if head else AutoModel
+
+
+def _compared(
+    config: PreTrainedConfig, teacher: PreTrainedConfig, distillation: DistillationArguments
+) -> tuple[DistillationArguments, bool]:
+    """The options less the loss of the outputs where they cannot be compared, and whether they can."""
+    heads = {_head(config), _head(teacher)}
+    if distillation.distillation_logits_weight and len(heads) == 1 and heads <= {*WITH_LOGITS}:
+        return distillation, True
+    if not distillation.distillation_hidden_weight:
+        raise ValueError(
+            "distillation_hidden_weight is 0, and the two models have no outputs that could be compared: both need "
+            f"the same head, one of {', '.join(WITH_LOGITS)}, and distillation_logits_weight must not be 0."
+        )
+    return replace(distillation, distillation_logits_weight=0.0), False
+
+
+def _load_texts(
+    arguments: DistillArguments,
+    training: TrainingArguments,
+    distillation: DistillationArguments,
+    config: PreTrainedConfig,
+    head: bool,
+) -> _Data:
+    name, teacher = arguments.model_name_or_path, str(distillation.teacher)
+    if arguments.data_dir is not None:
+        raise ValueError(f"{name} reads texts: give them by --train_file and --validation_file, or --dataset_name.")
+    if config.max_position_embeddings < arguments.max_length:
+        raise ValueError(f"{name} has {config.max_position_embeddings} positions, fewer than --max_length.")
+    tokenizer = load_tokenizer(name)
+    teacher_config = load_config(teacher, AutoModel)
+    if load_tokenizer(teacher).get_vocab() != tokenizer.get_vocab():
+        raise ValueError(f"The teacher {teacher} has another vocabulary than the model; it must be the same.")
+    if distillation.distillation_hidden_weight:
+        make_layer_map(config, teacher_config, distillation.layer_map)
+    labels = match_outputs(config, teacher_config, teacher) if head and _head(config) != "MaskedLM" else None
+    options = {"distillation": distillation, "teacher_labels": labels}
+    options["teacher"] = load_model(teacher, _auto_class(_head(teacher_config) if head else ""))
+    of_texts = arguments.of_texts()
+    rows = {
+        split: encode(texts, of_texts, tokenizer).select_columns("input_ids")
+        for split, texts in load_texts(of_texts, training).items()
+    }
+    return _Data(tokenizer, DataCollatorWithPadding(tokenizer), options, **rows)
+
+
+def _load_images(
+    arguments: DistillArguments,
+    training: TrainingArguments,
+    distillation: DistillationArguments,
+    config: PreTrainedConfig,
+    head: bool,
+) -> _Data:
+    name = arguments.model_name_or_path
+    if arguments.train_file is not None or arguments.validation_file is not None:
+        raise ValueError(f"{name} reads images: give them by --data_dir or --dataset_name.")
+    processor = load_processor(name)
+    preprocess = resolve_preprocessing(processor)
+    teacher = load_teacher(distillation, config, processor)
+
+    def unchanged(image: Any, seed: int) -> torch.Tensor:
+        return preprocess(image)
+
+    augment: Callable = unchanged
+    if arguments.crop_min_scale < 1 or arguments.flip:
+        sizes = preprocess.image_size, arguments.crop_min_scale, arguments.flip
+        augment = Augmentation(*sizes, 0, 0.0, processor.image_mean, processor.image_std, preprocess.interpolation)
+    report = CorruptImages(Path(training.output_dir) / "corrupt_images.txt")
+
+    def load(split: str, limit: int | None, transform: Callable) -> TrainingImages:
+        if arguments.data_dir is not None:
+            rows = load_folder(arguments.data_dir, split, labelled=False).rows
+        else:
+            where = arguments.dataset_config_name, getattr(arguments, f"{split}_split")
+            rows = load_images(
+                str(arguments.dataset_name), *where, image_column=arguments.image_column, labelled=False
+            ).rows
+        rows = rows.shuffle(seed=0).select(range(min(limit or len(rows), len(rows))))
+
+        def draw(row: dict[str, Any], seed: int) -> dict[str, Any]:
+            return {"pixel_values": transform(decode(row["image"]), seed)}
+
+        return TrainingImages(rows, draw, training.seed, report)
+
+    data = _Data(processor, default_data_collator, teacher)
+    if training.do_train:
+        data.train = load("train", arguments.max_train_samples, augment)
+    if training.do_eval or training.eval_strategy != "no":
+        data.validation = load("validation", arguments.max_eval_samples, unchanged)
+    return data
+
+
+class _Trainer(DistillationTrainer):
+    """Evaluates by what it learns from, over all tokens of all examples."""
+
+    def prediction_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
+        """A row an example: hidden loss times tokens, tokens, logits' loss times rows, agreements, rows."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            outputs, taught = model(**inputs, output_hidden_states=bool(self.layer_map)), self.teach(inputs)
+        examples = range(len(next(iter(inputs.values()))))
+        scores = [self._score(_one(outputs, index), _one(taught, index), _one(inputs, index)) for index in examples]
+        values = torch.tensor(scores, dtype=torch.float64, device=self.args.device)
+        return None, values, values  # as labels as well, without which Trainer computes no metrics
+
+    def _score(self, outputs: ModelOutput, taught: ModelOutput, inputs: ModelOutput) -> list[float]:
+        mask = inputs.get("attention_mask")
+        tokens, hidden, rows, soft, agreed = 1.0 if mask is None else float(mask.sum()), 0.0, 0, 0.0, 0.0
+        if self.layer_map:
+            hidden = float(hidden_state_loss(outputs.hidden_states, taught.hidden_states, self.layer_map, mask))
+        if self.distillation.distillation_logits_weight:
+            ours, theirs = self.compared_logits(outputs, taught, mask)
+            rows, soft = len(ours), float(soft_label_loss(ours, theirs, self.distillation.distillation_temperature))
+            agreed = float((ours.argmax(-1) == theirs.argmax(-1)).sum())
+        return [hidden * tokens, tokens, soft * rows, agreed, rows]
+
+
+def _one(batch: Mapping[str, Any], index: int) -> ModelOutput:
+    """An example of a batch, as a batch."""
+    one = slice(index, index + 1)
+    return ModelOutput(
+        {
+            name: value[one] if isinstance(value, torch.Tensor) else tuple(each[one] for each in value)
+            for name, value in batch.items()
+            if name in ("logits", "hidden_states", "attention_mask")
+        }
+    )
+
+
+def mean_scores(prediction: EvalPrediction) -> dict[str, float]:
+    """Of all tokens, or rows of logits, each with the same weight; what was not compared is left out."""
+    hidden, tokens, soft, agreed, rows = prediction.predictions.sum(axis=0).tolist()
+    of_logits = {"logits": soft / rows, "agreement": agreed / rows} if rows else {}
+    return {"hidden": hidden / tokens, **of_logits}
+
+
+def report(results: dict[str, Any]) -> str:
+    lines = [f"{results['model']} against {results['teacher']}, held-out:"]
+    for name in SCORES:
+        values = [f"{metrics[name]:.4f} {when}" for when, metrics in results["metrics"].items() if name in metrics]
+        if values:
+            lines.append(f"  {SCORES[name]:<40}{', '.join(values)}")
+    return "\n".join(lines)
+
+
+def main(args: Sequence[str] | None = None) -> dict[str, Any]:
+    """The command `cp-transformers distill`, and scripts/run_distill.py; returns what [`run`] returns."""
+    parser = ArgumentParser(
+        [DistillArguments, DistillationArguments, TrainingArguments],
+        prog="cp-transformers distill",
+        description="Let a model that was cut to fewer layers learn from the uncut one, on texts or images without "
+        "labels.",
+    )
+    arguments, distillation, training = parser.parse(args)
+    results = run(arguments, training, distillation)
+    if training.process_index == 0:
+        if results["metrics"]:
+            print("\n" + report(results))
+        print(f"\nWritten to {training.output_dir}.")
+    return results

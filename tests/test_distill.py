@@ -1,0 +1,317 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""`cp-transformers distill`: cut models that learn from the uncut ones, on texts and images without labels."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+from torch.testing import assert_close
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertModel,
+    ResNetConfig,
+    ResNetModel,
+    Trainer,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+    ViTModel,
+)
+
+from cp_transformers import CPBertForSequenceClassification, CPBertModel, CPViTModel
+from cp_transformers.cli import main as cli
+from cp_transformers.conversion import convert_checkpoint, cut_layers
+from cp_transformers.tasks.mlm import train_tokenizer
+
+
+CONFIG_FILES = sorted((Path(__file__).parents[1] / "configs" / "distill").glob("*.yaml"))
+WORDS = "a film that is warm funny moving long dull and not good".split()
+TEXTS = [" ".join(WORDS[(3 * start + 5 * index) % 12] for index in range(2 + start % 7)) for start in range(48)]
+TINY = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24}
+STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "initializer_range": 0.3}
+QUIET = ["--use_cpu", "true", "--report_to", "none", "--disable_tqdm", "true"]
+TRAIN = ["--do_train", "--do_eval", "--max_steps", "12", "--learning_rate", "1e-2", "--save_strategy", "no"]
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory) -> list[str]:
+    """The options that name the training and the held-out texts."""
+    folder = tmp_path_factory.mktemp("texts")
+    options = []
+    for split, part in {"train": TEXTS[:32], "validation": TEXTS[32:]}.items():
+        (folder / f"{split}.txt").write_text("".join(f"{text}\n" for text in part))
+        options += [f"--{split}_file", str(folder / f"{split}.txt")]
+    return [*options, "--max_length", "16"]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    """A folder of images of no class, one of which cannot be read."""
+    folder = tmp_path_factory.mktemp("images")
+    generator = np.random.default_rng(0)
+    for split in ("train", "validation"):
+        (folder / split).mkdir()
+        for number in range(12):
+            pixels = generator.integers(0, 256, (10, 10, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / split / f"{number}.png")
+    (folder / "train" / "broken.png").write_bytes(b"no image")
+    return folder
+
+
+def save_bert(folder: Path, model_class: type, **fields) -> Path:
+    tokenizer = train_tokenizer(TEXTS, vocab_size=120)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer), pad_token_id=0, **{"max_position_embeddings": 16, **TINY, **STILL, **fields}
+    )
+    model_class(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def save_vit(folder: Path, model_class: type, **fields) -> Path:
+    torch.manual_seed(0)
+    config = ViTConfig(image_size=8, patch_size=4, **{**TINY, **STILL, **fields})
+    model_class(config).save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(folder)
+    return folder
+
+
+def distill(model: Path, teacher: Path, output: Path, *more) -> dict:
+    """Runs the command and returns its results."""
+    options = ["--model_name_or_path", model, "--teacher", teacher, "--output_dir", output, *QUIET, *more]
+    assert cli(["distill", *map(str, options)]) == 0
+    return json.loads((output / "results.json").read_text())
+
+
+def refusal(capsys, model: Path, teacher: Path, output: Path, *more) -> str:
+    options = ["--model_name_or_path", model, "--teacher", teacher, "--output_dir", output, *QUIET, *more]
+    assert cli(["distill", *map(str, options)]) == 1
+    assert not list(output.glob("*.safetensors"))
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("pools", [True, False], ids=["cp", "stock"])
+def test_a_cut_model_comes_nearer_to_the_uncut_one(pools, texts, tmp_path, capsys):
+    teacher, student = save_bert(tmp_path / "teacher", BertModel), tmp_path / "student"
+    before = (teacher / "model.safetensors").read_bytes()
+    if pools:
+        convert_checkpoint(teacher, student, layers=[0, 2])
+    else:
+        cut_layers(BertModel.from_pretrained(teacher), [0, 2]).save_pretrained(student)
+        AutoTokenizer.from_pretrained(teacher).save_pretrained(student)
+    results = distill(student, teacher, tmp_path / "out", *texts, *TRAIN)
+    hidden = [results["metrics"][when]["hidden"] for when in ("before", "after")]
+    assert hidden[1] < 0.7 * hidden[0]
+    assert (results["layers"], results["rows"]) == (["0:0", "1:2", "2:3"], {"train": 32, "validation": 16})
+    assert f"{hidden[0]:.4f} before, {hidden[1]:.4f} after" in capsys.readouterr().out
+    model = AutoModel.from_pretrained(tmp_path / "out")
+    assert type(model) is (CPBertModel if pools else BertModel) and model.config.num_hidden_layers == 2
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").get_vocab()
+    assert (teacher / "model.safetensors").read_bytes() == before
+    if pools:
+        assert "Converted from a `BertModel`" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 16])
+def test_the_held_out_error_is_the_mean_over_all_tokens_whatever_the_batches(batch_size, texts, tmp_path):
+    teacher = save_bert(tmp_path / "teacher", BertModel)
+    convert_checkpoint(teacher, tmp_path / "student", layers=[1, 2])
+    more = ["--do_eval", "--layer_map", "1:2", "2:3", "--per_device_eval_batch_size", batch_size]
+    results = distill(tmp_path / "student", teacher, tmp_path / "out", *texts, *more)
+    tokenizer = AutoTokenizer.from_pretrained(teacher)
+    models = [AutoModel.from_pretrained(tmp_path / name).eval() for name in ("student", "teacher")]
+    errors = []
+    with torch.no_grad():
+        for text in TEXTS[32:]:
+            states = [model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True) for model in models]
+            ours, theirs = (each.hidden_states for each in states)
+            errors += [((ours[i] - theirs[j])[0] ** 2).mean(dim=-1) for i, j in [(1, 2), (2, 3)]]
+    assert results["metrics"] == {"before": {"hidden": pytest.approx(torch.cat(errors).mean().item(), rel=1e-5)}}
+
+
+@pytest.mark.parametrize(
+    ("model_class", "auto_class"),
+    [
+        (BertForSequenceClassification, AutoModelForSequenceClassification),
+        (BertForMaskedLM, AutoModelForMaskedLM),
+    ],
+)
+def test_heads_of_the_same_kind_are_compared(model_class, auto_class, texts, tmp_path):
+    teacher, student = save_bert(tmp_path / "teacher", model_class, num_labels=3), tmp_path / "student"
+    convert_checkpoint(teacher, student)
+    results = distill(student, teacher, tmp_path / "out", *texts, "--do_eval")
+    scores = results["metrics"]["before"]  # nothing was cut
+    assert scores["agreement"] == 1 and scores["hidden"] < 1e-10 and abs(scores["logits"]) < 1e-6
+
+    convert_checkpoint(teacher, student, layers=[0], overwrite=True)
+    more = ["--distillation_hidden_weight", "0", "--distillation_logits_weight", "1"]
+    results = distill(student, teacher, tmp_path / "cut", *texts, *TRAIN, *more)
+    before, after = results["metrics"]["before"], results["metrics"]["after"]
+    assert after["logits"] < 0.7 * before["logits"] and after["agreement"] >= before["agreement"]
+    assert results["layers"] == []
+    # As reckoned by hand, text by text.
+    tokenizer = AutoTokenizer.from_pretrained(teacher)
+    models = [auto_class.from_pretrained(folder).eval() for folder in (tmp_path / "cut", teacher)]
+    agreed = []
+    with torch.no_grad():
+        for text in TEXTS[32:]:
+            ours, theirs = (model(**tokenizer(text, return_tensors="pt")).logits[0] for model in models)
+            agreed += (ours.argmax(-1) == theirs.argmax(-1)).float().flatten().tolist()
+    assert after["agreement"] == pytest.approx(np.mean(agreed))
+
+
+def test_labels_in_another_order_are_matched_by_name(texts, tmp_path, capsys):
+    teacher = save_bert(tmp_path / "teacher", BertForSequenceClassification, id2label={0: "A", 1: "B", 2: "C"})
+    student, order = shutil.copytree(teacher, tmp_path / "student"), [2, 0, 1]
+    model = BertForSequenceClassification.from_pretrained(teacher)
+    model.config.id2label, model.config.label2id = {0: "C", 1: "A", 2: "B"}, {"C": 0, "A": 1, "B": 2}
+    for parameter in model.classifier.parameters():
+        parameter.data = parameter.data[order].contiguous()
+    model.save_pretrained(student)
+    scores = distill(student, teacher, tmp_path / "out", *texts, "--do_eval")["metrics"]["before"]
+    assert scores["agreement"] == 1 and abs(scores["logits"]) < 1e-6
+    model.config.id2label, model.config.label2id = {0: "C", 1: "A", 2: "D"}, {"C": 0, "A": 1, "D": 2}
+    model.save_pretrained(student)
+    assert "was trained for other labels" in refusal(capsys, student, teacher, tmp_path / "no", *texts, "--do_eval")
+
+
+def test_of_models_with_different_heads_the_hidden_states_are_compared_and_no_head_is_lost(texts, tmp_path, capsys):
+    teacher = save_bert(tmp_path / "teacher", BertModel)
+    classifier = save_bert(tmp_path / "classifier", BertForSequenceClassification, num_labels=2)
+    convert_checkpoint(classifier, tmp_path / "student", layers=[0, 2])
+    results = distill(tmp_path / "student", teacher, tmp_path / "out", *texts, *TRAIN)
+    assert results["metrics"]["after"].keys() == {"hidden"}
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert type(model) is CPBertForSequenceClassification
+    head = load_file(classifier / "model.safetensors")["classifier.weight"]
+    assert_close(model.classifier.weight.data, head, rtol=0.2, atol=0.01)  # it decays, and nothing else
+    message = refusal(
+        capsys, tmp_path / "student", teacher, tmp_path / "no", *texts, *TRAIN, "--distillation_hidden_weight", 0
+    )
+    assert "both need the same head" in message
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+def test_images_need_no_classes(augmented, images, tmp_path):
+    teacher = save_vit(tmp_path / "teacher", ViTModel)
+    convert_checkpoint(teacher, tmp_path / "student", layers=[0, 2])
+    more = ["--crop_min_scale", "0.5", "--flip", "0.5"] if augmented else []
+    results = distill(tmp_path / "student", teacher, tmp_path / "out", "--data_dir", images, *TRAIN, *more)
+    assert results["metrics"]["after"]["hidden"] < results["metrics"]["before"]["hidden"]
+    assert results["rows"] == {"train": 13, "validation": 12}
+    assert "broken.png" in (tmp_path / "out" / "corrupt_images.txt").read_text()
+    assert type(AutoModel.from_pretrained(tmp_path / "out")) is CPViTModel
+    assert (tmp_path / "out" / "preprocessor_config.json").is_file()
+
+
+def test_digits_come_from_a_package_and_classifiers_are_compared(tmp_path):
+    teacher = save_vit(tmp_path / "teacher", ViTForImageClassification, num_labels=10)
+    convert_checkpoint(teacher, tmp_path / "student", layers=[0, 2])
+    more = ["--dataset_name", "digits", "--max_train_samples", 24, "--max_eval_samples", 20]
+    results = distill(tmp_path / "student", teacher, tmp_path / "out", *more, *TRAIN)
+    assert results["rows"] == {"train": 24, "validation": 20}
+    assert results["metrics"]["after"].keys() == {"hidden", "logits", "agreement"}
+
+
+def test_feature_maps_are_learned_as_well(images, tmp_path):
+    torch.manual_seed(0)
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+    ResNetModel(config).save_pretrained(tmp_path / "teacher")
+    ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(tmp_path / "teacher")
+    convert_checkpoint(tmp_path / "teacher", tmp_path / "student")
+    results = distill(tmp_path / "student", tmp_path / "teacher", tmp_path / "out", "--data_dir", images, "--do_eval")
+    assert results["metrics"]["before"]["hidden"] < 1e-10
+
+
+def test_a_run_that_is_interrupted_goes_on_as_if_it_had_not_been(texts, tmp_path, monkeypatch):
+    teacher = save_bert(tmp_path / "teacher", BertModel, hidden_dropout_prob=0.1)
+    convert_checkpoint(teacher, tmp_path / "student", layers=[0, 2])
+    more = [*TRAIN, "--save_strategy", "steps", "--save_steps", "2", "--per_device_train_batch_size", "5"]
+    whole = distill(tmp_path / "student", teacher, tmp_path / "whole", *texts, *more)
+    step = Trainer.training_step
+
+    def interrupted(self, *args, **kwargs):
+        if self.state.global_step == 9:
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    output = tmp_path / "out"
+    options = ["--model_name_or_path", tmp_path / "student", "--teacher", teacher, "--output_dir", output, *QUIET]
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "training_step", interrupted)
+        assert cli(["distill", *map(str, [*options, *texts, *more])]) == 130
+    assert not (output / "results.json").exists()
+    more += ["--resume_from_checkpoint", "last"]
+    resumed = distill(tmp_path / "student", teacher, output, *texts, *more)
+    assert resumed["metrics"]["after"] == pytest.approx(whole["metrics"]["after"], rel=1e-4)
+    assert resumed["metrics"]["before"] == whole["metrics"]["before"]
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (output, tmp_path / "whole"))
+    assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+    written = (output / "model.safetensors").stat().st_mtime_ns
+    assert distill(tmp_path / "student", teacher, output, *texts, *more) == resumed  # it is finished
+    assert (output / "model.safetensors").stat().st_mtime_ns == written
+
+
+def test_what_cannot_be_is_refused_before_any_work(texts, images, tmp_path, capsys):
+    teacher = save_bert(tmp_path / "teacher", BertModel)
+    convert_checkpoint(teacher, tmp_path / "student", layers=[0])
+    student, output = tmp_path / "student", tmp_path / "out"
+
+    def refused(*more, model: Path = student, source: Path = teacher) -> str:
+        return refusal(capsys, model, source, output, *more)
+
+    assert "There is nothing to do" in refused(*texts)
+    assert "by one of --dataset_name, --data_dir" in refused("--do_eval")
+    assert "Give the texts by --train_file" in refused("--do_train", *texts[2:])
+    assert "reads texts" in refused("--do_eval", "--data_dir", images)
+    assert "has 16 positions, fewer than --max_length" in refused("--do_eval", *texts, "--max_length", 17)
+    assert "There is no file" in refused("--do_eval", "--validation_file", tmp_path / "none.txt")
+    assert "flip must be from 0 to 1" in refused("--do_eval", *texts, "--flip", 2)
+    wide = save_bert(tmp_path / "wide", BertModel, hidden_size=32)
+    assert "has 16 channels and the teacher's 0 has 32" in refused("--do_eval", *texts, source=wide)
+    other = shutil.copytree(teacher, tmp_path / "other")
+    train_tokenizer(["something else altogether"], vocab_size=60).save_pretrained(other)
+    assert "has another vocabulary" in refused("--do_eval", *texts, source=other)
+    vit = save_vit(tmp_path / "vit", ViTModel)
+    assert "reads images" in refused("--do_eval", *texts, model=vit, source=vit)
+    assert not output.exists()
+    options = ["--model_name_or_path", student, "--output_dir", output, "--do_eval", *texts]
+    assert cli(["distill", *map(str, options)]) == 1
+    assert "the uncut one, by --teacher" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", CONFIG_FILES, ids=lambda path: path.stem)
+def test_a_configuration_runs(path, texts, images, tmp_path):
+    content = yaml.safe_load(path.read_text())
+    assert content["output_dir"].endswith(f"/{path.stem}")
+    is_images = path.stem == "imagenet"
+    save = save_vit if is_images else save_bert
+    teacher = save(tmp_path / "teacher", ViTModel if is_images else BertModel, **({} if is_images else LONG))
+    convert_checkpoint(teacher, tmp_path / "student", layers=[0, 2])
+    content.pop("dataset_name"), content.pop("dataset_config_name", None)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
+    data = ["--data_dir", images] if is_images else texts[:4]
+    more = ["--max_steps", 1, "--per_device_train_batch_size", 2, "--bf16", "false", "--dataloader_num_workers", 0]
+    more += ["--preprocessing_num_workers", 1]
+    results = distill(
+        tmp_path / "student", teacher, tmp_path / "out", "--config", tmp_path / "config.yaml", *data, *more
+    )
+    assert results["metrics"].keys() == {"before", "after"}
+
+
+LONG = {"max_position_embeddings": 128}
