@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from torch.testing import assert_close
 
 from cp_transformers import CPResNetConfig, CPResNetForImageClassification
 from cp_transformers.context_pool import ContextPool, context_pool
 from cp_transformers.tasks import experiments
 from cp_transformers.tasks.controls import CONTROLS, replace_pools
-from cp_transformers.tasks.experiment_tasks import BATCH, TASKS, in_batches, masked_token_loss
+from cp_transformers.tasks.experiment_tasks import BATCH, TASKS, MaskedTokens, in_batches, masked_token_loss
 from cp_transformers.tasks.experiments import Cell, Experiment
 from cp_transformers.tasks.mlm import Collator, Masking
 from cp_transformers.tasks.runs import Drawn
@@ -207,6 +208,20 @@ def test_the_masked_token_loss_is_that_of_the_whole_split():
     with torch.no_grad():  # upstream's loss is the mean over the masked tokens of one batch
         expected = model(**collator([rows[index] for index in range(40)])).loss.item()
     assert masked_token_loss(model, rows, collator) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("arm", ["BERT, 2 layers", "CP-BERT, 2 layers", "Longformer, 2 layers, window of 8"])
+def test_the_loss_of_masked_tokens_alone_is_upstream_s(arm):
+    experiment = Experiment.read(next(path for path in CONFIGS if path.stem == "texts_alternatives"))
+    torch.manual_seed(0)
+    model = experiments.make_model(experiment, arm).eval()
+    inputs = {"input_ids": torch.randint(5, 4000, (3, 16)), "attention_mask": torch.ones(3, 16, dtype=torch.long)}
+    inputs["attention_mask"][1, 9:] = 0
+    inputs["labels"] = torch.where(torch.rand(3, 16) < 0.3, inputs["input_ids"], -100)
+    losses = [module(**inputs)["loss"] for module in (model, MaskedTokens(model))]
+    assert_close(losses[1], losses[0])
+    ours, theirs = (torch.autograd.grad(loss, model.get_input_embeddings().weight)[0] for loss in reversed(losses))
+    assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

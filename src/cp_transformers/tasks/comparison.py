@@ -30,7 +30,7 @@ def check_positive(options: Mapping[str, float | None]) -> None:
 
 
 def make_trainer(
-    model: PreTrainedModel,
+    model: nn.Module,
     train_dataset: Any,
     processing_class: Any,
     folder: str,
