@@ -4,7 +4,7 @@
 
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -16,6 +16,7 @@ from datasets import Dataset, disable_progress_bars
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import (
+    AutoConfig,
     AutoModelForImageClassification,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
@@ -68,6 +69,7 @@ class Run:
 
     Args:
         make_model: gives a new model of the arm with a head, one of transformers' Auto classes.
+        options: the arm's.
         train_samples: how many of the training examples.
         steps: of training, in batches of 32.
         learning_rate: the highest.
@@ -77,6 +79,7 @@ class Run:
     """
 
     make_model: Callable[[Any], PreTrainedModel]
+    options: Mapping[str, Any]
     train_samples: int
     steps: int
     learning_rate: float
@@ -101,7 +104,12 @@ class Task(ABC):
     unit: str
     head: Any
     metrics: tuple[Metric, ...]
-    config: dict[str, Any]
+    config: dict[str, Any]  # of every model
+
+    def make_model(self, options: Mapping[str, Any], head: Any) -> PreTrainedModel:
+        """A new model by an arm's options."""
+        options = {**self.config, **options}
+        return head.from_config(AutoConfig.for_model(options.pop("model_type"), **options))
 
     @abstractmethod
     def prepare(self) -> None:

@@ -27,7 +27,7 @@ import yaml
 from huggingface_hub.errors import StrictDataclassError
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 import cp_transformers  # noqa: F401  (registers the models)
 
@@ -118,9 +118,9 @@ Results = dict[Cell, dict[str, Any]]
 def make_model(experiment: Experiment, arm: str, head: Any = None) -> PreTrainedModel:
     """A new model of an arm; with another head than the task's, if one is given."""
     task = TASKS[experiment.task]
-    options = {**task.config, **experiment.model, **experiment.arms[arm]}
+    options = {**experiment.model, **experiment.arms[arm]}
     control = options.pop("control", None)
-    model = (head or task.head).from_config(AutoConfig.for_model(options.pop("model_type"), **options))
+    model = task.make_model(options, head or task.head)
     if control is not None:
         replace_pools(model, **control)
     return model
@@ -134,6 +134,7 @@ def run_cell(experiment: Experiment, cell: Cell) -> dict[str, Any]:
     model, metrics = task.run(
         Run(
             partial(make_model, experiment, cell.arm),
+            experiment.arms[cell.arm],
             cell.train_samples,
             experiment.steps,
             cell.learning_rate,
@@ -305,7 +306,10 @@ def summary(experiment: Experiment, results: Results) -> str:
             f"| {arm} | {known['parameters'] / 1e3:.0f} k | {1e3 * known['gflops']:.1f} | {' | '.join(cells)} |"
         )
     lines += ["", f"| model | against | {heads} |", "|---|---|" + "---|" * len(columns)]
+    run = {cell.arm for cell in results}
     for arm, control in experiment.comparisons:
+        if not {arm, control} <= run:
+            continue
         cells = []
         for size, metric, _ in columns:
             mean, half, n = paired_interval(*(values(results, metric, each, size) for each in (arm, control)))
