@@ -102,3 +102,11 @@ def small_blocks(triton_pool, monkeypatch):
     for name, size in {"BLOCK_TOKENS": 32, "BLOCK_CHANNELS": 16}.items():
         monkeypatch.setattr(triton_pool, name, size)
     return triton_pool
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory) -> Path:
+    """See [`glue_cases.make_material`]."""
+    from glue_cases import make_material  # here, since it imports much that few tests need
+
+    return make_material(tmp_path_factory.mktemp("glue"))
