@@ -203,6 +203,15 @@ def test_the_demo_runs_on_real_weights(archive, tmp_path, capsys):
     assert all(gate.abs().max() > 0 for gate in gates)  # the pooling was trained
 
 
+def test_product_reviews_are_split_without_overlap():
+    products = film_reviews.load_product_reviews()
+    assert (len(products["validation"]), len(products["test"])) == (500, 500) and len(products["train"]) > 2500
+    sentences = [sentence for part in products.values() for sentence in part["sentence"]]
+    assert len(set(sentences)) == len(sentences)
+    ratings = [rating for part in products.values() for rating in part["rating"]]
+    assert -4 <= min(ratings) < 0 < max(ratings) <= 4 and len(set(ratings)) > 20
+
+
 def test_digits_are_split_without_overlap_and_balanced():
     digits = digits_module.load_digits()
     assert {name: len(part) for name, part in digits.items()} == {"train": 2000, "validation": 1000, "test": 2000}

@@ -43,9 +43,11 @@ def make_trainer(
     weight_decay: float,
     data_collator: Callable | None = None,
     train_sampling_strategy: str = "random",
+    trainer_class: Callable[..., Trainer] = Trainer,
+    metrics: Callable[[transformers.EvalPrediction], dict[str, float]] | None = None,
 ) -> Trainer:
-    """A Trainer that classifies: AdamW, linear decay after a warm-up over a tenth of the steps, batches of 32;
-    `epochs`, or `max_steps` where that is positive."""
+    """A Trainer that classifies, unless `metrics` are others than the accuracy: AdamW, linear decay after a warm-up
+    over a tenth of the steps, batches of 32; `epochs`, or `max_steps` where that is positive."""
     accuracy = Accuracy()
 
     def compute_metrics(prediction: transformers.EvalPrediction) -> dict[str, float]:
@@ -68,12 +70,12 @@ def make_trainer(
         dataloader_pin_memory=torch.cuda.is_available(),
     )
     optimizer = torch.optim.AdamW(param_groups(model, learning_rate, pool_learning_rate, weight_decay))
-    return Trainer(
+    return trainer_class(
         model,
         arguments,
         data_collator=data_collator,
         train_dataset=train_dataset,
-        compute_metrics=compute_metrics,
+        compute_metrics=metrics or compute_metrics,
         processing_class=processing_class,
         optimizers=(optimizer, None),
     )

@@ -170,7 +170,7 @@ def run(
     set_seed(training.seed)
     model = load_model(arguments.model_name_or_path, _auto_class(_head(config)))
     prepare(training, model, arguments.model_name_or_path)
-    trainer = _Trainer(
+    trainer = RecoveryTrainer(
         model,
         unpushed(training),
         data_collator=data.collator,
@@ -327,7 +327,7 @@ def _load_images(
     return data
 
 
-class _Trainer(DistillationTrainer):
+class RecoveryTrainer(DistillationTrainer):
     """Evaluates by what it learns from, over all tokens of all examples."""
 
     def prediction_step(

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForImageClassification,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     DataCollatorWithPadding,
     PreTrainedModel,
     PrinterCallback,
@@ -28,10 +30,15 @@ from transformers import (
     set_seed,
 )
 
+from ..conversion import convert_model, cut_layers
 from .comparison import make_trainer
 from .demo_image import LABEL_NAMES, encode, make_processor
+from .demo_text import minilm_folder
 from .digits import load_digits, load_small_digits
-from .film_reviews import load_film_reviews, load_review_texts
+from .distill import RecoveryTrainer, mean_scores
+from .distillation import DistillationArguments
+from .film_reviews import load_film_reviews, load_product_reviews, load_review_texts
+from .metrics import Accuracy, Spearman
 from .mlm import IGNORED, Collator, Masking, MlmArguments, encode as encode_texts, train_tokenizer
 from .runs import Drawn
 
@@ -42,6 +49,10 @@ VOCAB_SIZE = 4000
 MAX_LENGTH = 64
 FINE_TUNING_STEPS = 400
 FINE_TUNING_RATE = 3e-4
+# Of the pretrained models': their distillation, and the pooling's learning rate in it and in fine-tuning.
+DISTILLATION_STEPS = 300
+DISTILLATION_RATE = 5e-4
+POOL_RATE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -241,12 +252,125 @@ class Texts(Task):
             return trainer.evaluate(data["films"][run.split][: run.held_out])["eval_accuracy"]
 
 
-TASKS: dict[str, Task] = {"images": Images(), "small_images": SmallImages(), "texts": Texts()}
+class Pretrained(Task):
+    """Recovery of all-MiniLM-L6-v2, cut to fewer `layers`, with pooling where an arm's `model_type` is `cp_bert`.
+
+    Where the arm is `distilled`, the model learns first from the uncut one, on review sentences. Then it is fine-tuned
+    twice from there: on film reviews and on the ratings of products.
+    """
+
+    unit = "sentences"
+    head = AutoModelForSequenceClassification
+    metrics = (
+        Metric("film_reviews", "film reviews, %", 100),
+        Metric("product_reviews", "product ratings, Spearman's rho", 100),
+        Metric("hidden", "error of hidden states", decimals=4, lower_is_better=True),
+    )
+    config = {}
+
+    def prepare(self) -> None:
+        minilm_folder()
+        load_film_reviews()
+
+    def make_model(self, options: Mapping[str, Any], head: Any) -> PreTrainedModel:
+        options = {**options}
+        del options["distilled"]
+        model = cut_layers(head.from_pretrained(minilm_folder()), options.pop("layers"))
+        return convert_model(model, **options) if options.pop("model_type") == "cp_bert" else model
+
+    def inputs(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
+        return {**Texts().inputs(model), "labels": torch.tensor([1])}
+
+    @staticmethod
+    @lru_cache(maxsize=1)
+    def data() -> dict[str, Any]:
+        disable_progress_bars()
+        tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
+        texts, films, products = load_review_texts()["train"]["text"], load_film_reviews(), load_product_reviews()
+        held_out = {*products["validation"]["sentence"], *products["test"]["sentence"]}
+
+        def rows(sentences: Sequence[str], labels: Sequence[Any] | None = None) -> list[dict[str, Any]]:
+            encoded = tokenizer(list(sentences), truncation=True, max_length=MAX_LENGTH)["input_ids"]
+            return [
+                {"input_ids": ids} | ({} if labels is None else {"labels": labels[index]})
+                for index, ids in enumerate(encoded)
+            ]
+
+        return {
+            "tokenizer": tokenizer,
+            "texts": rows([text for text in texts if text not in held_out]),
+            "film_reviews": {name: rows(part["sentence"], part["label"]) for name, part in films.items()},
+            "product_reviews": {name: rows(part["sentence"], part["rating"]) for name, part in products.items()},
+        }
+
+    def run(self, run: Run) -> tuple[PreTrainedModel, dict[str, float | None]]:
+        set_seed(run.seed)
+        student = run.make_model(AutoModel)
+        figures: dict[str, float | None] = {"hidden": self.distil(student, run) if run.options["distilled"] else None}
+        for name in ("film_reviews", "product_reviews"):
+            model, figures[name] = self.fine_tune(student, name, run)
+        return model, figures
+
+    def distil(self, student: PreTrainedModel, run: Run) -> float:
+        """The error of the hidden states on held-out sentences."""
+        data = self.data()
+        teacher = AutoModel.from_pretrained(minilm_folder())
+        of_hidden_states = {"teacher": teacher, "distillation": DistillationArguments(distillation_logits_weight=0.0)}
+        distillation = replace(run, steps=min(run.steps, DISTILLATION_STEPS), learning_rate=DISTILLATION_RATE)
+        rows = [{"input_ids": row["input_ids"]} for row in data["film_reviews"][run.split][: run.held_out]]
+        with training(
+            student,
+            in_batches(data["texts"], distillation.steps, run.seed),
+            distillation,
+            DataCollatorWithPadding(data["tokenizer"]),
+            pool_learning_rate=POOL_RATE,
+            trainer_class=partial(RecoveryTrainer, **of_hidden_states),
+            metrics=mean_scores,
+        ) as trainer:
+            return trainer.evaluate(rows)["eval_hidden"]
+
+    def fine_tune(self, student: PreTrainedModel, name: str, run: Run) -> tuple[PreTrainedModel, float]:
+        data, rows = self.data(), self.data()[name]
+        set_seed(run.seed)
+        model = run.make_model(self.head)
+        if name == "product_reviews":  # numbers on a scale
+            model.config.num_labels = model.num_labels = 1
+            model.classifier = nn.Linear(model.config.hidden_size, 1)
+        model.base_model.load_state_dict(student.state_dict())
+        chosen = [rows["train"][index] for index in run.choose(len(rows["train"]))]
+        with training(
+            model,
+            in_batches(chosen, run.steps, run.seed),
+            run,
+            DataCollatorWithPadding(data["tokenizer"]),
+            pool_learning_rate=POOL_RATE,
+        ) as trainer:
+            prediction = trainer.predict(rows[run.split][: run.held_out])
+        scored, metric = (
+            (prediction.predictions.argmax(-1), Accuracy())
+            if name == "film_reviews"
+            else (prediction.predictions[:, 0], Spearman())
+        )
+        measured = metric.compute(predictions=scored, references=prediction.label_ids) or {}
+        return model, next(iter(measured.values()))
+
+
+TASKS: dict[str, Task] = {
+    "images": Images(),
+    "small_images": SmallImages(),
+    "texts": Texts(),
+    "pretrained": Pretrained(),
+}
 
 
 @contextmanager
 def training(
-    model: nn.Module, train: Sequence[Any] | Drawn, run: Run, collator: Callable | None = None
+    model: nn.Module,
+    train: Sequence[Any] | Drawn,
+    run: Run,
+    collator: Callable | None = None,
+    pool_learning_rate: float | None = None,
+    **options: Any,
 ) -> Iterator[Trainer]:
     """A Trainer that has trained `model`: with a collator in the order of `train`, else in the seed's."""
     set_seed(run.seed)
@@ -259,10 +383,11 @@ def training(
             max_steps=run.steps,
             seed=run.seed,
             learning_rate=run.learning_rate,
-            pool_learning_rate=None,
+            pool_learning_rate=pool_learning_rate,
             weight_decay=0.05,
             data_collator=collator,
             train_sampling_strategy="random" if collator is None else "sequential",
+            **options,
         )
         for callback in (ProgressCallback, PrinterCallback):
             trainer.remove_callback(callback)

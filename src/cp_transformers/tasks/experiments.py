@@ -263,6 +263,7 @@ def values(results: Results, metric: Metric, arm: str, train_samples: int) -> di
         cell.seed: metric.scale * figures[metric.name]
         for cell, figures in results.items()
         if (cell.stage, cell.arm, cell.train_samples) == ("test", arm, train_samples)
+        and figures[metric.name] is not None
     }
 
 

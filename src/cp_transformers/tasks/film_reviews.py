@@ -59,6 +59,24 @@ def load_film_reviews() -> DatasetDict:
     )
 
 
+def load_product_reviews() -> DatasetDict:
+    """The sentences on products, likewise, as `train` (the rest, about 2,700), `validation` and `test` (500 each); all
+    ratings, and without `label`.
+
+    Raises:
+        OSError: see [`load_film_reviews`].
+    """
+    ratings = _read(_PRODUCTS)
+    sentences = sorted(ratings, key=lambda sentence: hashlib.sha256(sentence.encode()).digest())
+    parts = {"train": sentences[1000:], "validation": sentences[500:1000], "test": sentences[:500]}
+    return DatasetDict(
+        {
+            name: Dataset.from_dict({"sentence": part, "rating": [ratings[sentence] for sentence in part]})
+            for name, part in parts.items()
+        }
+    )
+
+
 def load_review_texts() -> DatasetDict:
     """Text without labels, as `text`, for language modelling: `train` (10,300) has the sentences on films that
     are not in [`load_film_reviews`]' `validation` or `test`, and on products; `validation` has the former of these.
