@@ -123,7 +123,8 @@ def test_a_cut_model_comes_nearer_to_the_uncut_one(pools, texts, tmp_path, capsy
     assert AutoTokenizer.from_pretrained(tmp_path / "out").get_vocab()
     assert (teacher / "model.safetensors").read_bytes() == before
     if pools:
-        assert "Converted from a `BertModel`" in (tmp_path / "out" / "README.md").read_text()
+        card = (tmp_path / "out" / "README.md").read_text()
+        assert "Converted from a `BertModel`" in card and "with the teacher local files named `teacher`, on" in card
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 16])

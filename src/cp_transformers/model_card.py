@@ -80,6 +80,7 @@ CONVERSION: dict[str, Any] = {
 FIGURE = ("split", "metric", "name")  # besides its value
 TRAINING: dict[str, Any] = {
     "model": (dict, type(None)),
+    "teacher": (dict, type(None)),
     "data": dict,
     "options": dict,
     "evaluations": list,
@@ -284,9 +285,12 @@ def read_record(folder: Path, name: str) -> dict[str, Any]:
     content = read_json(file)
     if not isinstance(content, dict):
         return {}
+    if name == "training.json":
+        content.setdefault("teacher", None)
     ours = all(key in content and isinstance(content[key], kind) for key, kind in required.items())
     if ours and name == "training.json":
-        named = [content["data"].get("name"), (content["model"] or {"name": ""}).get("name")]
+        named = [content["data"].get("name")]
+        named += [(content[model] or {"name": ""}).get("name") for model in ("model", "teacher")]
         texts = [
             each.get(key) if isinstance(each, dict) else None for each in content["evaluations"] for key in FIGURE
         ]
@@ -334,8 +338,9 @@ def _summary(
         )
         text += "; its pooling modules have not been trained." if untrained else "."
     if training:
-        start, data = training["model"], training["data"]
+        start, teacher, data = training["model"], training["teacher"], training["data"]
         text += " Trained from scratch" if start is None else f" Fine-tuned from {_named(start)}"
+        text += "" if teacher is None else f", with the teacher {_named(teacher)},"
         text += f" on {_named(data)}" + (f", {PACKAGED[data['name']]}." if data["name"] in PACKAGED else ".")
     return text
 

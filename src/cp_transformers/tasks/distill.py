@@ -207,7 +207,7 @@ def run(
         {"split": arguments.validation_split, "metric": "loss", "name": f"{name} against the teacher", "value": value}
         for name, value in metrics.get("after", {}).items()
     ]
-    finish(training, arguments, results, figures, arguments.model_name_or_path)
+    finish(training, arguments, results, figures, arguments.model_name_or_path, teacher=distillation.teacher)
     return results
 
 

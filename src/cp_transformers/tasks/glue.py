@@ -12,6 +12,7 @@ import dataclasses
 import shutil
 import statistics
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,7 @@ def run(
     training = start_output(training, arguments, distillation)
     asked = asked_for(training, arguments, distillation)
     model = arguments.model_name_or_path
+    record = partial(finish, source=model, config_name=arguments.task, teacher=distillation.teacher)
     data_name = arguments.data_dir or arguments.dataset_name or "nyu-mll/glue"
     runs = {}
     for seed in arguments.seeds or [training.seed]:
@@ -103,12 +105,12 @@ def run(
         runs[str(seed)] = _run_seed(arguments, of_seed, task, config, tokenizer, encoded, to_task, teacher)
         if arguments.seeds:
             of_run = {"task": arguments.task, "data": data_name, "seed": seed, "metrics": runs[str(seed)]}
-            finish(of_seed, arguments, {**of_run, "asked": asked}, _figures(runs[str(seed)]), model, arguments.task)
+            record(of_seed, arguments, {**of_run, "asked": asked}, _figures(runs[str(seed)]))
     results = {"task": arguments.task, "data": data_name, "model": model, **_summary(runs), "asked": asked}
     if arguments.seeds and training.process_index == 0:
         write_json(output / "results.json", results)
     elif not arguments.seeds:
-        finish(training, arguments, results, _figures(results["metrics"]), model, arguments.task)
+        record(training, arguments, results, _figures(results["metrics"]))
     return results
 
 

@@ -64,6 +64,7 @@ def finish(
     evaluations: Sequence[dict[str, Any]],
     source: str | None = None,
     config_name: str | None = None,
+    teacher: str | None = None,
 ) -> None:
     """Writes the results of a run and, where it has trained, the record of it and a CP model's card; and pushes the
     model, where it is to be pushed.
@@ -74,6 +75,7 @@ def finish(
         evaluations: the figures, each with its `split`, `metric`, `name` and `value`.
         source: the checkpoint that the run began with.
         config_name: the configuration of the data set, if it has several.
+        teacher: the checkpoint that the model has learned from.
 
     Raises:
         CheckpointError: it could not be pushed; everything else is written.
@@ -86,6 +88,7 @@ def finish(
         values = resolve(arguments, training)
         record = {
             "model": None if source is None else _describe_model(source),
+            "teacher": None if teacher is None else _describe_model(teacher),
             "data": {**describe_data(arguments), "config": config_name or values.get("dataset_config_name")},
             "options": {name: values[name] for name in RECORDED if name in values},
             "evaluations": list(evaluations),
