@@ -50,7 +50,7 @@ MAX_LENGTH = 64
 FINE_TUNING_STEPS = 400
 FINE_TUNING_RATE = 3e-4
 # Of the pretrained models': their distillation, and the pooling's learning rate in it and in fine-tuning.
-DISTILLATION_STEPS = 300
+DISTILLATION_STEPS = 200
 DISTILLATION_RATE = 5e-4
 POOL_RATE = 1e-3
 

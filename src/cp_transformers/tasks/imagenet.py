@@ -79,7 +79,8 @@ def run(
     results = {"results": rows, "asked": asked}
     if training.process_index == 0:
         write_csv(output / "results.csv", COLUMNS, ([row[column] for column in COLUMNS] for row in rows))
-        finish(training, arguments, results, _figures(rows, arguments), next(iter(arguments.model_name_or_path), None))
+        source = next(iter(arguments.model_name_or_path), None)
+        finish(training, arguments, results, _figures(rows, arguments), source, teacher=distillation.teacher)
         for file in (output / "progress").glob("*.json"):
             file.unlink()
         if (output / "progress").is_dir():
