@@ -136,6 +136,10 @@ class Task(ABC):
         """One example, whose forward pass is counted, with labels."""
 
     @abstractmethod
+    def examples(self, number: int) -> list[dict[str, torch.Tensor]]:
+        """The first held-out ones, each a batch of one."""
+
+    @abstractmethod
     def run(self, run: Run) -> tuple[PreTrainedModel, dict[str, float | None]]:
         """A trained model, and the metrics."""
 
@@ -154,6 +158,9 @@ class Images(Task):
     def inputs(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
         example = self.data()["validation"][0]
         return {"pixel_values": example["pixel_values"][None], "labels": torch.tensor([example["labels"]])}
+
+    def examples(self, number: int) -> list[dict[str, torch.Tensor]]:
+        return [{"pixel_values": each["pixel_values"][None]} for each in self.data()["validation"][:number]]
 
     @staticmethod
     @lru_cache(maxsize=1)
@@ -205,6 +212,9 @@ class Texts(Task):
     def inputs(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
         ids = torch.arange(5, 5 + MAX_LENGTH)[None]
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+
+    def examples(self, number: int) -> list[dict[str, torch.Tensor]]:
+        return [{"input_ids": torch.tensor([row["input_ids"]])} for row in self.data()["texts"]["validation"][:number]]
 
     @staticmethod
     @lru_cache(maxsize=1)
@@ -280,6 +290,10 @@ class Pretrained(Task):
 
     def inputs(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
         return {**Texts().inputs(model), "labels": torch.tensor([1])}
+
+    def examples(self, number: int) -> list[dict[str, torch.Tensor]]:
+        rows = self.data()["film_reviews"]["validation"][:number]
+        return [{"input_ids": torch.tensor([row["input_ids"]])} for row in rows]
 
     @staticmethod
     @lru_cache(maxsize=1)

@@ -126,23 +126,25 @@ def make_model(experiment: Experiment, arm: str, head: Any = None) -> PreTrained
     return model
 
 
+def make_run(experiment: Experiment, cell: Cell) -> Run:
+    """What the experiment's task is asked for."""
+    return Run(
+        partial(make_model, experiment, cell.arm),
+        experiment.arms[cell.arm],
+        cell.train_samples,
+        experiment.steps,
+        cell.learning_rate,
+        cell.seed,
+        "validation" if cell.stage == "search" else "test",
+        experiment.held_out,
+    )
+
+
 def run_cell(experiment: Experiment, cell: Cell) -> dict[str, Any]:
     """Trains a model and judges it: the task's metrics, and what else a row has."""
     task = TASKS[experiment.task]
-    split = "validation" if cell.stage == "search" else "test"
     begin = time.perf_counter()
-    model, metrics = task.run(
-        Run(
-            partial(make_model, experiment, cell.arm),
-            experiment.arms[cell.arm],
-            cell.train_samples,
-            experiment.steps,
-            cell.learning_rate,
-            cell.seed,
-            split,
-            experiment.held_out,
-        )
-    )
+    model, metrics = task.run(make_run(experiment, cell))
     return {
         **metrics,
         "parameters": model.num_parameters(),
