@@ -737,8 +737,8 @@ def test_peak_memory_is_a_few_times_that_of_the_map_and_its_weights(stride, with
 @pytest.mark.parametrize("stride", [1, 2])
 @with_and_without_offsets
 def test_twice_the_side_takes_four_times_the_peak_memory(stride, with_offsets):
-    peak, *_ = peak_memory(24, stride, with_offsets)
-    peak_of_twice_the_side, *_ = peak_memory(48, stride, with_offsets)
+    peak, *_ = peak_memory(32, stride, with_offsets)
+    peak_of_twice_the_side, *_ = peak_memory(64, stride, with_offsets)
     assert 3 < peak_of_twice_the_side / peak < 4.1
 
 

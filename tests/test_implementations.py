@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 import cp_transformers.context_pool as module
+import cp_transformers.linear_pool as linear_pool
 from cp_transformers import CPBertConfig, CPBertModel, CPViTConfig
 from cp_transformers.context_pool import LINEAR_FROM, ContextPool, choose_implementation, context_pool
 from cp_transformers.feature_map_pool import windowed_context_pool
@@ -207,6 +208,55 @@ class Largest(TorchDispatchMode):
         return output
 
 
+class Written(TorchDispatchMode):
+    """Counts the numbers that operators write to new memory, in all."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        read = {
+            each.untyped_storage()._cdata for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)
+        }
+        made = [each for each in tree_leaves(output) if isinstance(each, torch.Tensor)]
+        self.numbers += sum(each.numel() for each in made if each.untyped_storage()._cdata not in read)
+        return output
+
+
+@pytest.mark.parametrize("small", [True, False], ids=["examples together", "one at a time"])
+@pytest.mark.parametrize("case", ["sequence", "feature map"])
+def test_a_batch_costs_as_much_as_its_examples(case, small, monkeypatch):
+    monkeypatch.setattr(linear_pool, "SMALL", math.inf if small else 0)
+    torch.manual_seed(0)
+    written = {}
+    for batch in (2, 8):
+        *inputs, _, _ = random_inputs(batch, 576, 8, heads=2)
+        inputs = [each.float().requires_grad_() for each in inputs]
+        with Written() as counted:
+            if case == "sequence":
+                context_pool(*inputs, implementation="linear").sum().backward()
+            else:
+                maps = [each.unflatten(-1, (24, 24)) for each in (inputs[0].transpose(1, 2), *inputs[1:])]
+                windowed_context_pool(*maps, window=3).sum().backward()
+        written[batch] = counted.numbers
+    assert written[8] < 4.1 * written[2]
+
+
+def test_products_are_the_same_together_and_one_at_a_time(monkeypatch):
+    torch.manual_seed(0)
+    row = torch.randn(2, 3, 40, 5, dtype=torch.float64, requires_grad=True)
+    windows = row.unfold(2, 16, 8).transpose(-1, -2)  # (2, 3, 4 blocks, 16, 5), each over half of the next
+    factors = [(torch.randn(2, 3, 4, 7, 16, dtype=torch.float64), windows) for _ in range(3)]
+    expected = sum(left @ right for left, right in factors)
+    direction = torch.randn_like(expected)
+    (gradient,) = torch.autograd.grad((expected * direction).sum(), row, retain_graph=True)
+    for small in (0, math.inf):
+        monkeypatch.setattr(linear_pool, "SMALL", small)
+        summed = linear_pool.sum_of_products(factors)
+        assert_close(summed, expected)
+        assert_close(torch.autograd.grad((summed * direction).sum(), row, retain_graph=True)[0], gradient)
+
+
 @pytest.mark.parametrize("widest", [200.0, None], ids=["sizes alike", "sizes in proportion"])
 def test_linear_takes_time_and_memory_in_proportion_to_the_length(widest):
     torch.manual_seed(0)
@@ -233,10 +283,11 @@ def zeros(num_tokens, **options):
 def test_auto_is_linear_from_a_length_on():
     assert choose_implementation("auto", zeros(LINEAR_FROM[1] - 1)) == "dense"
     assert choose_implementation("auto", zeros(LINEAR_FROM[1])) == "linear"
-    assert choose_implementation("auto", zeros(LINEAR_FROM[1], requires_grad=True)) == "dense"
-    assert choose_implementation("auto", zeros(2 * LINEAR_FROM[1], requires_grad=True)) == "linear"
+    assert choose_implementation("auto", zeros(LINEAR_FROM[1], requires_grad=True)) == "linear"
     assert choose_implementation("auto", zeros(1024), grid_size=(32, 32)) == "dense"
     assert choose_implementation("auto", zeros(4096), grid_size=(64, 64)) == "linear"
+    assert choose_implementation("auto", zeros(4096, requires_grad=True), grid_size=(64, 64)) == "dense"
+    assert choose_implementation("auto", zeros(16384, requires_grad=True), grid_size=(128, 128)) == "linear"
     assert choose_implementation("auto", zeros(1024, device="meta")) == "dense"
     assert choose_implementation("auto", zeros(4096, device="meta")) == "linear"
 

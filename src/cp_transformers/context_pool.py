@@ -37,9 +37,9 @@ MIN_SIGMA = 0.1
 # Where sigma starts, as a fraction of its range (pool_range * extent), by the number of spatial dimensions.
 INITIAL_SIGMA = {1: 0.25, 2: 0.5}
 
-# The tokens from which "auto" pools in linear time, by the number of dimensions: where that begins to be faster. Where
-# there is a backward pass it begins at twice as many.
+# The tokens from which "auto" pools in linear time, by the number of dimensions: where that begins to be faster.
 LINEAR_FROM = {1: 512, 2: 4096}
+LINEAR_FROM_WITH_GRADIENTS = {1: 512, 2: 16384}
 LINEAR_FROM_ON_ACCELERATORS = 4096
 
 
@@ -116,10 +116,10 @@ def context_pool(
     | `"linear"` | tokens | 2e-6, of gradients up to 1e-4 | all but segments |
     | `"triton"` | tokens x tokens, and tokens | float32 rounding | CUDA with triton; not yet timed |
 
-    `"auto"` takes `"linear"` for sequences of 512 tokens and more and grids of 4,096 and more, on accelerators for
-    4,096 tokens and more, and with gradients for twice as many each; and `"dense"` for less, for segments and for
-    float64, and wherever a graph is traced, which should serve all lengths. Where one cannot be had, `"dense"` takes
-    its place, of triton with a warning.
+    `"auto"` takes `"linear"` for sequences of 512 tokens and more and grids of 4,096 and more (with gradients 16,384),
+    on accelerators for 4,096 tokens and more; and `"dense"` for less, for segments and for float64, and wherever a
+    graph is traced, which should serve all lengths. Where one cannot be had, `"dense"` takes its place, of triton with
+    a warning.
 
     Raises:
         ValueError: the channels are not divisible by the number of heads, there is no such implementation, or see
@@ -189,10 +189,11 @@ def choose_implementation(
         return "linear"
     if is_traced(hidden_states) or hidden_states.dtype == torch.float64:
         return "dense"
-    on_cpu = hidden_states.device.type == "cpu"
-    shortest = LINEAR_FROM[1 if grid_size is None else 2] if on_cpu else LINEAR_FROM_ON_ACCELERATORS
-    if torch.is_grad_enabled() and hidden_states.requires_grad:
-        shortest *= 2
+    shortest = LINEAR_FROM_ON_ACCELERATORS
+    if hidden_states.device.type == "cpu":
+        with_gradients = torch.is_grad_enabled() and hidden_states.requires_grad
+        by_dims = LINEAR_FROM_WITH_GRADIENTS if with_gradients else LINEAR_FROM
+        shortest = by_dims[1 if grid_size is None else 2]
     return "linear" if hidden_states.shape[1] >= shortest else "dense"
 
 

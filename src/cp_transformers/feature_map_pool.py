@@ -98,6 +98,9 @@ def windowed_context_pool(
     if mask is not None:
         hidden_states = hidden_states.masked_fill(~mask.bool()[:, None], 0.0)
     p = windowed_pooling_weights(weights, sigma, offsets, mask=mask, window=window, stride=stride)
+    if mask is not None:  # what a window sees outside of the map, where it has no weight, are other rows
+        seen = nn.functional.max_pool2d(mask.to(p.dtype)[:, None], window, stride, window // 2)
+        p = p * seen.unsqueeze(2)
     dtype = torch.promote_types(hidden_states.dtype, torch.float32)  # to add up in
     slices = hidden_states.to(dtype).unflatten(1, (num_heads, -1))
     return _windowed_mix(slices, p.to(dtype), window, stride).flatten(1, 2).to(hidden_states.dtype)
@@ -188,7 +191,7 @@ def _gated(gate: torch.Tensor | None, pooled: torch.Tensor, original: torch.Tens
     return original + gate[:, None, None] * (pooled - original)
 
 
-# The outputs of one row that are computed as one block.
+# The outputs of one row that are computed as one block, at most.
 BLOCK = 16
 
 
@@ -203,14 +206,15 @@ def _windowed_mix(maps: torch.Tensor, p: torch.Tensor, window: int, stride: int)
     if torch.compiler.is_exporting():  # the number of blocks would be fixed in a graph that serves maps of all sizes
         neighbours = _neighbours(nn.functional.pad(maps, (window // 2,) * 4), window, stride)
         return reduce(torch.add, (weight * each for weight, each in zip(p.unsqueeze(2).unbind(3), neighbours)))
-    blocks = -(-out_columns // BLOCK)
-    step, seen = BLOCK * stride, (BLOCK - 1) * stride + window  # from one block's stretch to the next, and its length
+    block = min(BLOCK, out_columns)
+    blocks = -(-out_columns // block)
+    step, seen = block * stride, (block - 1) * stride + window  # from one block's stretch to the next, and its length
 
-    p = nn.functional.pad(p, (0, blocks * BLOCK - out_columns)).unflatten(-1, (blocks, BLOCK))
-    p = p.unflatten(2, (window, window)).movedim(3, -1)  # (batch, heads, window, out_rows, blocks, BLOCK, window)
+    p = nn.functional.pad(p, (0, blocks * block - out_columns)).unflatten(-1, (blocks, block))
+    p = p.unflatten(2, (window, window)).movedim(3, -1)  # (batch, heads, window, out_rows, blocks, block, window)
     # Rows that are `stride` too long, written one after the other and read again, each move on by `stride`.
-    band = nn.functional.pad(p, (0, seen + stride - window)).flatten(-2)[..., : BLOCK * seen]
-    band = band.unflatten(-1, (BLOCK, seen)).transpose(-1, -2)
+    band = nn.functional.pad(p, (0, seen + stride - window)).flatten(-2)[..., : block * seen]
+    bands = band.unflatten(-1, (block, seen)).transpose(-1, -2).unbind(2)
 
     # A stretch may run over into the next row, where its weights are zero.
     width = blocks * step
@@ -223,7 +227,7 @@ def _windowed_mix(maps: torch.Tensor, p: torch.Tensor, window: int, stride: int)
     for row in range(window):
         stretch = phases[row % stride][..., row // stride * width :][..., : (out_rows * blocks - 1) * step + seen]
         stretch = stretch.unfold(-1, seen, step).transpose(2, 3)  # (batch, heads, out_rows * blocks, channels, seen)
-        factors.append((stretch, band[:, :, row].flatten(2, 3)))
+        factors.append((stretch, bands[row].flatten(2, 3)))
     pooled = sum_of_products(factors).unflatten(2, (out_rows, blocks)).movedim(4, 2)
     return pooled.flatten(-2)[..., :out_columns]
 

@@ -20,7 +20,6 @@ cells that any of them reaches.
 import math
 from dataclasses import dataclass
 from functools import reduce
-from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -230,7 +229,7 @@ def _block_products(p: torch.Tensor, values: torch.Tensor, step: int, before: in
     Returns:
         `(batch, heads, rows, blocks, tokens, channels)` in the dtype of `values`.
     """
-    rows, blocks, _, window_rows, window = p.shape[2:]
+    rows, blocks, _, _, window = p.shape[2:]
     width = blocks * step
     p = p.to(values.dtype).flatten(2, 3)
     missing = width - values.shape[3]
@@ -238,27 +237,40 @@ def _block_products(p: torch.Tensor, values: torch.Tensor, step: int, before: in
         values, missing = F.pad(values, (0, 0, 0, missing)), 0
     flat = F.pad(values.flatten(2, 3), (0, 0, before, missing + window))  # the rows one after the other
     factors = []
-    for row in range(window_rows):
+    for row, weights in enumerate(p.unbind(-2)):
         seen = flat[:, :, row * width :][:, :, : (rows * blocks - 1) * step + window]
         seen = seen.unfold(2, window, step).transpose(3, 4)  # (batch, heads, rows * blocks, window, channels), a view
-        factors.append((p[..., row, :], seen))
+        factors.append((weights, seen))
     return sum_of_products(factors).unflatten(2, (rows, blocks))
+
+
+# The elements of one example's factor up to which copying it takes less time than a product of its own.
+SMALL = 2**14
 
 
 def sum_of_products(factors: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
     """The sum of matrix products of tensors of shape `(batch, heads, blocks, ...)`. One example and head at a time,
-    views of overlapping windows are multiplied where they stand; all together they would be copied first."""
-    if is_traced(factors[0][0]):
+    views of overlapping windows are multiplied where they stand; all together they would be copied first, which only
+    pays where they are [`SMALL`]."""
+    first = factors[0][0]
+    if is_traced(first) or first[0, 0].numel() <= SMALL:
         return reduce(torch.add, [left @ right for left, right in factors])
-    shape = factors[0][0].shape[:2]
+    shape = first.shape[:2]
+    # Unbound, not indexed: the gradient of an index is as large as all that it was taken from.
+    separate = [[_unbound(left), _unbound(right)] for left, right in factors]
     sums = []
-    for index in product(range(shape[0]), range(shape[1])):
-        (left, right), *others = factors
+    for index in range(shape[0] * shape[1]):
+        (left, right), *others = separate
         total = torch.bmm(left[index], right[index])
         for left, right in others:
             total = torch.baddbmm(total, left[index], right[index])
         sums.append(total)
     return sums[0].expand(*shape, *sums[0].shape) if len(sums) == 1 else torch.stack(sums).unflatten(0, shape)
+
+
+def _unbound(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """The parts of its first two dimensions."""
+    return [each for example in tensor.unbind() for each in example.unbind()]
 
 
 def is_traced(tensor: torch.Tensor) -> bool:
