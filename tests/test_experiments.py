@@ -1,6 +1,9 @@
 """The runner of experiments, and the controls that take the pooling's place."""
 
 import csv
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -264,6 +267,25 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_results(tmp_path, capsys):
         experiments.main(arguments)
     with pytest.raises(ValueError, match="has no runs"):
         experiments.main(["--config", str(config), "--output", str(tmp_path / "none.csv"), "--summary"])
+
+
+def test_a_worker_ends_with_the_process_that_started_it(tmp_path):
+    """However that ends; a worker that went on would train for nobody."""
+    script = tmp_path / "start.py"
+    script.write_text(
+        "import multiprocessing, os, signal, time\n"
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        "from cp_transformers.tasks.experiments import _start_worker\n"
+        "if __name__ == '__main__':\n"
+        "    pool = ProcessPoolExecutor(1, multiprocessing.get_context('spawn'), initializer=_start_worker)\n"
+        "    pool.submit(os.getpid).result()\n"
+        "    pool.submit(time.sleep, 600)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    # The worker has the pipe as well, which closes when both have ended.
+    process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL
 
 
 def rows(path: Path) -> list[dict[str, str]]:

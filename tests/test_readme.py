@@ -78,7 +78,7 @@ def test_the_table_of_learning_rates_is_what_results_hold():
         assert sorted(run["seed"] for run in runs) == ["0", "1", "2"]
         accuracy = 100 * statistics.mean(float(run["validation_accuracy"]) for run in runs)
         gate = f"{statistics.mean(float(run['mean_absolute_gate']) for run in runs):.4f}" if rate else "-"
-        assert f"| {model} | {f'{rate:g}' if rate else '-'} | {accuracy:.2f} | {gate} |" in README
+        assert f"| {model} | {f'{rate:g}' if rate else '-'} | {accuracy:.2f} | {gate} |" in RESULTS
 
 
 def test_the_table_of_pretraining_is_what_results_hold():
@@ -91,14 +91,14 @@ def test_the_table_of_pretraining_is_what_results_hold():
         accuracies = [100 * float(row["film_review_accuracy"]) for row in runs]
         after = f"{statistics.mean(accuracies):.2f} ± {statistics.stdev(accuracies):.2f}"
         right = 100 * float(runs[0]["masked_accuracy"])
-        assert f"| {model} | {size:.2f} M | {perplexity:.1f} | {right:.2f} | {after} |" in README
+        assert f"| {model} | {size:.2f} M | {perplexity:.1f} | {right:.2f} | {after} |" in RESULTS
 
 
 def test_the_table_of_distillation_is_what_results_hold():
     with (ROOT / "results" / "distillation.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     teacher, *students = rows
-    assert f"({100 * float(teacher['validation_accuracy']):.2f} %)" in README
+    assert f"({100 * float(teacher['validation_accuracy']):.2f} %)" in RESULTS
     for model in dict.fromkeys(row["model"] for row in students):
         cells = []
         for helped in (False, True):
@@ -106,7 +106,7 @@ def test_the_table_of_distillation_is_what_results_hold():
             assert [row["seed"] for row in runs] == ["1", "2", "3"]
             accuracies = [100 * float(row["validation_accuracy"]) for row in runs]
             cells.append(f"{statistics.mean(accuracies):.2f} ± {statistics.stdev(accuracies):.2f}")
-        assert f"| {model} | {cells[0]} | {cells[1]} |" in README
+        assert f"| {model} | {cells[0]} | {cells[1]} |" in RESULTS
 
 
 def results(name: str) -> list[dict[str, str]]:

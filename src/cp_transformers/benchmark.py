@@ -301,7 +301,10 @@ def main(args: Sequence[str] | None = None) -> None:
         "--output", type=Path, help="CSV file; a picture is drawn beside it. Default: results/benchmark_<suite>.csv"
     )
     parser.add_argument(
-        "--rounds", type=int, default=21, help="at most; fewer, but 5, where they take long (default: %(default)s)"
+        "--rounds",
+        type=int,
+        default=21,
+        help="of each measurement, of which slow ones stop early, but not before the fifth (default: %(default)s)",
     )
     parser.add_argument("--threads", type=int, default=2, help="default: %(default)s")
     options = parser.parse_args(args)

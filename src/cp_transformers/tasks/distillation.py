@@ -17,10 +17,11 @@ class DistillationArguments:
     """The options of distillation."""
 
     teacher: str | None = field(
-        default=None, metadata={"help": "a checkpoint to learn from as well, a folder or an id on the Hub"}
+        default=None, metadata={"help": "a checkpoint to learn from, a folder or an id on the Hub"}
     )
     distillation_logits_weight: float = field(
-        default=0.5, metadata={"help": "of the loss against the teacher's outputs; the labels' loss has the rest"}
+        default=0.5,
+        metadata={"help": "of the loss against the teacher's outputs; that of labels, if there are any, has the rest"},
     )
     distillation_temperature: float = field(default=2.0, metadata={"help": "that softens both outputs"})
     distillation_hidden_weight: float = field(

@@ -12,7 +12,9 @@ import csv
 import hashlib
 import json
 import multiprocessing
+import os
 import statistics
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 import yaml
 from huggingface_hub.errors import StrictDataclassError
 from torch.utils.flop_counter import FlopCounterMode
@@ -236,7 +239,7 @@ def run(experiment: Experiment, output: Path, workers: int = 2) -> Results:
     results = read_results(experiment, output)
     TASKS[experiment.task].prepare()
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=_start_worker) as pool:
         try:
             for train_samples in experiment.train_samples:
                 _finish(experiment, search_cells(experiment, train_samples), results, output, pool)
@@ -245,6 +248,19 @@ def run(experiment: Experiment, output: Path, workers: int = 2) -> Results:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return results
+
+
+def _start_worker() -> None:
+    """One thread, and no life beyond that of the process that started it."""
+    torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def _finish(
@@ -330,13 +346,14 @@ def draw(experiment: Experiment, results: Results, path: Path) -> None:
     task = TASKS[experiment.task]
     metric = task.metrics[0]
     sizes = sorted({cell.train_samples for cell in results if cell.stage == "test"})
-    figure = Figure(figsize=(7, 4.5 if len(sizes) > 1 else 1 + 0.28 * len(experiment.arms)), layout="constrained")
+    arms = {arm: options for arm, options in experiment.arms.items() if any(cell.arm == arm for cell in results)}
+    figure = Figure(figsize=(7, 4.5 if len(sizes) > 1 else 1 + 0.28 * len(arms)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     oranges = ["tab:orange", "tab:red", "tab:brown", "gold"] if len(sizes) > 1 else ["tab:orange"]
     colors = {True: cycle(oranges), False: cycle(["tab:blue"])}
     markers = cycle("osD^vP*X<>")
-    for arm, options in experiment.arms.items():
+    for arm, options in arms.items():
         by_size = {size: list(values(results, metric, arm, size).values()) for size in sizes}
         by_size = {size: reached for size, reached in by_size.items() if len(reached) > 1}
         means, spreads = ([f(reached) for reached in by_size.values()] for f in (statistics.mean, statistics.stdev))
@@ -384,8 +401,9 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, help="of those in the file, how many (default: all)")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each (default: 2)")
     parser.add_argument("--summary", action="store_true", help="run nothing; print and draw what is there")
-    parser.add_argument("--quick", action="store_true", help="a smoke run, in a file of its own")
+    parser.add_argument("--quick", action="store_true", help="a smoke run, in out/<name>_quick.csv")
     options = parser.parse_args(args)
+    transformers.logging.set_verbosity_error()  # of heads that a checkpoint lacks
     experiment = Experiment.read(options.config)
     if options.seeds is not None:
         experiment.seeds = experiment.seeds[: options.seeds]
@@ -395,6 +413,11 @@ def main(args: Sequence[str] | None = None) -> None:
         experiment = quick(experiment)
     results = read_results(experiment, output) if options.summary else run(experiment, output, options.workers)
     if not results:
-        raise ValueError(f"{output} has no runs; run the experiment without --summary first.")
+        raise ValueError(f"{output.resolve()} has no runs; run the experiment without --summary first.")
     print("\n" + summary(experiment, results))
+    missing = [arm for arm in experiment.arms if all(cell.arm != arm for cell in results)]
+    if missing:
+        print(f"\nNot run: {'; '.join(missing)}.")
     draw(experiment, results, output.with_suffix(".png"))
+    of_what = "a smoke run, whose figures mean nothing" if options.quick else "the runs"
+    print(f"\n{output} has {of_what}, {output.with_suffix('.png')} the picture.")
