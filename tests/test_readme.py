@@ -15,17 +15,20 @@ import pytest
 from cp_transformers import CPBertConfig, CPResNetConfig, CPViTConfig
 from cp_transformers.benchmark import DENSE, SPREAD
 from cp_transformers.tasks import demo_image, demo_text
+from cp_transformers.tasks.experiment_tasks import TASKS
+from cp_transformers.tasks.experiments import Experiment, paired_interval, read_results, values
 
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
 TWO_HEADS = "two heads with offsets"
+FOUR = "4 heads, offsets"
 
 
 def test_the_code_runs(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(blocks) == 8
+    assert len(blocks) == 9
     result = subprocess.run(
         [sys.executable, "-c", "\n".join(blocks)], cwd=tmp_path, capture_output=True, text=True, check=False
     )
@@ -61,11 +64,34 @@ def test_what_the_image_demo_printed_is_what_results_hold():
     assert not results["quick"] and set(results["parity"].values()) == {0.0}
     table, figures = demo_image.report(results).split("\n\n")[:2]
     assert table in README and figures in README
-    gains = {(pair["model"], pair["control"]): 100 * pair["gain"] for pair in results["gains"]}
-    text = " ".join(README.split())
-    same_depth, two_layers = (gains["CP-ViT, 1 layer", f"ViT, {layers}"] for layers in ("1 layer", "2 layers"))
-    assert f"is {same_depth:.1f} points ahead of one layer of ViT and {two_layers:.1f} ahead of two" in text
-    assert f"gains {gains['CP-ResNet', 'ResNet']:.1f} points from the module in its stem" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "arm", "control", "metric", "said"),
+    [
+        ("texts", "CP-BERT, 2 layers", "BERT, 6 layers", "loss", "by {:.2f} ± {:.2f} nats"),
+        ("texts", "CP-BERT, 2 layers", "BERT, 2 layers", "film_reviews", "they are {:.1f} ± {:.1f} points ahead"),
+        ("texts", "CP-BERT, 2 layers", "BERT, 4 layers", "film_reviews", "from four (-{:.1f} ± {:.1f} points)"),
+        ("texts", "CP-BERT, 2 layers", "BERT, 6 layers", "film_reviews", "or six (-{:.1f} ± {:.1f}) after"),
+        ("texts", "CP-BERT, 4 layers", "BERT, 4 layers", "film_reviews", "nothing measurable (+{:.1f} ± {:.1f})"),
+        ("images_ablation", FOUR, f"{FOUR}, equal weights", "accuracy", "{:.1f} ± {:.1f} points over equal weights"),
+        ("images_ablation", FOUR, f"{FOUR}, weights only, sigma 0.5", "accuracy", "{:.1f} ± {:.1f} over a fixed size"),
+        ("images_ablation", FOUR, "depthwise convolution", "accuracy", "{:.1f} ± {:.1f} points behind as a depthwise"),
+        ("images_ablation", FOUR, "bottleneck of as many parameters", "accuracy", "{:.1f} ± {:.1f} as a general"),
+        ("convnet", "CP-ResNet, stem", "ResNet", "accuracy", "{:.1f} ± {:.1f} points over max pooling"),
+        ("convnet", "CP-ResNet, global", "ResNet", "accuracy", "{:.1f} ± {:.1f} over the final average"),
+    ],
+)
+def test_the_claims_are_what_results_hold(name, arm, control, metric, said):
+    experiment = Experiment.read(ROOT / "configs" / "experiments" / f"{name}.yaml")
+    rows = read_results(experiment, ROOT / "results" / f"{name}.csv")
+    metric = next(each for each in TASKS[experiment.task].metrics if each.name == metric)
+    mean, half, seeds = paired_interval(
+        *(values(rows, metric, each, experiment.train_samples[0]) for each in (arm, control))
+    )
+    assert seeds == 5
+    assert ("-{" in said) == (mean < 0 and not metric.lower_is_better)
+    assert said.format(abs(mean), half) in README
 
 
 def test_the_table_of_learning_rates_is_what_results_hold():
