@@ -122,12 +122,12 @@ def groups() -> list[Group]:
     swin_base = {"embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32]}
     poolformer_m48 = {"depths": [8, 8, 24, 8], "hidden_sizes": [96, 192, 384, 768]}
     return [
-        _text("BERT-base", 4, 128, (12, 8, 4), 768),
+        _text("BERT-base", 2, 128, (12, 8, 4), 768),
         _text("BERT-base", 1, 512, (12, 8, 4), 768),
         _text("MiniLM", 8, 128, (6, 4, 2), 384),
         _images(
             "ViT-B/16",
-            2,
+            1,
             base,
             {"Swin-B": SwinConfig(**swin_base), "PoolFormer-M48": PoolFormerConfig(**poolformer_m48)},
         ),
