@@ -135,6 +135,25 @@ def test_the_table_of_distillation_is_what_results_hold():
         assert f"| {model} | {cells[0]} | {cells[1]} |" in RESULTS
 
 
+def pools_table() -> str:
+    lines = [
+        "| model | layer | head | sigma at the start | sigma | its spread | spread of log-weights | offset "
+        "| own weight | effective tokens |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    figures = "sigma_at_start sigma sigma_spread weight_spread offset own_weight effective_tokens".split()
+    for name, title in (("images_ablation", "CP-ViT"), ("texts_ablation", "CP-BERT")):
+        for row in results(f"{name}_pools"):
+            cells = [f"{float(row[each]):.2f}" for each in figures]
+            place = f"{title}, {row['arm']} | {int(row['layer']) + 1} | {int(row['head']) + 1}"
+            lines.append(f"| {place} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def test_the_table_of_pools_is_what_results_hold():
+    assert pools_table() in RESULTS
+
+
 def results(name: str) -> list[dict[str, str]]:
     with (ROOT / "results" / f"{name}.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
