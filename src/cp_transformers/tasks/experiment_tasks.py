@@ -30,7 +30,7 @@ from transformers import (
     set_seed,
 )
 
-from ..conversion import convert_model, cut_layers
+from ..conversion import convert_model, cut_layers, quiet
 from .comparison import make_trainer
 from .demo_image import LABEL_NAMES, encode, make_processor
 from .demo_text import minilm_folder
@@ -285,7 +285,8 @@ class Pretrained(Task):
     def make_model(self, options: Mapping[str, Any], head: Any) -> PreTrainedModel:
         options = {**options}
         del options["distilled"]
-        model = cut_layers(head.from_pretrained(minilm_folder()), options.pop("layers"))
+        with quiet():  # the head is expected to be missing
+            model = cut_layers(head.from_pretrained(minilm_folder()), options.pop("layers"))
         return convert_model(model, **options) if options.pop("model_type") == "cp_bert" else model
 
     def inputs(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:

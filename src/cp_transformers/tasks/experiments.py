@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 import yaml
 from huggingface_hub.errors import StrictDataclassError
 from torch.utils.flop_counter import FlopCounterMode
@@ -403,7 +402,6 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--summary", action="store_true", help="run nothing; print and draw what is there")
     parser.add_argument("--quick", action="store_true", help="a smoke run, in out/<name>_quick.csv")
     options = parser.parse_args(args)
-    transformers.logging.set_verbosity_error()  # of heads that a checkpoint lacks
     experiment = Experiment.read(options.config)
     if options.seeds is not None:
         experiment.seeds = experiment.seeds[: options.seeds]
