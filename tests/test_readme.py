@@ -81,6 +81,8 @@ def test_what_the_image_demo_printed_is_what_results_hold():
         ("texts_ablation", FOUR, f"{FOUR}, equal weights", "loss", "{:.2f} ± {:.2f} nats over equal weights"),
         ("texts_ablation", FOUR, f"{FOUR}, weights only, sigma 0.7", "loss", "is as good (+{:.2f} ± {:.2f})"),
         ("texts_ablation", FOUR, "depthwise convolution", "loss", "{:.2f} ± {:.2f} nats ahead of a depthwise"),
+        ("texts_ablation", FOUR, "depthwise convolution", "film_reviews", "not shown (+{:.1f} ± {:.1f} points)"),
+        ("convnet", "CP-ResNet, stem", "ResNet, 3 blocks", "accuracy", "one more block (+{:.1f} ± {:.1f})"),
         ("convnet", "CP-ResNet, stem", "ResNet", "accuracy", "{:.1f} ± {:.1f} points over max pooling"),
         ("convnet", "CP-ResNet, global", "ResNet", "accuracy", "{:.1f} ± {:.1f} over the final average"),
     ],

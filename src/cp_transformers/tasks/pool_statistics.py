@@ -114,8 +114,9 @@ def main(args: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="pool_statistics.py",
         description="Train arms of an experiment again, each with its first seed that counts, and write what their "
-        "pools do on the first held-out examples, a row a pooling head. The experiment's results must be there, for "
-        "the learning rates.",
+        "pools do on the first held-out examples, a row a pooling head (layers and heads are counted from 0). The "
+        "experiment's results must be there, for the learning rates. What the columns mean stands in the docstring of "
+        "cp_transformers.tasks.pool_statistics.pool_statistics.",
     )
     parser.add_argument("--config", type=Path, required=True, help="such as configs/experiments/texts.yaml")
     parser.add_argument("--arms", nargs="+", required=True, help="such as 'CP-BERT, 2 layers'")
