@@ -74,6 +74,8 @@ def test_what_the_image_demo_printed_is_what_results_hold():
         ("texts", "CP-BERT, 2 layers", "BERT, 4 layers", "film_reviews", "from four (-{:.1f} ± {:.1f} points)"),
         ("texts", "CP-BERT, 2 layers", "BERT, 6 layers", "film_reviews", "or six (-{:.1f} ± {:.1f}) after"),
         ("texts", "CP-BERT, 4 layers", "BERT, 4 layers", "film_reviews", "nothing measurable (+{:.1f} ± {:.1f})"),
+        ("images", "CP-ViT, 1 layer", "ViT, 4 layers", "accuracy", "pooling is {:.1f} ± {:.1f} points ahead of four"),
+        ("images", "CP-ViT, 2 layers", "ViT, 4 layers", "accuracy", "two layers {:.1f} ± {:.1f} |"),
         ("images_ablation", FOUR, f"{FOUR}, equal weights", "accuracy", "{:.1f} ± {:.1f} points over equal weights"),
         ("images_ablation", FOUR, f"{FOUR}, weights only, sigma 0.5", "accuracy", "{:.1f} ± {:.1f} over a fixed size"),
         ("images_ablation", FOUR, "depthwise convolution", "accuracy", "{:.1f} ± {:.1f} points ahead of it"),
