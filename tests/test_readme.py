@@ -242,6 +242,20 @@ def repeat_table() -> str:
     return "\n".join(lines)
 
 
+def test_what_fewer_layers_save_is_what_results_hold():
+    rows = [row for row in results("benchmark_models") if row["pass"] == "forward" and row["model"].startswith("CP-")]
+    stock = {
+        row["group"]: int(row["layers"]) for row in reversed(results("benchmark_models")) if row["ratio"] == "1.0"
+    }
+    gains = [
+        1 / float(row["ratio"])
+        for row in rows
+        if 3 * int(row["layers"]) == 2 * stock[row["group"]] and "two heads" not in row["model"]
+    ]
+    assert len(gains) == 5
+    assert f"have {min(gains):.2f} to {max(gains):.2f} times the throughput" in README
+
+
 def test_the_table_of_the_repeat_is_what_results_hold():
     assert repeat_table() in RESULTS
 
