@@ -78,6 +78,12 @@ def test_heads_offsets_and_mask(small_blocks):
     check(small_blocks, make_inputs(40, num_heads=2, width=20, num_dims=1), mask=holes(40))
 
 
+def test_rounding_is_not_amplified_where_the_nearest_tokens_are_far(small_blocks):
+    mask = torch.zeros(2, 40, dtype=torch.bool)
+    mask[:, 30:] = True
+    check(small_blocks, make_inputs(40, width=20, num_dims=1, min_sigma=0.3), mask=mask)
+
+
 def test_mask_of_integers(small_blocks):
     check(small_blocks, make_inputs(40), mask=holes(40).long())
 

@@ -14,8 +14,10 @@ a block of queries `i` and keys `j` at a time, as flash attention does: forward 
     dx_j      = sum_i p_ij dy_i
     dw_j      = sum_i dlogit_ij = x_j . dx_j - sum_i p_ij delta_i
 
-where the last form spares the kernel that sums over queries the products `dp`. Nothing is added up by atomics: results
-do not change from run to run.
+where the last form spares the kernel that sums over queries the products `dp`. The `dlogit_ij` of a query sum to zero
+but for rounding, which distances that are large against sigma would amplify: so the gradients of sigma and the offsets
+are sums of `dlogit_ij` times each distance's difference from its mean. Nothing is added up by atomics: results do not
+change from run to run.
 
 Tested under Triton's interpreter and compiled for GPUs of compute capability 8.0 and 9.0; not run or timed on a GPU.
 """
@@ -156,7 +158,7 @@ def _pool_kernel(
     mixed = tl.full([BLOCK_TOKENS, BLOCK_CHANNELS], 0.0, tl.float32)
     for start in range(0, num_tokens, BLOCK_TOKENS):
         keys = start + tl.arange(0, BLOCK_TOKENS)
-        logits, valid, _, _, _ = _logits(
+        logits, valid, _, _ = _logits(
             log_weights, gaussians, segments, row, queries, keys, num_tokens, num_heads, columns
         )
         new_largest = tl.maximum(largest, tl.max(logits, 1))
@@ -193,9 +195,13 @@ def _query_grads_kernel(
     precision_grad = tl.full([BLOCK_TOKENS], 0.0, tl.float32)
     down_grad = tl.full([BLOCK_TOKENS], 0.0, tl.float32)
     right_grad = tl.full([BLOCK_TOKENS], 0.0, tl.float32)
+    excess = tl.full([BLOCK_TOKENS], 0.0, tl.float32)
+    square_mean = tl.full([BLOCK_TOKENS], 0.0, tl.float32)
+    down_mean = tl.full([BLOCK_TOKENS], 0.0, tl.float32)
+    right_mean = tl.full([BLOCK_TOKENS], 0.0, tl.float32)
     for start in range(0, num_tokens, BLOCK_TOKENS):
         keys = start + tl.arange(0, BLOCK_TOKENS)
-        logits, valid, precision, down, right = _logits(
+        logits, valid, down, right = _logits(
             log_weights, gaussians, segments, row, queries, keys, num_tokens, num_heads, columns
         )
         dp = tl.full([BLOCK_TOKENS, BLOCK_TOKENS], 0.0, tl.float32)
@@ -204,10 +210,20 @@ def _query_grads_kernel(
             dy = _load(grads, row, queries, inside, channels, num_tokens, num_heads, width)
             x = _load(hidden_states, row, keys, valid, channels, num_tokens, num_heads, width)
             dp = tl.dot(dy, tl.trans(x), dp, input_precision="ieee")
-        logit_grads = tl.exp(logits - log_sum[:, None]) * (dp - delta[:, None])
-        precision_grad += tl.sum(logit_grads * (down * down + right * right), 1)
-        down_grad += 2 * precision * tl.sum(logit_grads * down, 1)
-        right_grad += 2 * precision * tl.sum(logit_grads * right, 1)
+        p = tl.exp(logits - log_sum[:, None])
+        logit_grads = p * (dp - delta[:, None])
+        square = down * down + right * right
+        precision_grad += tl.sum(logit_grads * square, 1)
+        down_grad += tl.sum(logit_grads * down, 1)
+        right_grad += tl.sum(logit_grads * right, 1)
+        excess += tl.sum(logit_grads, 1)
+        square_mean += tl.sum(p * square, 1)
+        down_mean += tl.sum(p * down, 1)
+        right_mean += tl.sum(p * right, 1)
+    precision = tl.load(gaussians + row * 3 * num_tokens + queries, inside, 0.0)
+    precision_grad -= excess * square_mean
+    down_grad = 2 * precision * (down_grad - excess * down_mean)
+    right_grad = 2 * precision * (right_grad - excess * right_mean)
     pointers = gaussian_grads + row * 3 * num_tokens + queries
     tl.store(pointers, precision_grad, inside)
     tl.store(pointers + num_tokens, down_grad, inside)
@@ -229,7 +245,7 @@ def _key_grads_kernel(
         log_sum = tl.load(log_sums + row * num_tokens + queries, inside, float("inf"))
         delta = tl.load(deltas + row * num_tokens + queries, inside, 0.0)
         dy = _load(grads, row, queries, inside, channels, num_tokens, num_heads, width)
-        logits, _, _, _, _ = _logits(
+        logits, _, _, _ = _logits(
             log_weights, gaussians, segments, row, queries, keys, num_tokens, num_heads, columns
         )
         p = tl.exp(logits - log_sum[:, None]).to(dy.dtype)
@@ -254,8 +270,8 @@ def _row_and_tokens(num_tokens, BLOCK_TOKENS: tl.constexpr):
 
 @triton.jit
 def _logits(log_weights, gaussians, segments, row, queries, keys, num_tokens, num_heads, columns):
-    """The logits of a block, which of its keys are valid anywhere, the precision of each query, and how far each
-    query's centre lies below and to the right of each key."""
+    """The logits of a block, which of its keys are valid anywhere, and how far each query's centre lies below and to
+    the right of each key."""
     query_inside, key_inside = queries < num_tokens, keys < num_tokens
     gaussians += row * 3 * num_tokens + queries
     precision = tl.load(gaussians, query_inside, 0.0)
@@ -270,7 +286,7 @@ def _logits(log_weights, gaussians, segments, row, queries, keys, num_tokens, nu
     segments += row // num_heads * num_tokens
     query_segment, key_segment = tl.load(segments + queries, query_inside, 0), tl.load(segments + keys, key_inside, 0)
     logits = tl.where(query_segment[:, None] == key_segment[None, :], logits, -float("inf"))
-    return logits, log_weight > -float("inf"), precision, down, right
+    return logits, log_weight > -float("inf"), down, right
 
 
 @triton.jit
