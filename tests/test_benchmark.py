@@ -13,8 +13,8 @@ from cp_transformers.benchmark import (
     COLUMNS,
     DENSE,
     FEWEST_ROUNDS,
+    POOLS,
     SHAPES,
-    SPREAD,
     PeakMemory,
     Shape,
     interleaved,
@@ -42,7 +42,7 @@ def test_rounds_end_with_their_time_but_not_before_the_fewest():
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("shape", TINY, ids=lambda shape: shape.model)
 def test_ratios_are_of_the_same_round(shape, train, monkeypatch):
-    measured = {"block": [1.0, 2.0, 4.0], "one head": [0.5, 0.2, 1.2], "two heads with offsets": [1.0, 2.0, 4.0]}
+    measured = {"block": [1.0, 2.0, 4.0], **{pool: [1.0, 2.0, 4.0] for pool in POOLS}, "one head": [0.5, 0.2, 1.2]}
 
     def clock(calls, rounds, seconds):
         for call in calls.values():
@@ -50,13 +50,13 @@ def test_ratios_are_of_the_same_round(shape, train, monkeypatch):
         return measured
 
     monkeypatch.setattr(benchmark, "interleaved", clock)
-    one, two = measure_pooling(shape, rounds=3, train=train)
+    one, two, _ = measure_pooling(shape, rounds=3, train=train)
     assert (one["pool"], one["ratio"], one["block_ms"]) == ("one head", pytest.approx(0.3), 2000.0)
     assert (two["ratio"], two["lower_quartile"], two["upper_quartile"]) == (1.0, 1.0, 1.0)
 
 
 def test_quartiles_stay_within_what_was_measured(monkeypatch):
-    measured = {"block": [1.0, 1.0], "one head": [0.1, 10.0], "two heads with offsets": [1.0, 1.0]}
+    measured = {"block": [1.0, 1.0], **{pool: [1.0, 1.0] for pool in POOLS}, "one head": [0.1, 10.0]}
     monkeypatch.setattr(benchmark, "interleaved", lambda calls, rounds, seconds: measured)
     row = measure_pooling(TINY[0], rounds=2, train=False)[0]
     assert 0.1 <= row["lower_quartile"] <= row["ratio"] <= row["upper_quartile"] <= 10.0
@@ -74,13 +74,13 @@ def test_training_runs_the_backward_pass_and_evaluation_does_not(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "backward", lambda self: seen.append(self.requires_grad))
     for train in (False, True):
         measure_pooling(TINY[0], 2, train)
-    assert seen == [True] * 5  # the block and two pools, and these again for their memory
+    assert seen == [True] * 7  # the block and three pools, and these again for their memory
 
 
 def test_what_is_measured_is_written_and_drawn(tmp_path, capsys):
     rows = run_pooling(tmp_path / "out.csv", rounds=2, threads=1, shapes=TINY)
     written = list(csv.DictReader((tmp_path / "out.csv").open()))
-    assert list(written[0]) == COLUMNS and len(written) == len(rows) == len(TINY) * 2 * 2
+    assert list(written[0]) == COLUMNS and len(written) == len(rows) == len(TINY) * 2 * 3
     assert all(float(row["lower_quartile"]) <= float(row["ratio"]) <= float(row["upper_quartile"]) for row in written)
     assert capsys.readouterr().out.count("%") == 3 * len(rows)
     assert (tmp_path / "out.png").stat().st_size > 1000
@@ -89,7 +89,7 @@ def test_what_is_measured_is_written_and_drawn(tmp_path, capsys):
 def test_dense_pooling_is_measured_where_it_is_not_the_choice():
     long = Shape("BERT", 16, 2, batch=1, tokens=600)
     pools = {row["pool"]: row for row in measure_pooling(long, rounds=2, train=False)}
-    assert set(pools) == {"one head", "two heads with offsets", DENSE, SPREAD}
+    assert set(pools) == set(POOLS)
     assert pools[DENSE]["memory"] > 600 / 16 > pools["one head"]["memory"]  # in multiples of 600 x 16 numbers
     assert pools[DENSE]["flops_ratio"] > pools["one head"]["flops_ratio"]
 
@@ -134,7 +134,7 @@ def test_models_are_compared_with_the_first_of_their_group(tmp_path, capsys):
     first = [row for row in rows if row["model"] == "BERT, 3 layers"]
     assert [(row["ratio"], row["pass"]) for row in first] == [(1.0, "forward"), (1.0, "training")]
     by_name = {row["model"]: row for row in rows if row["pass"] == "training"}
-    assert by_name["CP-BERT, 2 layers, two heads"]["parameters"] > by_name["BERT, 2 layers"]["parameters"]
+    assert by_name["CP-BERT, 2 layers, one head"]["parameters"] > by_name["BERT, 2 layers"]["parameters"]
     assert by_name["CP-ViT, 1 layers"]["gflops"] > by_name["ViT, 1 layers"]["gflops"]
     assert all(row["peak_memory_mb"] > 0 and row["items_per_second"] > 0 for row in rows)
     assert (tmp_path / "out.png").stat().st_size > 1000

@@ -41,10 +41,16 @@ OTHERS = {
     "pool_gate": True,
     "output_pool_sizes": True,
 }
-LAYER_DEFAULTS = {**DEFAULTS, "pool_placement": "attention", "pool_layers": None, "pool_implementation": "auto"}
+LAYER_DEFAULTS = {
+    **DEFAULTS,
+    "pool_num_heads": 4,
+    "pool_placement": "attention",
+    "pool_layers": None,
+    "pool_implementation": "auto",
+}
 LAYER_OTHERS = {**OTHERS, "pool_placement": "block", "pool_layers": [0, 1], "pool_implementation": "linear"}
 POOL_DEFAULTS = {
-    CPBertConfig: LAYER_DEFAULTS,
+    CPBertConfig: {**LAYER_DEFAULTS, "pool_max_offset": 2.0},
     CPViTConfig: LAYER_DEFAULTS,
     CPResNetConfig: {
         **DEFAULTS,
@@ -75,7 +81,7 @@ def test_defaults_need_no_argument_and_say_nothing(config_class):
 
 
 @every_config
-def test_the_pooling_defaults_are_those_of_the_paper_s_module(config_class):
+def test_the_pooling_defaults_are_those_that_the_docs_give(config_class):
     config = config_class()
     assert {name: getattr(config, name) for name in POOL_DEFAULTS[config_class]} == POOL_DEFAULTS[config_class]
 

@@ -161,7 +161,7 @@ def test_the_residual_stream_is_pooled_by_the_block_placement_alone(placement):
 def test_only_the_named_layers_pool(placement):
     model = random_model(pool_placement=placement, pool_layers=[1])
     assert [len(context_pools(layer)) for layer in model.layers] == [0, 1]
-    assert shapes(run(model, images(), output_pool_sizes=True)) == [(3, 1, 4, 4)]
+    assert shapes(run(model, images(), output_pool_sizes=True)) == [(3, 4, 4, 4)]
 
 
 # ----------------------------------------------------------------------------------------------------- support sizes
@@ -224,7 +224,7 @@ def test_the_map_of_pool_sizes_lies_as_the_image_does(row, column):
 
 @pytest.mark.parametrize(("down", "right"), [(1, 0), (0, 1), (-1, 0), (0, -1)])
 def test_patches_pool_their_neighbours_in_the_image(down, right):
-    model = random_model(image_size=[12, 18], pool_max_offset=1.0)
+    model = random_model(image_size=[12, 18], pool_num_heads=1, pool_max_offset=1.0)
     (pool,) = context_pools(model.layers[0])
     nn.init.zeros_(pool.proj.weight)
     with torch.no_grad():  # as narrow as can be, one patch off
@@ -303,7 +303,7 @@ def test_interpolation_changes_nothing_at_the_size_of_the_config(model_class, va
 def test_masked_image_modelling_restores_a_larger_image():
     model = random_model(CPViTForMaskedImageModeling, pool_range=0.5)
     outputs = run(model, images(24, 24), interpolate_pos_encoding=True, output_pool_sizes=True)
-    assert outputs.reconstruction.shape == (3, 3, 24, 24) and shapes(outputs) == [(3, 1, 8, 8)] * 2
+    assert outputs.reconstruction.shape == (3, 3, 24, 24) and shapes(outputs) == [(3, 4, 8, 8)] * 2
 
 
 @pytest.mark.parametrize(("height", "width"), [(24, 24), (18, 18)])

@@ -37,7 +37,7 @@ def test_pools_that_do_not_look_at_the_tokens_are_where_they_started():
 
 
 def test_a_narrow_pool_is_the_token_alone_and_a_wide_one_all_tokens_alike():
-    model = CPViTModel(CPViTConfig(**SIZES, image_size=16, patch_size=4))
+    model = CPViTModel(CPViTConfig(**SIZES, image_size=16, patch_size=4, pool_num_heads=1))
     narrow, wide = without_a_predictor(model)
     with torch.no_grad():
         narrow.proj.bias[1], wide.proj.bias[1] = -50.0, 50.0
@@ -50,7 +50,7 @@ def test_a_narrow_pool_is_the_token_alone_and_a_wide_one_all_tokens_alike():
 
 
 def test_spreads_are_those_over_the_tokens_of_an_example():
-    model = CPBertModel(CPBertConfig(**SIZES, pool_max_offset=1.0))
+    model = CPBertModel(CPBertConfig(**SIZES, pool_num_heads=1, pool_max_offset=1.0))
     for pool in (module for module in model.modules() if isinstance(module, ContextPool)):
         torch.nn.init.normal_(pool.proj.weight)
     examples = [{"input_ids": torch.randint(1, 1000, (1, length))} for length in (9, 5)]
@@ -89,10 +89,10 @@ def test_the_arms_of_an_experiment_are_trained_again(tmp_path, capsys):
     with output.open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [(row["arm"], row["seed"], row["layer"], row["head"]) for row in rows] == [
-        ("CP-ViT", "3", str(layer), "0") for layer in range(2)
+        ("CP-ViT", "3", str(layer), str(head)) for layer in range(2) for head in range(4)
     ]
     assert all(float(row["sigma"]) > 0 for row in rows)
-    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert len(capsys.readouterr().out.splitlines()) == 8
 
 
 def test_a_model_that_does_not_pool_is_refused():

@@ -59,11 +59,12 @@ SHAPES = (
     Shape("ViT-B/16", 768, 12, batch=4, tokens=197, grid=(14, 14)),
     Shape("ViT-S/16", 384, 6, batch=8, tokens=197, grid=(14, 14)),
 )
-# The options of the pools that are compared. The third and fourth are for lengths at which "auto" is not dense.
+# The options of the pools that are compared. The last two are for lengths at which "auto" is not dense.
 DENSE, SPREAD = "one head, dense", "one head, sizes of all scales"
 POOLS: dict[str, dict[str, Any]] = {
     "one head": {},
     "two heads with offsets": {"pool_num_heads": 2, "pool_max_offset": 2.0},
+    "four heads with offsets": {"pool_num_heads": 4, "pool_max_offset": 2.0},
     DENSE: {"pool_implementation": "dense"},
     SPREAD: {},
 }
@@ -260,10 +261,11 @@ def draw_overhead(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, way in zip(figure.subplots(1, 2, sharey=True), ("forward", "training")):
-        for pool, style in zip(POOLS, ("o-", "s-", "o--", "o:")):
+        colors = {"one": "tab:orange", "two": "tab:green", "four": "tab:blue"}
+        for pool, style in zip(POOLS, ("o-", "s-", "D-", "o--", "o:")):
             own = [row for row in rows if (row["model"], row["pass"], row["pool"]) == (model, way, pool)]
             x, y = [row["tokens"] for row in own], [100 * row["ratio"] for row in own]
-            axes.plot(x, y, style, label=pool, color="tab:blue" if style.startswith("s") else "tab:orange")
+            axes.plot(x, y, style, label=pool, color=colors[pool.split()[0]])
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.set_title(f"one {model} block, {way}")

@@ -37,10 +37,10 @@ from .files import write_csv
 from .registration import register
 
 
-# The pooling that all CP models of the suite have; the first is the paper's form.
+# The pooling of the suite's CP models: the default, which all have, and the paper's form.
 POOLS: dict[str, dict[str, Any]] = {
     "": {},
-    ", two heads": {"pool_num_heads": 2, "pool_max_offset": 2.0},
+    ", one head": {"pool_num_heads": 1, "pool_max_offset": 0.0},
 }
 COLUMNS = """
 group model layers tokens batch pass ratio lower_quartile upper_quartile items_per_second peak_memory_mb parameters
@@ -255,7 +255,7 @@ def draw_throughput(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         for row in own:
             series.setdefault(row["model"].split(",")[0], ("x", ("black", "grey")[len(series) % 2]))
         for name, (style, color) in series.items():
-            points = [row for row in own if row["model"].split(",")[0] == name and "two heads" not in row["model"]]
+            points = [row for row in own if row["model"].split(",")[0] == name and "one head" not in row["model"]]
             layers, throughput = [row["layers"] for row in points], [1 / row["ratio"] for row in points]
             axes.plot(layers, throughput, style, color=color, label=name)
         axes.set_title(group, fontsize="medium")

@@ -101,6 +101,8 @@ class LayerPoolConfigMixin(ContextPoolConfigMixin):
     """
     And those of the transformers, which pool in their layers.
 
+    The default of `pool_num_heads` is 4 here; one head without offset is the paper's module.
+
     Args:
         pool_placement: "attention" pools what queries, keys and values are computed from and leaves the residual
             stream alone; "block" pools the block's whole input.
@@ -113,6 +115,7 @@ class LayerPoolConfigMixin(ContextPoolConfigMixin):
         hidden_size: ClassVar[int]
         num_hidden_layers: ClassVar[int]
 
+    pool_num_heads: int = 4
     pool_placement: str = "attention"
     pool_layers: list[int] | tuple[int, ...] | None = None
     pool_implementation: str = "auto"

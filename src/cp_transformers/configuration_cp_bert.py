@@ -20,12 +20,14 @@ class CPBertConfig(LayerPoolConfigMixin, BertConfig):
     Configuration of the CP-BERT models: every field of [`~transformers.BertConfig`], with the same defaults, and
     those of ContextPool.
     {ContextPoolConfigMixin.__doc__}{LayerPoolConfigMixin.__doc__}
+    And that of `pool_max_offset` is 2: on texts, heads that look to one side learn more.
+
     Example:
 
     ```python
     >>> from cp_transformers import CPBertConfig, CPBertModel
 
-    >>> model = CPBertModel(CPBertConfig(num_hidden_layers=4, pool_num_heads=2, pool_max_offset=2.0))
+    >>> model = CPBertModel(CPBertConfig(num_hidden_layers=4))
     ```"""
 
     model_type = "cp_bert"
@@ -40,6 +42,8 @@ class CPBertConfig(LayerPoolConfigMixin, BertConfig):
         "AutoModelForTokenClassification": "CPBertForTokenClassification",
         "AutoModelForQuestionAnswering": "CPBertForQuestionAnswering",
     }
+
+    pool_max_offset: float | int = 2.0
 
 
 __all__ = ["CPBertConfig"]

@@ -25,7 +25,7 @@ class CPViTConfig(LayerPoolConfigMixin, ViTConfig):
     ```python
     >>> from cp_transformers import CPViTConfig, CPViTModel
 
-    >>> model = CPViTModel(CPViTConfig(num_hidden_layers=8, pool_num_heads=4, pool_max_offset=1.0))
+    >>> model = CPViTModel(CPViTConfig(num_hidden_layers=8))
     ```"""
 
     model_type = "cp_vit"

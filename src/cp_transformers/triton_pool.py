@@ -245,9 +245,7 @@ def _key_grads_kernel(
         log_sum = tl.load(log_sums + row * num_tokens + queries, inside, float("inf"))
         delta = tl.load(deltas + row * num_tokens + queries, inside, 0.0)
         dy = _load(grads, row, queries, inside, channels, num_tokens, num_heads, width)
-        logits, _, _, _ = _logits(
-            log_weights, gaussians, segments, row, queries, keys, num_tokens, num_heads, columns
-        )
+        logits, _, _, _ = _logits(log_weights, gaussians, segments, row, queries, keys, num_tokens, num_heads, columns)
         p = tl.exp(logits - log_sum[:, None]).to(dy.dtype)
         dx = tl.dot(tl.trans(p), dy, dx, input_precision="ieee")
         # Of the rounded p as well: the two terms of dw, which nearly cancel, must be of the same.

@@ -52,6 +52,7 @@ FINE_TUNING_RATE = 3e-4
 # Of the pretrained models': their distillation, and the pooling's learning rate in it and in fine-tuning.
 DISTILLATION_STEPS = 200
 DISTILLATION_RATE = 5e-4
+DISTILLATION_POOL_RATE = 1e-2
 POOL_RATE = 1e-3
 
 
@@ -338,7 +339,7 @@ class Pretrained(Task):
             in_batches(data["texts"], distillation.steps, run.seed),
             distillation,
             DataCollatorWithPadding(data["tokenizer"]),
-            pool_learning_rate=POOL_RATE,
+            pool_learning_rate=DISTILLATION_POOL_RATE,
             trainer_class=partial(RecoveryTrainer, **of_hidden_states),
             metrics=mean_scores,
         ) as trainer:

@@ -98,8 +98,8 @@ class Experiment:
         return experiment
 
     def digest(self, arm: str) -> str:
-        """Of all that decides what comes of an arm's run."""
-        said = json.dumps([self.task, self.model, self.arms[arm], self.steps], sort_keys=True)
+        """Of all that decides what comes of an arm's run, so that two experiments may have an arm in common."""
+        said = json.dumps([self.task, {**self.model, **self.arms[arm]}, self.steps], sort_keys=True)
         return hashlib.blake2b(said.encode(), digest_size=6).hexdigest()
 
 
