@@ -1,10 +1,12 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
-"""The pooling operation in plain loops, against which its implementations are tested."""
+"""The pooling operation in plain loops, against which its implementations are tested, and what stands beside it."""
 
 import math
 
 import torch
+
+from cp_transformers.context_pool import FACTORED_SCALE
 
 
 def reference_context_pool(hidden_states, weights, sigma, offsets=None, mask=None, grid_size=None):
@@ -32,3 +34,23 @@ def reference_context_pool(hidden_states, weights, sigma, offsets=None, mask=Non
                 for channel in range(h * num_channels // num_heads, (h + 1) * num_channels // num_heads):
                     pooled[b, i, channel] = sum(math.exp(logit[j] - largest) / total * x[b][j][channel] for j in valid)
     return pooled
+
+
+def randomize(module, std=0.5):
+    """The pooling module in float64 with all parameters drawn, a factored predictor's smaller, so that it predicts
+    numbers of like size."""
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=std)
+    if module.reduce is not None:
+        with torch.no_grad():
+            module.conv.weight /= 2
+            module.proj.weight /= FACTORED_SCALE
+    return module.double()
+
+
+def predictor_weights(module):
+    """The kernel of the predictor as one convolution, `(hidden, channels, rows, columns)`, and its last weights."""
+    if module.reduce is None:
+        return module.conv.weight, module.proj.weight
+    kernel = torch.einsum("hrij,rc->hcij", module.conv.weight, module.reduce.weight[:, :, 0, 0])
+    return kernel, FACTORED_SCALE * module.proj.weight

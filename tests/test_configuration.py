@@ -24,12 +24,13 @@ every_layered_config = pytest.mark.parametrize(
 )
 
 DEFAULTS = {
-    "pool_hidden_size": 64,
+    "pool_hidden_size": 32,
     "pool_kernel_size": 3,
     "pool_range": 0.1,
     "pool_num_heads": 1,
     "pool_max_offset": 0.0,
     "pool_gate": False,
+    "pool_factored": True,
     "output_pool_sizes": False,
 }
 OTHERS = {
@@ -39,6 +40,7 @@ OTHERS = {
     "pool_num_heads": 2,
     "pool_max_offset": 1.5,
     "pool_gate": True,
+    "pool_factored": False,
     "output_pool_sizes": True,
 }
 LAYER_DEFAULTS = {

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from pool_reference import reference_context_pool
+from pool_reference import predictor_weights, randomize, reference_context_pool
 from torch.testing import assert_close
 
 from cp_transformers.context_pool import (
@@ -35,9 +35,10 @@ every_module = pytest.mark.parametrize(
         {"pool_num_heads": 3},
         {"pool_max_offset": 1.5},
         {"pool_gate": True},
+        {"pool_factored": False},
         {"pool_num_heads": 2, "pool_max_offset": 2.0, "pool_gate": True, "pool_kernel_size": 5, "pool_range": 0.2},
     ],
-    ids=["plain", "heads", "offset", "gate", "everything"],
+    ids=["plain", "heads", "offset", "gate", "not factored", "everything"],
 )
 
 
@@ -49,7 +50,7 @@ def reference_module(module, hidden_states, mask=None, grid_size=None):
     mask = torch.ones(batch_size, num_tokens, dtype=torch.bool) if mask is None else mask.bool()
     weights, sigma = torch.zeros(2, batch_size, num_heads, num_tokens, dtype=torch.float64)
     offsets = torch.zeros(batch_size, num_heads, num_tokens, num_dims, dtype=torch.float64)
-    kernel = module.conv.weight
+    kernel, last_weight = predictor_weights(module)
 
     for b in range(batch_size):
         extent = int(mask[b].sum()) if grid_size is None else max(grid_size)
@@ -63,7 +64,7 @@ def reference_module(module, hidden_states, mask=None, grid_size=None):
                     if inside and mask[b, row * columns + column]:
                         features = features + kernel[:, :, down, right] @ hidden_states[b, row * columns + column]
             features = features * (1 + torch.erf(features / math.sqrt(2))) / 2
-            prediction = module.proj.weight @ features + module.proj.bias
+            prediction = last_weight @ features + module.proj.bias
             for h, numbers in enumerate(prediction.chunk(num_heads)):
                 weights[b, h, i] = numbers[0]
                 sigma[b, h, i] = max(module.pool_range * extent / (1 + math.exp(-numbers[1])), MIN_SIGMA)
@@ -102,9 +103,7 @@ def random_module(grid_size=None, std=0.5, **options):
     """A module in float64 with random parameters, far from its initial state."""
     num_dims = 1 if grid_size is None else 2
     module = ContextPool(HIDDEN_SIZE, pool_hidden_size=8, num_dims=num_dims, **{"pool_range": 0.5, **options})
-    for parameter in module.parameters():
-        torch.nn.init.normal_(parameter, std=std)
-    return module.double()
+    return randomize(module, std)
 
 
 def initial_module(grid_size=None, **options):

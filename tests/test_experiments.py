@@ -78,7 +78,7 @@ def test_what_padding_holds_reaches_no_token(seeded, inputs, name, num_dims):
 
 
 def test_a_bottleneck_has_about_as_many_parameters_as_what_it_replaces():
-    pool = ContextPool(64, pool_num_heads=4, pool_max_offset=1.0, num_dims=2)
+    pool = ContextPool(64, 64, pool_num_heads=4, pool_max_offset=1.0, pool_factored=False, num_dims=2)
     ours, theirs = (
         sum(each.numel() for each in module.parameters()) for module in (CONTROLS["bottleneck"](pool), pool)
     )

@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from pool_reference import predictor_weights, randomize
 from torch.testing import assert_close
 from torch.utils._pytree import tree_leaves
 
@@ -42,6 +43,7 @@ every_windowed_module = pytest.mark.parametrize(
         {"pool_num_heads": 3},
         {"pool_max_offset": 1.5},
         {"pool_gate": True},
+        {"pool_factored": False},
         {
             "window": 3,
             "stride": 3,
@@ -52,7 +54,7 @@ every_windowed_module = pytest.mark.parametrize(
             "pool_range": 0.2,
         },
     ],
-    ids=["plain", "stride", "heads", "offset", "gate", "everything"],
+    ids=["plain", "stride", "heads", "offset", "gate", "not factored", "everything"],
 )
 every_global_module = pytest.mark.parametrize(
     "options",
@@ -102,10 +104,10 @@ def dense_context_pool(hidden_states, weights, sigma, offsets=None, mask=None):
 
 def predictions_by_hand(module, hidden_states):
     """The predictor's numbers, `(batch, heads, numbers, rows, columns)`."""
-    padding = module.conv.weight.shape[-1] // 2
-    features = torch.nn.functional.conv2d(hidden_states, module.conv.weight, module.conv.bias, padding=padding)
+    kernel, last_weight = predictor_weights(module)
+    features = torch.nn.functional.conv2d(hidden_states, kernel, module.conv.bias, padding=kernel.shape[-1] // 2)
     features = features * (1 + torch.erf(features / math.sqrt(2))) / 2
-    numbers = torch.einsum("bcij,nc->bnij", features, module.proj.weight)
+    numbers = torch.einsum("bcij,nc->bnij", features, last_weight)
     if module.proj.bias is not None:
         numbers = numbers + module.proj.bias[:, None, None]
     return torch.stack(numbers.chunk(module.pool_num_heads, dim=1), dim=1)
@@ -167,12 +169,6 @@ def random_inputs(num_heads=2, with_offsets=True, size=MAP_SIZE, stride=1):
     sigma = 0.5 + 2 * torch.rand(BATCH_SIZE, num_heads, *out_size, dtype=torch.float64)
     offsets = torch.randn(BATCH_SIZE, num_heads, *out_size, 2, dtype=torch.float64)
     return random_map(size), weights, sigma, offsets if with_offsets else None
-
-
-def randomize(module, std=0.5):
-    for parameter in module.parameters():
-        torch.nn.init.normal_(parameter, std=std)
-    return module.double()
 
 
 def random_windowed_module(std=0.5, **options):

@@ -147,6 +147,16 @@ def test_a_newer_format_is_refused_by_name(case, tmp_path):
         load_checkpoint(tmp_path)
 
 
+@every_family
+def test_a_checkpoint_of_format_1_has_the_predictor_that_it_was_saved_with(case, tmp_path):
+    model = case.model(pool_factored=False)
+    model.save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    del content["pool_factored"]
+    (tmp_path / "config.json").write_text(json.dumps({**content, "context_pool_version": 1}))
+    assert_same_outputs(aligned(load_checkpoint(tmp_path))(**case.inputs()), model.eval()(**case.inputs()))
+
+
 # -------------------------------------------------------------------------------------- export_checkpoint, export
 
 

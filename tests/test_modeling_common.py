@@ -781,7 +781,8 @@ def test_pools_are_built_as_the_config_says(case, variant):
     model = case.fresh_model(**{**variant, **sizes, **options})
     for pool in context_pools(model):
         assert (pool.conv.out_channels, pool.conv.kernel_size[-1], pool.pool_num_heads) == (7, 5, 4)
-        assert pool.gate is not None
+        assert pool.gate is not None and pool.reduce is not None
+    assert all(pool.reduce is None for pool in context_pools(case.fresh_model(**variant, pool_factored=False)))
     for pool in sized_pools(model):
         assert {name: getattr(pool, name) for name in sizes} == sizes
 

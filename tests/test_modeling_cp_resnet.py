@@ -188,7 +188,8 @@ def test_open_gates_give_others(pooling):
 def test_the_stems_predictor_is_as_the_config_says(options, numbers):
     model = random_model(pool_hidden_size=6, pool_kernel_size=5, pool_window=9, pool_range=0.7, **options)
     pool = model.embedder.pooler.context_pool
-    assert pool.conv.weight.shape == (6, 8, 5, 5) and pool.proj.weight.shape == (numbers, 6)
+    assert pool.reduce.weight.shape == (6, 8, 1, 1)
+    assert pool.conv.weight.shape == (6, 6, 5, 5) and pool.proj.weight.shape == (numbers, 6)
     assert (pool.window, pool.stride, pool.pool_range) == (9, 2, 0.7)
     assert pool.pool_max_offset == model.config.pool_max_offset
 
@@ -197,7 +198,7 @@ def test_the_stems_predictor_is_as_the_config_says(options, numbers):
 def test_the_global_predictor_is_as_the_config_says(num_heads):
     model = random_model(pool_global=True, pool_hidden_size=6, pool_kernel_size=1, pool_num_heads=num_heads)
     pool = model.pooler.context_pool
-    assert pool.conv.weight.shape == (6, 32, 1, 1)
+    assert pool.reduce.weight.shape == (6, 32, 1, 1) and pool.conv.weight.shape == (6, 6, 1, 1)
     assert pool.proj.weight.shape == (num_heads, 6) and pool.proj.bias is None
 
 

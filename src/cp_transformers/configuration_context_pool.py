@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 
 # Of the checkpoints: raised when what they hold comes to mean something else.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 # How pooling may be computed, see `context_pool`.
 POOL_IMPLEMENTATIONS = ("auto", "dense", "linear", "triton")
@@ -28,6 +28,8 @@ class ContextPoolConfigMixin:
         pool_max_offset: how far the centre of a head's pool may move from its token, in positions; 0 for not at all.
         pool_gate: whether a gate, one a channel and zero at the start, mixes the pooled tokens in. Conversion of a
             pretrained checkpoint sets it, so that the converted model starts where its source stood.
+        pool_factored: whether the predictor projects the tokens to its channels before its convolution, which is
+            several times cheaper, or convolves all channels, as in checkpoints of format 1.
         output_pool_sizes: whether the models return the predicted support sizes as `pool_sizes`, a tuple with one
             float32 tensor for each module that pools, in order; sigma in positions, zero at padding.
         context_pool_version: the format of the checkpoint; not to be set.
@@ -45,12 +47,13 @@ class ContextPoolConfigMixin:
     # From the name of an Auto class to that of the family's model.
     auto_models: ClassVar[dict[str, str]] = {}
 
-    pool_hidden_size: int = 64
+    pool_hidden_size: int = 32
     pool_kernel_size: int = 3
     pool_range: float | int = 0.1
     pool_num_heads: int = 1
     pool_max_offset: float | int = 0.0
     pool_gate: bool = False
+    pool_factored: bool = True
     output_pool_sizes: bool = False
     context_pool_version: int = FORMAT_VERSION
 
@@ -60,6 +63,8 @@ class ContextPoolConfigMixin:
                 f"This checkpoint is of ContextPool's format {self.context_pool_version}, and this version of "
                 f"cp_transformers reads formats up to {FORMAT_VERSION}: install a newer one."
             )
+        if self.context_pool_version == 1:
+            self.pool_factored = False
         self.context_pool_version = FORMAT_VERSION  # that of what is saved
         for name in ("auto_models", "_auto_class"):  # a checkpoint has no say in these
             kwargs.pop(name, None)

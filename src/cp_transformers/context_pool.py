@@ -6,14 +6,16 @@ The idea is that of Huang, Talbott, Jaitly and Susskind, "Efficient Representati
 Pooling", ICML 2022 (arXiv 2207.01844). The equations are this project's own definition of it, consistent with the
 paper's abstract; pooling heads and offsets are additions of this project:
 
-    (w, s, o) = predictor(x * m)                                   per token and pooling head
+    (w, s, o) = bias + linear(gelu(conv(reduce(x * m))))           per token and pooling head
     sigma_ih  = max(pool_range * extent * sigmoid(s_ih), MIN_SIGMA)
     centre_ih = position_i + pool_max_offset * tanh(o_ih)
     p_ijh     = softmax over valid j of (w_jh - |centre_ih - position_j|^2 / (2 sigma_ih^2))
     y_i       = for each head h, its slice of the channels: sum_j p_ijh x_j[slice h]
     out_i     = y_i, or x_i + gate * (y_i - x_i) where there is a gate
 
-There are several implementations of the last three lines, see [`context_pool`]. A sequence is a grid of one row.
+where `reduce` maps the channels to a few and the convolution of those sees neighbours; in a predictor that is not
+`factored` there is no `reduce`, and the convolution is of all channels. There are several implementations of the last
+three lines, see [`context_pool`]. A sequence is a grid of one row.
 `extent` is the number of valid tokens of the example (a sequence) or the longer side
 of the grid (an image). `feature_map_pool` has the forms for the feature maps of ConvNets.
 """
@@ -36,6 +38,10 @@ MIN_SIGMA = 0.1
 
 # Where sigma starts, as a fraction of its range (pool_range * extent), by the number of spatial dimensions.
 INITIAL_SIGMA = {1: 0.25, 2: 0.5}
+
+# What a factored predictor multiplies its last hidden channels by: an optimiser such as AdamW moves each weight by the
+# same step, and with few channels the predicted numbers would move by little.
+FACTORED_SCALE = 4.0
 
 # The tokens from which "auto" pools in linear time, by the number of dimensions: where that begins to be faster.
 LINEAR_FROM = {1: 512, 2: 4096}
@@ -216,6 +222,15 @@ def _can_be_read(tensor: torch.Tensor) -> bool:
     return tensor.device.type == "cpu" and not is_traced(tensor)
 
 
+class FactoredConv(nn.Conv2d):
+    """One of the two convolutions of a factored predictor, whose outputs start at one scale whatever their width."""
+
+    def reset_parameters(self) -> None:
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+
 class PoolProjection(nn.Linear):
     """The predictor's last layer: from its hidden channels to `w` and, where predicted, `s` and `o` of each head."""
 
@@ -260,6 +275,7 @@ class BaseContextPool(nn.Module):
         pool_kernel_size: int,
         pool_num_heads: int,
         pool_gate: bool,
+        pool_factored: bool,
         num_dims: int,
     ):
         super().__init__()
@@ -273,7 +289,13 @@ class BaseContextPool(nn.Module):
 
         # A sequence is a grid of one row: its kernel is 1 x k.
         kernel = (1 if num_dims == 1 else pool_kernel_size, pool_kernel_size)
-        self.conv = nn.Conv2d(hidden_size, pool_hidden_size, kernel, padding=(kernel[0] // 2, kernel[1] // 2))
+        padding = (kernel[0] // 2, kernel[1] // 2)
+        self.reduce: nn.Conv2d | None = None
+        if pool_factored:
+            self.reduce = FactoredConv(hidden_size, pool_hidden_size, 1, bias=False)  # so that padding stays zero
+            self.conv: nn.Conv2d = FactoredConv(pool_hidden_size, pool_hidden_size, kernel, padding=padding)
+        else:
+            self.conv = nn.Conv2d(hidden_size, pool_hidden_size, kernel, padding=padding)
         self.act = nn.GELU()
         self.proj = PoolProjection(pool_hidden_size, pool_num_heads, numbers_a_head, num_dims)
         self.gate = nn.Parameter(torch.zeros(hidden_size)) if pool_gate else None
@@ -282,8 +304,10 @@ class BaseContextPool(nn.Module):
         """From `(batch, channels, rows, columns)` the predicted numbers of each head and position, `(batch, heads,
         positions, numbers)` in float32 (float64 for float64 input): `w`, then `s` and `o` where they are predicted.
         The positions of one row may be split into `segments`, `(batch, columns)`, which do not see each other."""
-        hidden = self.conv(feature_map) if segments is None else self._conv_within(feature_map, segments)
-        numbers = self.proj(self.act(hidden).flatten(2).transpose(1, 2))
+        features = feature_map if self.reduce is None else self.reduce(feature_map)
+        hidden = self.conv(features) if segments is None else self._conv_within(features, segments)
+        hidden = self.act(hidden).flatten(2).transpose(1, 2)
+        numbers = self.proj(hidden if self.reduce is None else FACTORED_SCALE * hidden)
         numbers = numbers.to(torch.promote_types(numbers.dtype, torch.float32))
         return numbers.unflatten(-1, (self.pool_num_heads, self.numbers_a_head)).transpose(1, 2)
 
@@ -304,12 +328,13 @@ class ContextPool(BaseContextPool):
 
     Args:
         hidden_size: channels of the tokens.
-        pool_hidden_size: channels inside the predictor, a `kernel x kernel` convolution, GELU and a linear layer.
+        pool_hidden_size: channels inside the predictor.
         pool_kernel_size: kernel of the predictor's convolution, odd.
         pool_range: the largest sigma, as a fraction of the extent.
         pool_num_heads: pooling heads, each owning an equal slice of the channels.
         pool_max_offset: how far a head's centre may move from its token, in positions. 0: it does not move.
         pool_gate: whether a learned gate, one a channel and zero at the start, mixes the pooled tokens in.
+        pool_factored: whether the predictor projects the tokens to its channels before its convolution.
         pool_implementation: see [`context_pool`].
         num_dims: 1 for sequences, 2 for grids.
     """
@@ -317,18 +342,26 @@ class ContextPool(BaseContextPool):
     def __init__(
         self,
         hidden_size: int,
-        pool_hidden_size: int = 64,
+        pool_hidden_size: int = 32,
         pool_kernel_size: int = 3,
         pool_range: float = 0.1,
         pool_num_heads: int = 1,
         pool_max_offset: float = 0.0,
         pool_gate: bool = False,
+        pool_factored: bool = True,
         pool_implementation: str = "auto",
         num_dims: int = 1,
     ):
         numbers_a_head = 2 + (num_dims if pool_max_offset else 0)  # w, s and, where predicted, o
         super().__init__(
-            hidden_size, numbers_a_head, pool_hidden_size, pool_kernel_size, pool_num_heads, pool_gate, num_dims
+            hidden_size,
+            numbers_a_head,
+            pool_hidden_size,
+            pool_kernel_size,
+            pool_num_heads,
+            pool_gate,
+            pool_factored,
+            num_dims,
         )
         self.pool_range = pool_range
         self.pool_max_offset = pool_max_offset

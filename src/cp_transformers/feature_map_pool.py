@@ -152,19 +152,22 @@ class GlobalContextPool(BaseContextPool):
 
     Args:
         hidden_size: channels of the feature map.
-        pool_hidden_size, pool_kernel_size, pool_num_heads, pool_gate: see
+        pool_hidden_size, pool_kernel_size, pool_num_heads, pool_gate, pool_factored: see
             [`~cp_transformers.context_pool.ContextPool`].
     """
 
     def __init__(
         self,
         hidden_size: int,
-        pool_hidden_size: int = 64,
+        pool_hidden_size: int = 32,
         pool_kernel_size: int = 3,
         pool_num_heads: int = 1,
         pool_gate: bool = False,
+        pool_factored: bool = True,
     ):
-        super().__init__(hidden_size, 1, pool_hidden_size, pool_kernel_size, pool_num_heads, pool_gate, num_dims=2)
+        super().__init__(
+            hidden_size, 1, pool_hidden_size, pool_kernel_size, pool_num_heads, pool_gate, pool_factored, num_dims=2
+        )
 
     def forward(self, hidden_states: torch.Tensor, original: torch.Tensor | None = None) -> torch.Tensor:
         """From `(batch, channels, rows, columns)` to `(batch, channels, 1, 1)`; `original`, of the latter shape, is

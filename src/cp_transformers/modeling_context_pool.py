@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """What the models of every family share: how a layer gets its ContextPool, and how support sizes get out."""
 
+import math
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import wraps
@@ -12,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedConfig, initialization as init
 from transformers.utils import ModelOutput
 
-from .context_pool import BaseContextPool, ContextPool, PoolProjection
+from .context_pool import BaseContextPool, ContextPool, FactoredConv, PoolProjection
 
 
 def build_context_pool(config: PreTrainedConfig, num_dims: int) -> ContextPool:
@@ -34,6 +35,7 @@ def predictor_options(config: PreTrainedConfig) -> dict[str, Any]:
         "pool_kernel_size": config.pool_kernel_size,
         "pool_num_heads": config.pool_num_heads,
         "pool_gate": config.pool_gate,
+        "pool_factored": config.pool_factored,
     }
 
 
@@ -43,6 +45,10 @@ def init_context_pool(module: nn.Module) -> None:
     # Of code outside transformers only modules that own parameters are initialised, so each is asked for by itself.
     if isinstance(module, PoolProjection) and module.bias is not None:
         init.copy_(module.bias, module.initial_bias())
+    elif isinstance(module, FactoredConv):
+        init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+        if module.bias is not None:
+            init.zeros_(module.bias)
     elif isinstance(module, BaseContextPool) and module.gate is not None:
         init.zeros_(module.gate)
 

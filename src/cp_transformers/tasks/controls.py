@@ -13,6 +13,10 @@ from torch import nn
 from ..context_pool import ContextPool
 
 
+def channels_of(pool: ContextPool) -> int:
+    return (pool.conv if pool.reduce is None else pool.reduce).in_channels
+
+
 class FixedContextPool(ContextPool):
     """ContextPool of which the sizes, the weights or both do not depend on the tokens.
 
@@ -24,13 +28,14 @@ class FixedContextPool(ContextPool):
 
     def __init__(self, pool: ContextPool, sigma: float | None = None, equal_weights: bool = False):
         super().__init__(
-            pool.conv.in_channels,
+            channels_of(pool),
             pool.conv.out_channels,
             pool.conv.kernel_size[1],
             pool.pool_range,
             pool.pool_num_heads,
             pool.pool_max_offset,
             pool.gate is not None,
+            pool.reduce is not None,
             pool.pool_implementation,
             pool.num_dims,
         )
@@ -39,7 +44,7 @@ class FixedContextPool(ContextPool):
         if sigma is not None and equal_weights:  # a Gaussian: nothing is left to predict
             if self.pool_max_offset:
                 raise ValueError("A fixed Gaussian has no offsets: set pool_max_offset to 0.")
-            del self.conv, self.proj
+            del self.reduce, self.conv, self.proj
 
     def predict(
         self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -57,7 +62,7 @@ class LocalControl(nn.Module):
 
     def __init__(self, pool: ContextPool):
         super().__init__()
-        self.channels, self.num_dims, self.num_heads = pool.conv.in_channels, pool.num_dims, pool.pool_num_heads
+        self.channels, self.num_dims, self.num_heads = channels_of(pool), pool.num_dims, pool.pool_num_heads
         self.kernel = (1 if pool.num_dims == 1 else 3, 3)
         self.padding = (self.kernel[0] // 2, 1)
 
