@@ -94,7 +94,7 @@ def stem() -> tuple[str, int, int, Calls]:
 def shared_calls(pool: ContextPool, feature_map: torch.Tensor, matrix: torch.Tensor, columns: int) -> Calls:
     weights, copy = torch.randn(matrix.shape[1], columns), torch.empty_like(matrix)
     return {
-        "convolution": partial(pool.conv, feature_map),
+        "convolution": lambda: pool.conv(feature_map if pool.reduce is None else pool.reduce(feature_map)),
         "numbers": partial(pool.predict_numbers, feature_map),
         "product": partial(torch.mm, matrix, weights),
         "copy": partial(copy.copy_, matrix),

@@ -24,13 +24,13 @@ every_layered_config = pytest.mark.parametrize(
 )
 
 DEFAULTS = {
-    "pool_hidden_size": 32,
+    "pool_hidden_size": 64,
     "pool_kernel_size": 3,
     "pool_range": 0.1,
     "pool_num_heads": 1,
     "pool_max_offset": 0.0,
     "pool_gate": False,
-    "pool_factored": True,
+    "pool_factored": False,
     "output_pool_sizes": False,
 }
 OTHERS = {
@@ -40,7 +40,7 @@ OTHERS = {
     "pool_num_heads": 2,
     "pool_max_offset": 1.5,
     "pool_gate": True,
-    "pool_factored": False,
+    "pool_factored": True,
     "output_pool_sizes": True,
 }
 LAYER_DEFAULTS = {
@@ -53,10 +53,11 @@ LAYER_DEFAULTS = {
 LAYER_OTHERS = {**OTHERS, "pool_placement": "block", "pool_layers": [0, 1], "pool_implementation": "linear"}
 POOL_DEFAULTS = {
     CPBertConfig: {**LAYER_DEFAULTS, "pool_max_offset": 2.0},
-    CPViTConfig: LAYER_DEFAULTS,
+    CPViTConfig: {**LAYER_DEFAULTS, "pool_hidden_size": 32, "pool_factored": True},
     CPResNetConfig: {
         **DEFAULTS,
-        "pool_hidden_size": 16,
+        "pool_hidden_size": 8,
+        "pool_factored": True,
         "pool_range": 0.3,
         "pool_stem": True,
         "pool_window": 7,

@@ -35,10 +35,11 @@ every_module = pytest.mark.parametrize(
         {"pool_num_heads": 3},
         {"pool_max_offset": 1.5},
         {"pool_gate": True},
-        {"pool_factored": False},
-        {"pool_num_heads": 2, "pool_max_offset": 2.0, "pool_gate": True, "pool_kernel_size": 5, "pool_range": 0.2},
+        {"pool_factored": True},
+        {"pool_num_heads": 2, "pool_max_offset": 2.0, "pool_gate": True, "pool_kernel_size": 5, "pool_range": 0.2}
+        | {"pool_factored": True},
     ],
-    ids=["plain", "heads", "offset", "gate", "not factored", "everything"],
+    ids=["plain", "heads", "offset", "gate", "factored", "everything"],
 )
 
 

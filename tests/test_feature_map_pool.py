@@ -43,18 +43,19 @@ every_windowed_module = pytest.mark.parametrize(
         {"pool_num_heads": 3},
         {"pool_max_offset": 1.5},
         {"pool_gate": True},
-        {"pool_factored": False},
+        {"pool_factored": True},
         {
             "window": 3,
             "stride": 3,
             "pool_num_heads": 2,
             "pool_max_offset": 2.0,
             "pool_gate": True,
+            "pool_factored": True,
             "pool_kernel_size": 5,
             "pool_range": 0.2,
         },
     ],
-    ids=["plain", "stride", "heads", "offset", "gate", "not factored", "everything"],
+    ids=["plain", "stride", "heads", "offset", "gate", "factored", "everything"],
 )
 every_global_module = pytest.mark.parametrize(
     "options",

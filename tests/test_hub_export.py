@@ -208,7 +208,7 @@ def test_an_export_keeps_the_dtype(dtype, tmp_path):
 
 def test_a_sharded_checkpoint_is_exported(tmp_path):
     model = FAMILIES[0].model()
-    model.save_pretrained(tmp_path / "source", max_shard_size="20kB")
+    model.save_pretrained(tmp_path / "source", max_shard_size="10kB")
     assert (tmp_path / "source" / "model.safetensors.index.json").is_file()
     export_checkpoint(tmp_path / "source", tmp_path / "out")
     exported, inputs = aligned(load_checkpoint(tmp_path / "out")), FAMILIES[0].inputs()

@@ -182,7 +182,7 @@ def test_loading_reports_no_keys(case, tmp_path):
 @every_model
 def test_a_sharded_checkpoint_has_the_same_parameters(case, tmp_path):
     model = case.model()
-    model.save_pretrained(tmp_path, max_shard_size="10KB")
+    model.save_pretrained(tmp_path, max_shard_size="5KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 2
     reloaded = case.model_class.from_pretrained(tmp_path)
     torch.testing.assert_close(reloaded.state_dict(), model.state_dict(), rtol=0.0, atol=0.0)
@@ -275,7 +275,9 @@ def assert_parameter_is_at_its_start(pool: BaseContextPool, name: str, config) -
         assert torch.equal(parameter, pool.proj.initial_bias())
     elif name.endswith("weight"):
         std = getattr(config, "initializer_range", 0.02)
-        if name == "conv.weight" and not hasattr(config, "initializer_range"):  # ResNet's, after He et al.
+        if name in ("reduce.weight", "conv.weight") and pool.reduce is not None:  # so that outputs start at one scale
+            std = 1 / math.sqrt(3 * parameter[0].numel())
+        elif name == "conv.weight" and not hasattr(config, "initializer_range"):  # ResNet's, after He et al.
             std = math.sqrt(2 / (parameter.shape[0] * parameter[0, 0].numel()))
         assert parameter.std().item() == pytest.approx(std, rel=0.4 if parameter.numel() >= 200 else 1.0)
     else:
@@ -333,10 +335,10 @@ def test_only_the_pools_are_initialised_when_stock_weights_are_loaded(case, vari
     assert_pools_are_at_their_start(model)
 
 
-@pytest.mark.parametrize("missing", ["conv.weight", "conv.bias", "proj.weight", "proj.bias", "gate"])
+@pytest.mark.parametrize("missing", ["reduce.weight", "conv.weight", "conv.bias", "proj.weight", "proj.bias", "gate"])
 @every_family
 def test_only_what_is_missing_of_a_pool_is_initialised(case, missing, tmp_path):
-    model = case.fresh_model(pool_gate=True)
+    model = case.fresh_model(pool_gate=True, pool_factored=True)
     for name, parameter in model.named_parameters():
         if is_pooling(name):
             nn.init.constant_(parameter, 17)
@@ -781,8 +783,10 @@ def test_pools_are_built_as_the_config_says(case, variant):
     model = case.fresh_model(**{**variant, **sizes, **options})
     for pool in context_pools(model):
         assert (pool.conv.out_channels, pool.conv.kernel_size[-1], pool.pool_num_heads) == (7, 5, 4)
-        assert pool.gate is not None and pool.reduce is not None
-    assert all(pool.reduce is None for pool in context_pools(case.fresh_model(**variant, pool_factored=False)))
+        assert pool.gate is not None
+    for factored in (True, False):
+        pools = context_pools(case.fresh_model(**{**variant, **options}, pool_factored=factored))
+        assert [pool.conv.in_channels == 7 for pool in pools] == [factored] * len(pools)
     for pool in sized_pools(model):
         assert {name: getattr(pool, name) for name in sizes} == sizes
 

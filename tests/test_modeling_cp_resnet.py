@@ -204,7 +204,8 @@ def test_the_global_predictor_is_as_the_config_says(num_heads):
 
 def test_the_defaults_of_feature_maps_are_their_own():
     config = CPResNetConfig()
-    assert (config.pool_hidden_size, config.pool_range, config.pool_window) == (16, 0.3, 7)
+    assert (config.pool_hidden_size, config.pool_factored) == (8, True)
+    assert (config.pool_range, config.pool_window) == (0.3, 7)
     assert config.pool_stem and not config.pool_global and not config.pool_gate
 
 

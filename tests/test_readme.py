@@ -22,7 +22,7 @@ from cp_transformers.tasks.experiments import Experiment, paired_interval, read_
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
-TWO_HEADS = "two heads with offsets"
+HEADS = ("one head", "two heads with offsets", "four heads with offsets")
 FOUR = "4 heads, offsets"
 
 
@@ -86,7 +86,13 @@ def test_what_the_image_demo_printed_is_what_results_hold():
         ("texts_ablation", FOUR, "depthwise convolution", "film_reviews", "not shown (+{:.1f} ± {:.1f} points)"),
         ("convnet", "CP-ResNet, stem", "ResNet, 3 blocks", "accuracy", "one more block (+{:.1f} ± {:.1f})"),
         ("convnet", "CP-ResNet, stem", "ResNet", "accuracy", "{:.1f} ± {:.1f} points over max pooling"),
-        ("convnet", "CP-ResNet, global", "ResNet", "accuracy", "{:.1f} ± {:.1f} over the final average"),
+        (
+            "convnet",
+            "CP-ResNet, global",
+            "ResNet",
+            "accuracy",
+            "{:.1f} ± {:.1f} over the final average",
+        ),
     ],
 )
 def test_the_claims_are_what_results_hold(name, arm, control, metric, said):
@@ -171,14 +177,15 @@ def results(name: str) -> list[dict[str, str]]:
 
 def cost_table(rows: list[dict[str, str]]) -> str:
     lines = [
-        "| block | tokens | forward | two heads, offsets | all scales | dense | arithmetic | training | two heads |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| block | tokens | forward | two heads | four heads | all scales | dense | arithmetic "
+        "| training | two heads | four heads |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for model, tokens in dict.fromkeys((row["model"], row["tokens"]) for row in rows):
         own = {(row["pass"], row["pool"]): row for row in rows if (row["model"], row["tokens"]) == (model, tokens)}
         cells = [(SPREAD, "ratio"), (DENSE, "ratio"), ("one head", "flops_ratio")]
-        cells = [("forward", pool, name) for pool, name in [("one head", "ratio"), (TWO_HEADS, "ratio"), *cells]]
-        cells += [("training", pool, "ratio") for pool in ("one head", TWO_HEADS)]
+        cells = [("forward", pool, name) for pool, name in [*((pool, "ratio") for pool in HEADS), *cells]]
+        cells += [("training", pool, "ratio") for pool in HEADS]
         figures = [own[way, pool][name] if (way, pool) in own else None for way, pool, name in cells]
         figures = ["-" if figure is None else f"{100 * float(figure):.1f}" for figure in figures]
         lines.append(f"| {model} | {tokens} | {' | '.join(figures)} |")

@@ -28,8 +28,11 @@ from transformers import BertConfig, ViTConfig
 from transformers.models.bert.modeling_bert import BertLayer
 from transformers.models.vit.modeling_vit import ViTLayer
 
+from .configuration_cp_bert import CPBertConfig
+from .configuration_cp_vit import CPViTConfig
 from .context_pool import ContextPool, choose_implementation
 from .files import write_csv
+from .modeling_context_pool import build_context_pool
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,13 @@ SHAPES = (
 )
 # The options of the pools that are compared. The last two are for lengths at which "auto" is not dense.
 DENSE, SPREAD = "one head, dense", "one head, sizes of all scales"
+ONE_HEAD = {"pool_num_heads": 1, "pool_max_offset": 0.0}
 POOLS: dict[str, dict[str, Any]] = {
-    "one head": {},
+    "one head": ONE_HEAD,
     "two heads with offsets": {"pool_num_heads": 2, "pool_max_offset": 2.0},
     "four heads with offsets": {"pool_num_heads": 4, "pool_max_offset": 2.0},
-    DENSE: {"pool_implementation": "dense"},
-    SPREAD: {},
+    DENSE: {**ONE_HEAD, "pool_implementation": "dense"},
+    SPREAD: ONE_HEAD,
 }
 COLUMNS = """
 model hidden_size tokens batch pass pool ratio lower_quartile upper_quartile flops_ratio memory block_ms rounds threads
@@ -195,10 +199,10 @@ def make_block(shape: Shape) -> tuple[nn.Module, dict[str, ContextPool]]:
         "attn_implementation": "sdpa",
     }
     block = BertLayer(BertConfig(**sizes)) if shape.grid is None else ViTLayer(ViTConfig(**sizes))
-    num_dims = 1 if shape.grid is None else 2
+    num_dims, config_class = (1, CPBertConfig) if shape.grid is None else (2, CPViTConfig)
     dense = choose_implementation("auto", torch.empty(1, shape.tokens - (num_dims - 1), 1), shape.grid) == "dense"
     names = [name for name in POOLS if not dense or name not in (DENSE, SPREAD)]
-    pools = {name: ContextPool(shape.hidden_size, num_dims=num_dims, **POOLS[name]) for name in names}
+    pools = {name: build_context_pool(config_class(**sizes, **POOLS[name]), num_dims) for name in names}
     if SPREAD in pools:
         with torch.no_grad():
             pools[SPREAD].proj.weight.mul_(10.0)

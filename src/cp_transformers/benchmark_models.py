@@ -29,7 +29,7 @@ from transformers import (
     ViTConfig,
 )
 
-from .benchmark import PeakMemory, environment, interleaved, ratio_to, rounded
+from .benchmark import ONE_HEAD, PeakMemory, environment, interleaved, ratio_to, rounded
 from .configuration_cp_bert import CPBertConfig
 from .configuration_cp_resnet import CPResNetConfig
 from .configuration_cp_vit import CPViTConfig
@@ -40,7 +40,7 @@ from .registration import register
 # The pooling of the suite's CP models: the default, which all have, and the paper's form.
 POOLS: dict[str, dict[str, Any]] = {
     "": {},
-    ", one head": {"pool_num_heads": 1, "pool_max_offset": 0.0},
+    ", one head": ONE_HEAD,
 }
 COLUMNS = """
 group model layers tokens batch pass ratio lower_quartile upper_quartile items_per_second peak_memory_mb parameters

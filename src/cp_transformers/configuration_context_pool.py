@@ -28,8 +28,8 @@ class ContextPoolConfigMixin:
         pool_max_offset: how far the centre of a head's pool may move from its token, in positions; 0 for not at all.
         pool_gate: whether a gate, one a channel and zero at the start, mixes the pooled tokens in. Conversion of a
             pretrained checkpoint sets it, so that the converted model starts where its source stood.
-        pool_factored: whether the predictor projects the tokens to its channels before its convolution, which is
-            several times cheaper, or convolves all channels, as in checkpoints of format 1.
+        pool_factored: whether the predictor projects the tokens to its channels before its convolution, which on a
+            grid is several times cheaper, or convolves all channels, as in checkpoints of format 1.
         output_pool_sizes: whether the models return the predicted support sizes as `pool_sizes`, a tuple with one
             float32 tensor for each module that pools, in order; sigma in positions, zero at padding.
         context_pool_version: the format of the checkpoint; not to be set.
@@ -47,13 +47,13 @@ class ContextPoolConfigMixin:
     # From the name of an Auto class to that of the family's model.
     auto_models: ClassVar[dict[str, str]] = {}
 
-    pool_hidden_size: int = 32
+    pool_hidden_size: int = 64
     pool_kernel_size: int = 3
     pool_range: float | int = 0.1
     pool_num_heads: int = 1
     pool_max_offset: float | int = 0.0
     pool_gate: bool = False
-    pool_factored: bool = True
+    pool_factored: bool = False
     output_pool_sizes: bool = False
     context_pool_version: int = FORMAT_VERSION
 

@@ -20,8 +20,9 @@ class CPResNetConfig(ContextPoolConfigMixin, ResNetConfig):
     Configuration of the CP-ResNet models: every field of [`~transformers.ResNetConfig`], with the same defaults, and
     those of ContextPool, which takes the place of the stem's max pooling or of the final average pooling, or of both.
     {ContextPoolConfigMixin.__doc__}
-    The defaults of two of them differ here: `pool_hidden_size=16`, since the stem's predictor works at a high
-    resolution on few channels, and `pool_range=0.3`, since the extent is that of a window. And there are three more.
+    The defaults of three of them differ here: `pool_hidden_size=8` and `pool_factored=True`, since the stem's
+    predictor works at a high resolution on few channels, and `pool_range=0.3`, since the extent is that of a window.
+    And there are three more.
 
     Args:
         pool_stem: whether the stem pools a window around each output position in place of its maximum.
@@ -44,7 +45,8 @@ class CPResNetConfig(ContextPoolConfigMixin, ResNetConfig):
         "AutoBackbone": "CPResNetBackbone",
     }
 
-    pool_hidden_size: int = 16
+    pool_hidden_size: int = 8
+    pool_factored: bool = True
     pool_range: float | int = 0.3
     pool_stem: bool = True
     pool_window: int = 7

@@ -20,6 +20,8 @@ class CPViTConfig(LayerPoolConfigMixin, ViTConfig):
     Configuration of the CP-ViT models: every field of [`~transformers.ViTConfig`], with the same defaults, and those
     of ContextPool.
     {ContextPoolConfigMixin.__doc__}{LayerPoolConfigMixin.__doc__}
+    The predictor is by default a factored one (`pool_factored=True`) of `pool_hidden_size=32` channels.
+
     Example:
 
     ```python
@@ -35,6 +37,9 @@ class CPViTConfig(LayerPoolConfigMixin, ViTConfig):
         "AutoModelForImageClassification": "CPViTForImageClassification",
         "AutoModelForMaskedImageModeling": "CPViTForMaskedImageModeling",
     }
+
+    pool_hidden_size: int = 32
+    pool_factored: bool = True
 
 
 __all__ = ["CPViTConfig"]

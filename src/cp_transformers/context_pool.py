@@ -342,13 +342,13 @@ class ContextPool(BaseContextPool):
     def __init__(
         self,
         hidden_size: int,
-        pool_hidden_size: int = 32,
+        pool_hidden_size: int = 64,
         pool_kernel_size: int = 3,
         pool_range: float = 0.1,
         pool_num_heads: int = 1,
         pool_max_offset: float = 0.0,
         pool_gate: bool = False,
-        pool_factored: bool = True,
+        pool_factored: bool = False,
         pool_implementation: str = "auto",
         num_dims: int = 1,
     ):

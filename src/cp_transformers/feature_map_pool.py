@@ -159,11 +159,11 @@ class GlobalContextPool(BaseContextPool):
     def __init__(
         self,
         hidden_size: int,
-        pool_hidden_size: int = 32,
+        pool_hidden_size: int = 64,
         pool_kernel_size: int = 3,
         pool_num_heads: int = 1,
         pool_gate: bool = False,
-        pool_factored: bool = True,
+        pool_factored: bool = False,
     ):
         super().__init__(
             hidden_size, 1, pool_hidden_size, pool_kernel_size, pool_num_heads, pool_gate, pool_factored, num_dims=2

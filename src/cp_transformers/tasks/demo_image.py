@@ -54,8 +54,8 @@ VIT: dict[str, Any] = {
     "patch_size": 4,
     **LABEL_NAMES,
 }
-# Four heads whose centres may move by a patch. The grid is of 7 x 7 patches: a tenth of it would reach no neighbour.
-VIT_POOL: dict[str, Any] = {"pool_num_heads": 4, "pool_max_offset": 1.0, "pool_range": 0.3}
+# The grid is of 7 x 7 patches: a tenth of it would reach no neighbour.
+VIT_POOL: dict[str, Any] = {"pool_range": 0.3}
 RESNET: dict[str, Any] = {
     "embedding_size": 32,
     "hidden_sizes": [32, 64],

@@ -40,9 +40,8 @@ from .film_reviews import LABELS, load_film_reviews
 
 
 KEPT_LAYERS = [0, 1, 2, 3]
-# Two heads whose centres may move, so that a pool can look to one side; and the predictor of the published results.
-FULL_PREDICTOR: dict[str, Any] = {"pool_factored": False, "pool_hidden_size": 64}
-POOL_CONFIG: dict[str, Any] = {"pool_num_heads": 2, "pool_max_offset": 2.0, **FULL_PREDICTOR}
+# Two heads whose centres may move, so that a pool can look to one side.
+POOL_CONFIG: dict[str, Any] = {"pool_num_heads": 2, "pool_max_offset": 2.0}
 SENTENCES = ["A warm, funny and quietly moving film.", "It is not funny, it is not moving, and it is far too long."]
 
 
