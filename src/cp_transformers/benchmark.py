@@ -2,14 +2,15 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """What pooling costs, measured side by side with what it is part of: the command `cp-transformers benchmark`.
 
-All candidates are run in turn, round after round, in one process with a fixed number of threads, so that whatever else
-the machine does falls on each alike; only ratios of one round are compared. The suite of pooling is here, that of
+All candidates are run once a round, in an order of the round's own, in one process with a fixed number of threads, so
+that whatever else the machine does falls on each alike; only ratios of one round are compared. The suite of pooling is here, that of
 whole models in `benchmark_models`.
 """
 
 import argparse
 import math
 import platform
+import random
 import statistics
 import time
 import weakref
@@ -83,16 +84,16 @@ FEWEST_ROUNDS = 5
 def interleaved(
     calls: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 2, seconds: float = math.inf
 ) -> dict[str, list[float]]:
-    """The seconds that each of the calls takes in each round, run in turn, for `rounds` rounds or, from
-    [`FEWEST_ROUNDS`] on, until `seconds` have passed."""
+    """The seconds that each of the calls takes in each round, for `rounds` rounds or, from [`FEWEST_ROUNDS`] on, until
+    `seconds` have passed. Each round has an order of its own: what follows upon a large call is slower."""
     measured: dict[str, list[float]] = {name: [] for name in calls}
     end = time.perf_counter() + seconds
     for turn in range(rounds + warm_up):
         if turn >= warm_up + FEWEST_ROUNDS and time.perf_counter() > end:
             break
-        for name, call in calls.items():
+        for name in random.Random(turn).sample(list(calls), len(calls)):
             start = time.perf_counter()
-            call()
+            calls[name]()
             if torch.accelerator.is_available():
                 torch.accelerator.synchronize()
             if turn >= warm_up:
