@@ -3,8 +3,8 @@
 """What pooling costs, measured side by side with what it is part of: the command `cp-transformers benchmark`.
 
 All candidates are run once a round, in an order of the round's own, in one process with a fixed number of threads, so
-that whatever else the machine does falls on each alike; only ratios of one round are compared. The suite of pooling is here, that of
-whole models in `benchmark_models`.
+that whatever else the machine does falls on each alike; only ratios of one round are compared. The suite of pooling is
+here, that of whole models in `benchmark_models`.
 """
 
 import argparse
