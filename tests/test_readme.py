@@ -23,7 +23,9 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
 HEADS = ("one head", "two heads with offsets", "four heads with offsets")
-FOUR = "4 heads, offsets"
+FOUR, FACTORED = "4 heads, offsets", "4 heads, factored predictor"
+CONVOLUTION = "bottleneck of as many parameters"
+SWIN, POOLFORMER = "Swin, 2 + 2 layers", "PoolFormer, 2 + 2 layers"
 
 
 def test_the_code_runs(tmp_path):
@@ -75,11 +77,19 @@ def test_what_the_image_demo_printed_is_what_results_hold():
         ("texts", "CP-BERT, 2 layers", "BERT, 6 layers", "film_reviews", "or six (-{:.1f} ± {:.1f}) after"),
         ("texts", "CP-BERT, 4 layers", "BERT, 4 layers", "film_reviews", "nothing measurable (+{:.1f} ± {:.1f})"),
         ("images", "CP-ViT, 1 layer", "ViT, 4 layers", "accuracy", "pooling is {:.1f} ± {:.1f} points ahead of four"),
-        ("images", "CP-ViT, 2 layers", "ViT, 4 layers", "accuracy", "two layers {:.1f} ± {:.1f} |"),
+        ("images", "CP-ViT, 2 layers", "ViT, 6 layers", "accuracy", "two layers are {:.1f} ± {:.1f} ahead of six"),
         ("images_ablation", FOUR, f"{FOUR}, equal weights", "accuracy", "{:.1f} ± {:.1f} points over equal weights"),
         ("images_ablation", FOUR, f"{FOUR}, weights only, sigma 0.5", "accuracy", "{:.1f} ± {:.1f} over a fixed size"),
-        ("images_ablation", FOUR, "depthwise convolution", "accuracy", "{:.1f} ± {:.1f} points ahead of it"),
-        ("images_ablation", FOUR, "bottleneck of as many parameters", "accuracy", "only {:.1f} ± {:.1f} of a general"),
+        ("images_ablation", FACTORED, "depthwise convolution", "accuracy", "{:.1f} ± {:.1f} points ahead of it"),
+        (
+            "images_ablation",
+            FACTORED,
+            "bottleneck of as many parameters",
+            "accuracy",
+            "only {:.1f} ± {:.1f} of a general",
+        ),
+        ("images_alternatives", "CP-ViT, 2 layers", SWIN, "accuracy", "{:.1f} ± {:.1f} points ahead of a Swin"),
+        ("images_alternatives", "CP-ViT, 2 layers", POOLFORMER, "accuracy", "and {:.1f} ± {:.1f} of a Pool"),
         ("texts_ablation", FOUR, f"{FOUR}, equal weights", "loss", "{:.2f} ± {:.2f} nats over equal weights"),
         ("texts_ablation", FOUR, f"{FOUR}, weights only, sigma 0.7", "loss", "is as good (+{:.2f} ± {:.2f})"),
         ("texts_ablation", FOUR, "depthwise convolution", "loss", "{:.2f} ± {:.2f} nats ahead of a depthwise"),
