@@ -22,10 +22,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import ResNetConfig, ResNetModel
 
+from cp_transformers import CPResNetConfig
 from cp_transformers.benchmark import SHAPES, Shape, environment, interleaved, make_block, rounded
-from cp_transformers.context_pool import ContextPool, context_pool
-from cp_transformers.feature_map_pool import WindowedContextPool, windowed_context_pool
+from cp_transformers.context_pool import BaseContextPool, ContextPool, context_pool
+from cp_transformers.feature_map_pool import windowed_context_pool
 from cp_transformers.files import write_csv
+from cp_transformers.modeling_cp_resnet import CPResNetStemPool
 
 
 PARTS = ("pooling", "convolution", "prediction", "mixing", "arithmetic", "traffic")
@@ -78,7 +80,7 @@ def layer(shape: Shape) -> tuple[str, int, int, Calls]:
 def stem() -> tuple[str, int, int, Calls]:
     """The same for what takes the place of the max pooling of ResNet-50's stem; the block is the stock model."""
     torch.manual_seed(0)
-    model, pool = ResNetModel(ResNetConfig()).eval(), WindowedContextPool(64, window=7, stride=2).eval()
+    model, pool = ResNetModel(ResNetConfig()).eval(), CPResNetStemPool(CPResNetConfig()).context_pool.eval()
     feature_map = torch.randn(2, 64, 112, 112)
     numbers = pool.predict_numbers(feature_map).unflatten(2, feature_map.shape[-2:])
     sigma, _ = pool.sizes_and_offsets(numbers[:, :, ::2, ::2], 7)
@@ -91,7 +93,7 @@ def stem() -> tuple[str, int, int, Calls]:
     return "CP-ResNet-50 stem", 112 * 112, 2, calls
 
 
-def shared_calls(pool: ContextPool, feature_map: torch.Tensor, matrix: torch.Tensor, columns: int) -> Calls:
+def shared_calls(pool: BaseContextPool, feature_map: torch.Tensor, matrix: torch.Tensor, columns: int) -> Calls:
     weights, copy = torch.randn(matrix.shape[1], columns), torch.empty_like(matrix)
     return {
         "convolution": lambda: pool.conv(feature_map if pool.reduce is None else pool.reduce(feature_map)),

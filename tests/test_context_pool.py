@@ -676,13 +676,19 @@ def test_an_error_tells_of_offsets_with_the_wrong_number_of_coordinates():
 
 PACKED = ((1, 6, 4), (15,), (7, 8), (3, 2, 3, 4))  # the lengths of the sequences in each row; the rest is padding
 
+OFFSETS = {"pool_max_offset": 3.0}
 every_packed_module = pytest.mark.parametrize(
     "options",
     [
         {"pool_num_heads": num_heads, "pool_kernel_size": kernel_size, **more}
         for kernel_size in (3, 5)
         for num_heads in (1, 2)
-        for more in ({}, {"pool_max_offset": 3.0}, {"pool_max_offset": 3.0, "pool_gate": True})
+        for more in (
+            {},
+            {"pool_max_offset": 3.0},
+            {"pool_max_offset": 3.0, "pool_gate": True},
+            {"pool_factored": True},
+        )
     ],
     ids=lambda options: "-".join(map(str, options.values())),
 )
