@@ -77,6 +77,7 @@ def test_what_the_image_demo_printed_is_what_results_hold():
         ("texts", "CP-BERT, 2 layers", "BERT, 6 layers", "film_reviews", "or six (-{:.1f} ± {:.1f}) after"),
         ("texts", "CP-BERT, 4 layers", "BERT, 4 layers", "film_reviews", "nothing measurable (+{:.1f} ± {:.1f})"),
         ("images", "CP-ViT, 1 layer", "ViT, 4 layers", "accuracy", "pooling is {:.1f} ± {:.1f} points ahead of four"),
+        ("images", "CP-ViT, 1 layer", "ViT, 1 layer", "accuracy", "and {:.1f} ± {:.1f} of one; two"),
         ("images", "CP-ViT, 2 layers", "ViT, 6 layers", "accuracy", "two layers are {:.1f} ± {:.1f} ahead of six"),
         ("images_ablation", FOUR, f"{FOUR}, equal weights", "accuracy", "{:.1f} ± {:.1f} points over equal weights"),
         ("images_ablation", FOUR, f"{FOUR}, weights only, sigma 0.5", "accuracy", "{:.1f} ± {:.1f} over a fixed size"),
@@ -89,7 +90,7 @@ def test_what_the_image_demo_printed_is_what_results_hold():
             "only {:.1f} ± {:.1f} of a general",
         ),
         ("images_alternatives", "CP-ViT, 2 layers", SWIN, "accuracy", "{:.1f} ± {:.1f} points ahead of a Swin"),
-        ("images_alternatives", "CP-ViT, 2 layers", POOLFORMER, "accuracy", "and {:.1f} ± {:.1f} of a Pool"),
+        ("images_alternatives", "CP-ViT, 2 layers", POOLFORMER, "accuracy", "a PoolFormer (+{:.1f} ± {:.1f})"),
         ("texts_ablation", FOUR, f"{FOUR}, equal weights", "loss", "{:.2f} ± {:.2f} nats over equal weights"),
         ("texts_ablation", FOUR, f"{FOUR}, weights only, sigma 0.7", "loss", "is as good (+{:.2f} ± {:.2f})"),
         ("texts_ablation", FOUR, "depthwise convolution", "loss", "{:.2f} ± {:.2f} nats ahead of a depthwise"),
@@ -187,8 +188,8 @@ def results(name: str) -> list[dict[str, str]]:
 
 def cost_table(rows: list[dict[str, str]]) -> str:
     lines = [
-        "| block | tokens | forward | two heads | four heads | all scales | dense | arithmetic "
-        "| training | two heads | four heads |",
+        "| block | tokens | forward, one head | two heads | four heads | all scales | dense | arithmetic "
+        "| training, one head | two heads | four heads |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for model, tokens in dict.fromkeys((row["model"], row["tokens"]) for row in rows):

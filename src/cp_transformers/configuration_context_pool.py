@@ -29,7 +29,8 @@ class ContextPoolConfigMixin:
         pool_gate: whether a gate, one a channel and zero at the start, mixes the pooled tokens in. Conversion of a
             pretrained checkpoint sets it, so that the converted model starts where its source stood.
         pool_factored: whether the predictor projects the tokens to its channels before its convolution, which on a
-            grid is several times cheaper, or convolves all channels, as in checkpoints of format 1.
+            grid is several times cheaper, or convolves all channels, as in checkpoints of format 1. The latter wants
+            more of them: set `pool_hidden_size` (64 was measured) with it.
         output_pool_sizes: whether the models return the predicted support sizes as `pool_sizes`, a tuple with one
             float32 tensor for each module that pools, in order; sigma in positions, zero at padding.
         context_pool_version: the format of the checkpoint; not to be set.
