@@ -25,6 +25,7 @@ RESULTS = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
 HEADS = ("one head", "two heads with offsets", "four heads with offsets")
 FOUR, FACTORED = "4 heads, offsets", "4 heads, factored predictor"
 CONVOLUTION = "bottleneck of as many parameters"
+LONGFORMER, FUNNEL = "Longformer, 2 layers, window of 8", "Funnel, 1 + 1 layers and a decoder of 1"
 SWIN, POOLFORMER = "Swin, 2 + 2 layers", "PoolFormer, 2 + 2 layers"
 
 
@@ -88,6 +89,15 @@ def test_what_the_image_demo_printed_is_what_results_hold():
             "bottleneck of as many parameters",
             "accuracy",
             "only {:.1f} ± {:.1f} of a general",
+        ),
+        ("texts_alternatives", "CP-BERT, 2 layers", LONGFORMER, "loss", "{:.2f} ± {:.2f} nats ahead of a Longformer"),
+        ("texts_alternatives", "CP-BERT, 2 layers", FUNNEL, "loss", "and {:.2f} ± {:.2f} of a Funnel"),
+        (
+            "texts_alternatives",
+            LONGFORMER,
+            "CP-BERT, 2 layers",
+            "film_reviews",
+            "is {:.1f} ± {:.1f} points ahead of CP",
         ),
         ("images_alternatives", "CP-ViT, 2 layers", SWIN, "accuracy", "{:.1f} ± {:.1f} points ahead of a Swin"),
         ("images_alternatives", "CP-ViT, 2 layers", POOLFORMER, "accuracy", "a PoolFormer (+{:.1f} ± {:.1f})"),
