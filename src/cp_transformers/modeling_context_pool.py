@@ -2,7 +2,6 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """What the models of every family share: how a layer gets its ContextPool, and how support sizes get out."""
 
-import math
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import wraps
@@ -46,9 +45,7 @@ def init_context_pool(module: nn.Module) -> None:
     if isinstance(module, PoolProjection) and module.bias is not None:
         init.copy_(module.bias, module.initial_bias())
     elif isinstance(module, FactoredConv):
-        init.kaiming_uniform_(module.weight, a=math.sqrt(5))
-        if module.bias is not None:
-            init.zeros_(module.bias)
+        module.reset_parameters()
     elif isinstance(module, BaseContextPool) and module.gate is not None:
         init.zeros_(module.gate)
 
