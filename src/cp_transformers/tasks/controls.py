@@ -5,6 +5,7 @@
 Each has the arguments and the outputs of [`ContextPool`], so that it can stand where one stands in a CP model.
 """
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -57,7 +58,7 @@ class FixedContextPool(ContextPool):
         return torch.zeros_like(weights) if self.equal_weights else weights, sigma, offsets
 
 
-class LocalControl(nn.Module):
+class LocalControl(nn.Module, ABC):
     """A local operation on the map of the tokens in ContextPool's place; subclasses define `mix`."""
 
     def __init__(self, pool: ContextPool):
@@ -66,9 +67,9 @@ class LocalControl(nn.Module):
         self.kernel = (1 if pool.num_dims == 1 else 3, 3)
         self.padding = (self.kernel[0] // 2, 1)
 
+    @abstractmethod
     def mix(self, feature_map: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """`(batch, channels, rows, columns)`, zero where `valid`, `(batch, 1, rows, columns)`, is; to the same."""
-        raise NotImplementedError
 
     def forward(
         self,
