@@ -3,6 +3,9 @@
 """The benchmark: what it runs and writes. How long anything takes is tested nowhere."""
 
 import csv
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -38,6 +41,23 @@ def test_calls_are_run_once_a_round_in_changing_orders_and_warmed_up():
 
 def test_rounds_end_with_their_time_but_not_before_the_fewest():
     assert len(interleaved({"a": lambda: None}, rounds=50, seconds=0.0)["a"]) == FEWEST_ROUNDS
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that gives memory back")
+@pytest.mark.parametrize("kept", [False, True])
+def test_freed_memory_stays_with_the_process(kept):
+    code = """
+import torch
+from pathlib import Path
+from cp_transformers.benchmark_models import keep_freed_memory
+pages = lambda: int(Path("/proc/self/statm").read_text().split()[1])
+if %s: keep_freed_memory()
+before = pages()
+torch.ones(64 * 2**20)  # 256 MB
+print((pages() - before) * 4096 > 200 * 2**20)
+"""
+    result = subprocess.run([sys.executable, "-c", code % kept], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == str(kept)
 
 
 @pytest.mark.parametrize("train", [False, True])

@@ -10,6 +10,7 @@ from hypothesis import given, settings, strategies as st
 from pool_reference import predictor_weights, randomize, reference_context_pool
 from torch.testing import assert_close
 
+from cp_transformers.benchmark import PeakMemory
 from cp_transformers.context_pool import (
     INITIAL_SIGMA,
     MIN_SIGMA,
@@ -218,6 +219,13 @@ def test_weights_sum_to_one_over_valid_tokens_and_are_zero_elsewhere(grid_size, 
     valid_columns = mask[:, None, None].expand_as(p)
     assert_close(p.where(valid_columns, 0.0).sum(dim=-1), torch.ones_like(sigma))
     assert (p[~valid_columns] == 0).all()
+
+
+def test_without_gradients_nothing_is_written_beside_the_logits_and_the_weights():
+    weights, sigma = torch.randn(2, 8, 64), 1 + torch.rand(2, 8, 64)
+    with PeakMemory() as memory:
+        p = pooling_weights(weights, sigma)
+    assert 2 * p.nbytes < memory.peak < 2.5 * p.nbytes  # and what all heads share
 
 
 def test_no_weight_is_subnormal():

@@ -15,7 +15,14 @@ from cp_transformers import CPResNetConfig, CPResNetForImageClassification
 from cp_transformers.context_pool import ContextPool, context_pool
 from cp_transformers.tasks import experiments
 from cp_transformers.tasks.controls import CONTROLS, replace_pools
-from cp_transformers.tasks.experiment_tasks import BATCH, TASKS, MaskedTokens, in_batches, masked_token_loss
+from cp_transformers.tasks.experiment_tasks import (
+    BATCH,
+    TASKS,
+    MaskedTokens,
+    MeanClassifier,
+    in_batches,
+    masked_token_loss,
+)
 from cp_transformers.tasks.experiments import Cell, Experiment
 from cp_transformers.tasks.mlm import Collator, Masking
 from cp_transformers.tasks.runs import Drawn
@@ -225,6 +232,20 @@ def test_the_loss_of_masked_tokens_alone_is_upstream_s(arm):
     assert_close(losses[1], losses[0])
     ours, theirs = (torch.autograd.grad(loss, model.get_input_embeddings().weight)[0] for loss in reversed(losses))
     assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("arm", ["BERT, 2 layers", "CP-BERT, 2 layers", "Longformer, 2 layers, window of 8"])
+def test_the_classifier_of_the_mean_takes_all_valid_tokens_and_no_others(arm):
+    experiment = Experiment.read(next(path for path in CONFIGS if path.stem == "texts_alternatives"))
+    torch.manual_seed(0)
+    model = MeanClassifier(experiments.make_model(experiment, arm).base_model).eval()
+    ids, mask, labels = torch.randint(5, 4000, (2, 16)), torch.ones(2, 16, dtype=torch.long), torch.tensor([0, 1])
+    mask[:, 9:] = 0
+    outputs, alone = model(ids, mask, labels), model(ids[:, :9], mask[:, :9], labels)
+    assert_close(outputs["logits"], alone["logits"])
+    assert_close(outputs["loss"], torch.nn.functional.cross_entropy(outputs["logits"], labels))
+    states = model.base_model(input_ids=ids[:, :9], attention_mask=mask[:, :9])[0]
+    assert_close(outputs["logits"], model.classifier(model.pooler(states.mean(dim=1)).tanh()))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -3,9 +3,12 @@
 """Whole models side by side: stock, stock with fewer layers, CP, and what a user would pick instead from transformers.
 
 All are new models of the same dimensions, fed with the same random inputs; what they compute is worth nothing here.
+The command keeps freed memory with the process, see [`keep_freed_memory`].
 """
 
+import ctypes
 import math
+import platform
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -150,6 +153,17 @@ def build(config: PreTrainedConfig) -> PreTrainedModel:
     """A new bare model. Funnel's is the one without a decoder, which classifies."""
     torch.manual_seed(0)
     return FunnelBaseModel(config) if isinstance(config, FunnelConfig) else AutoModel.from_config(config)
+
+
+def keep_freed_memory() -> None:
+    """Has glibc's malloc keep what is freed for what is allocated next, as jemalloc and tcmalloc do, for as long as
+    the process lives. By default it gives large blocks back to the system and gets them anew, page by page, which
+    takes more or less time by what the other candidates have just given back: ratios in training then differed by a
+    tenth from one run to the next. Where there is no glibc, nothing is done."""
+    if platform.libc_ver()[0] == "glibc":
+        libc, trim_threshold, mmap_max = ctypes.CDLL(None), -1, -4  # malloc.h's M_TRIM_THRESHOLD and M_MMAP_MAX
+        libc.mallopt(trim_threshold, -1)
+        libc.mallopt(mmap_max, 0)
 
 
 def measure_models(group: Group, rounds: int, seconds: float = math.inf) -> list[dict[str, Any]]:

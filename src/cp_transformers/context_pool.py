@@ -95,7 +95,8 @@ def pooling_weights(
     logits = torch.addcmul(log_weights[:, :, None, :], squared_distance, precision[..., None])
     if segments is not None:
         logits = logits.masked_fill(~_same_segment(segments)[:, None], torch.finfo(dtype).min)
-    return F.threshold(logits.softmax(dim=-1), MIN_WEIGHT, 0.0)
+    p = logits.softmax(dim=-1)
+    return F.threshold(p, MIN_WEIGHT, 0.0, inplace=not p.requires_grad)
 
 
 def context_pool(

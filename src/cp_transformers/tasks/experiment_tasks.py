@@ -201,7 +201,7 @@ class Texts(Task):
 
     unit = "sentences"
     head = AutoModelForMaskedLM
-    metrics = (
+    metrics: tuple[Metric, ...] = (
         Metric("loss", "masked-token loss", decimals=3, lower_is_better=True),
         Metric("film_reviews", "film reviews, %", 100),
     )
@@ -249,11 +249,12 @@ class Texts(Task):
         accuracy = None if run.split == "validation" else self.fine_tune(model, run)
         return model, {"loss": loss, "film_reviews": accuracy}
 
-    def fine_tune(self, pretrained: PreTrainedModel, run: Run) -> float:
+    def fine_tune(self, pretrained: PreTrainedModel, run: Run, by_mean: bool = False) -> float:
         data = self.data()
         steps = min(run.steps, FINE_TUNING_STEPS)
         set_seed(run.seed)
-        model = run.make_model(AutoModelForSequenceClassification)
+        model: Any = run.make_model(self.head if by_mean else AutoModelForSequenceClassification)
+        model = MeanClassifier(model.base_model) if by_mean else model
         missing, _ = model.base_model.load_state_dict(pretrained.base_model.state_dict(), strict=False)
         if any("pooler" not in name for name in missing):
             raise RuntimeError(f"The pretrained model lacks what the classifier has: {', '.join(missing)}.")
@@ -261,6 +262,17 @@ class Texts(Task):
         train = in_batches(data["films"]["train"], steps, run.seed)
         with training(model, train, fine_tuning, DataCollatorWithPadding(data["tokenizer"])) as trainer:
             return trainer.evaluate(data["films"][run.split][: run.held_out])["eval_accuracy"]
+
+
+class TextsByMean(Texts):
+    """Likewise, and besides with a classifier of the mean of the tokens, instead of the model's own."""
+
+    metrics = (*Texts.metrics, Metric("film_reviews_by_mean", "film reviews by the mean, %", 100))
+
+    def run(self, run: Run) -> tuple[PreTrainedModel, dict[str, float | None]]:
+        model, figures = super().run(run)
+        accuracy = None if run.split == "validation" else self.fine_tune(model, run, by_mean=True)
+        return model, {**figures, "film_reviews_by_mean": accuracy}
 
 
 class Pretrained(Task):
@@ -375,6 +387,7 @@ TASKS: dict[str, Task] = {
     "images": Images(),
     "small_images": SmallImages(),
     "texts": Texts(),
+    "texts_by_mean": TextsByMean(),
     "pretrained": Pretrained(),
 }
 
@@ -451,6 +464,33 @@ class MaskedTokens(nn.Module):
         hidden = self.model.base_model(input_ids=input_ids, attention_mask=attention_mask)[0][masked]
         logits = self.model.cls(hidden) if hasattr(self.model, "cls") else self.model.lm_head(hidden)
         return {"loss": nn.functional.cross_entropy(logits, labels[masked], reduction=reduction)}
+
+
+class MeanClassifier(nn.Module):
+    """BERT's pooler and classifier of two labels, of the mean of the tokens' last states in the place of the first's.
+
+    Args:
+        model: without a head. Of a Longformer no token attends to all.
+    """
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.base_model = model
+        width = model.config.hidden_size
+        self.pooler, self.dropout, self.classifier = nn.Linear(width, width), nn.Dropout(0.1), nn.Linear(width, 2)
+        for linear in (self.pooler, self.classifier):
+            nn.init.normal_(linear.weight, std=0.02)
+            nn.init.zeros_(linear.bias)
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """`input_ids` and `attention_mask` are `(batch, tokens)`, `labels` `(batch,)`; the logits `(batch, 2)`."""
+        hidden = self.base_model(input_ids=input_ids, attention_mask=attention_mask)[0]
+        mask = attention_mask[..., None].to(hidden)
+        mean = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
+        logits = self.classifier(self.dropout(self.pooler(mean).tanh()))
+        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
 
 
 @torch.no_grad()
