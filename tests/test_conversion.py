@@ -107,6 +107,17 @@ def test_every_head_converts_with_equal_outputs(family, name, tmp_path):
     assert parity(stock, loaded) == 0.0
 
 
+@pytest.mark.parametrize(
+    ("options", "factored"), [([], True), (["--pool-factored"], True), (["--no-pool-factored"], False)]
+)
+def test_the_command_chooses_the_predictor(options, factored, tmp_path):
+    tiny_stock("ViTModel").save_pretrained(tmp_path / "source")
+    assert cli(["convert", str(tmp_path / "source"), str(tmp_path / "cp"), "--pool-num-heads", "2", *options]) == 0
+    model = AutoModel.from_pretrained(tmp_path / "cp")
+    assert model.config.pool_factored is factored
+    assert all((pool.reduce is not None) is factored for pool in model.modules() if isinstance(pool, BaseContextPool))
+
+
 @pytest.mark.parametrize("name", ["BertForPreTraining", "ViTForMaskedImageModeling", "ResNetForImageClassification"])
 def test_parity_sees_any_open_gate(name):
     stock = tiny_stock(name)

@@ -407,6 +407,11 @@ def main(args: Sequence[str] | None = None) -> None:
         ("pool_window", int, "side of the window that the stem pools, odd"),
     ):
         parser.add_argument("--" + name.replace("_", "-"), type=kind, help=f"{text} ({_defaults(name)})")
+    parser.add_argument(
+        "--pool-factored",
+        action=argparse.BooleanOptionalAction,
+        help=f"project the tokens to the predictor's channels before its convolution ({_defaults('pool_factored')})",
+    )
     parser.add_argument("--pool-global", action="store_true", help="resnet: pool the last feature map by context too")
     parser.add_argument(
         "--no-pool-stem", dest="pool_stem", action="store_false", help="resnet: leave the stem's max pooling as it is"
