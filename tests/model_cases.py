@@ -69,6 +69,7 @@ LAYER_VARIANTS: dict[str, dict[str, Any]] = {
     "heads": {"pool_range": 0.5, "pool_num_heads": 2, "pool_max_offset": 2.0, "pool_gate": True},
     "elsewhere": {"pool_range": 0.5, "pool_placement": "block", "pool_layers": [1]},
 }
+BERT_VARIANTS = {**LAYER_VARIANTS, "heads": {**LAYER_VARIANTS["heads"], "pool_class_token": True}}
 RESNET_VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "heads": {"pool_num_heads": 2, "pool_max_offset": 2.0, "pool_gate": True, "pool_global": True},
@@ -212,7 +213,7 @@ def bert_case(model_class, stock_class, auto_class, rows=(3,), labels=None, **si
         inputs=lambda: text_inputs(*rows),
         smaller=lambda inputs: {name: tensor[:2, ..., :-2] for name, tensor in inputs.items()},
         valid_tokens=lambda inputs: inputs["attention_mask"].flatten(0, -2).bool(),
-        variants=LAYER_VARIANTS,
+        variants=BERT_VARIANTS,
         no_pools={"pool_layers": []},
         labels=labels,
     )

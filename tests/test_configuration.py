@@ -52,7 +52,7 @@ LAYER_DEFAULTS = {
 }
 LAYER_OTHERS = {**OTHERS, "pool_placement": "block", "pool_layers": [0, 1], "pool_implementation": "linear"}
 POOL_DEFAULTS = {
-    CPBertConfig: {**LAYER_DEFAULTS, "pool_max_offset": 2.0},
+    CPBertConfig: {**LAYER_DEFAULTS, "pool_max_offset": 2.0, "pool_class_token": False},
     CPViTConfig: {**LAYER_DEFAULTS, "pool_hidden_size": 32, "pool_factored": True},
     CPResNetConfig: {
         **DEFAULTS,
@@ -65,7 +65,7 @@ POOL_DEFAULTS = {
     },
 }
 OTHER_VALUES = {
-    CPBertConfig: LAYER_OTHERS,
+    CPBertConfig: {**LAYER_OTHERS, "pool_class_token": True},
     CPViTConfig: LAYER_OTHERS,
     CPResNetConfig: {**OTHERS, "pool_stem": False, "pool_window": 5, "pool_global": True},
 }

@@ -108,6 +108,14 @@ def test_every_head_converts_with_equal_outputs(family, name, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("options", "pooled"), [([], False), (["--pool-class-token"], True), (["--no-pool-class-token"], False)]
+)
+def test_the_command_chooses_whether_the_class_token_is_pooled(options, pooled, source, tmp_path):
+    assert cli(["convert", str(source), str(tmp_path / "cp"), *options]) == 0
+    assert AutoModel.from_pretrained(tmp_path / "cp").config.pool_class_token is pooled
+
+
+@pytest.mark.parametrize(
     ("options", "factored"), [([], True), (["--pool-factored"], True), (["--no-pool-factored"], False)]
 )
 def test_the_command_chooses_the_predictor(options, factored, tmp_path):

@@ -147,13 +147,19 @@ def test_a_newer_format_is_refused_by_name(case, tmp_path):
         load_checkpoint(tmp_path)
 
 
+# What configurations lacked that are of the format, and what models did then.
+OLD_FORMATS = {1: {"pool_factored": False, "pool_class_token": True}, 2: {"pool_class_token": True}}
+
+
+@pytest.mark.parametrize("version", OLD_FORMATS)
 @every_family
-def test_a_checkpoint_of_format_1_has_the_predictor_that_it_was_saved_with(case, tmp_path):
-    model = case.model(pool_factored=False)
+def test_a_checkpoint_of_an_older_format_computes_what_it_was_saved_with(version, case, tmp_path):
+    then = {name: value for name, value in OLD_FORMATS[version].items() if hasattr(case.config(), name)}
+    model = case.model(**then)
     model.save_pretrained(tmp_path)
     content = json.loads((tmp_path / "config.json").read_text())
-    del content["pool_factored"]
-    (tmp_path / "config.json").write_text(json.dumps({**content, "context_pool_version": 1}))
+    content = {name: value for name, value in content.items() if name not in then}
+    (tmp_path / "config.json").write_text(json.dumps({**content, "context_pool_version": version}))
     assert_same_outputs(aligned(load_checkpoint(tmp_path))(**case.inputs()), model.eval()(**case.inputs()))
 
 

@@ -359,7 +359,7 @@ def test_only_what_is_missing_of_a_pool_is_initialised(case, missing, tmp_path):
 # ------------------------------------------------------------------------------- the same construction as upstream
 
 # What our classes have, besides ContextPool, that upstream's have not, or have with another value.
-OWN_ATTRIBUTES = {"context_pool", "pools_attention", "_no_split_modules"}
+OWN_ATTRIBUTES = {"context_pool", "pools_attention", "pool_class_token", "_no_split_modules"}
 
 
 def attributes(module: nn.Module) -> dict[str, object]:
@@ -558,8 +558,10 @@ def test_pool_sizes_are_one_tensor_a_pool_that_predicts_them(case, variant):
 
 @every_variant
 def test_pool_sizes_are_zero_at_padding_and_at_least_the_floor_elsewhere(case, variant):
-    valid = case.valid_tokens(case.inputs())
-    for sizes in run(case.model(**variant), case, output_pool_sizes=True).pool_sizes:
+    model, valid = case.model(**variant), case.valid_tokens(case.inputs())
+    if not getattr(model.config, "pool_class_token", True):
+        valid[:, 0] = False  # it is not pooled
+    for sizes in run(model, case, output_pool_sizes=True).pool_sizes:
         by_token = sizes.movedim(1, -1)  # (batch, *positions, heads)
         assert not by_token[~valid].any()
         assert (by_token[valid] >= MIN_SIGMA).all()
@@ -572,7 +574,8 @@ def test_pool_sizes_are_those_of_each_pool_in_order(case):
     for pool in context_pools(model):
         pool.register_forward_hook(lambda module, args, output: seen.append(output[1]))
     pool_sizes = run(model, case, output_pool_sizes=True).pool_sizes
-    assert_same_outputs([sizes.flatten(2) for sizes in pool_sizes], seen)
+    # Class tokens of texts, which come first, are not pooled.
+    assert_same_outputs([sizes.flatten(2)[..., -each.shape[-1] :] for sizes, each in zip(pool_sizes, seen)], seen)
 
 
 @every_variant

@@ -10,7 +10,7 @@ import pytest
 import torch
 from model_cases import (
     BERT_MODELS,
-    LAYER_VARIANTS,
+    BERT_VARIANTS,
     LENGTHS,
     NUM_TOKENS,
     VOCABULARY_SIZE,
@@ -25,7 +25,9 @@ from model_cases import (
     token_labels,
 )
 from peft import LoraConfig, PeftModel, get_peft_model
+from pool_reference import randomize
 from torch import nn
+from torch.testing import assert_close
 from transformers import (
     AutoTokenizer,
     BertTokenizer,
@@ -43,15 +45,18 @@ from cp_transformers import (
     CPBertForSequenceClassification,
     CPBertForTokenClassification,
     CPBertModel,
+    modeling_cp_bert,
 )
 from cp_transformers.checkpoints import aligned
+from cp_transformers.context_pool import ContextPool
+from cp_transformers.modeling_cp_bert import pool_tokens
 
 
 CASES = {case.model_class: case for case in BERT_MODELS}
 BASE, MASKED_LM, CLASSIFIER = CASES[CPBertModel], CASES[CPBertForMaskedLM], CASES[CPBertForSequenceClassification]
 
 every_bert = over(BERT_MODELS)
-every_variant = pytest.mark.parametrize("variant", LAYER_VARIANTS.values(), ids=LAYER_VARIANTS)
+every_variant = pytest.mark.parametrize("variant", BERT_VARIANTS.values(), ids=BERT_VARIANTS)
 every_one_row_bert = over([case for case in BERT_MODELS if case.inputs()["input_ids"].ndim == 2])
 every_tied_bert = over([MASKED_LM, CASES[CPBertForPreTraining]])
 # The others look at the first token, which left padding makes a padded one: so upstream.
@@ -154,6 +159,44 @@ def test_an_entirely_padded_example_leaves_the_others_alone_and_all_finite(case,
     assert_same_outputs(
         [tensor[:2] for tensor in tensors(outputs)], [tensor[:2] for tensor in tensors(expected)], atol=1e-5
     )
+
+
+# ------------------------------------------------------------------------------------------------- the class token
+
+
+PADDED = {"none": (0, NUM_TOKENS), "right": (0, 5), "left": (NUM_TOKENS - 5, NUM_TOKENS), "alone": (2, 3)}
+
+
+@pytest.mark.parametrize("heads", [{}, {"pool_num_heads": 2, "pool_max_offset": 2.0, "pool_gate": True}])
+@pytest.mark.parametrize("place", PADDED.values(), ids=PADDED)
+def test_the_class_token_passes_by_and_is_in_no_pool(place, heads):
+    pool = randomize(ContextPool(8, pool_range=0.5, **heads))
+    hidden_states, mask = torch.randn(2, NUM_TOKENS, 8).double(), torch.zeros(2, NUM_TOKENS, dtype=torch.bool)
+    mask[0, slice(*place)] = mask[1] = True
+    pooled = pool_tokens(pool, hidden_states, mask, None, pool_class_token=False)
+    for row, (first, end) in enumerate([place, (0, NUM_TOKENS)]):
+        assert torch.equal(pooled[row, first], hidden_states[row, first])
+        others = hidden_states[row, first + 1 : end]
+        alone = pool(others[None])[0][0] if len(others) else others
+        assert_close(pooled[row, first + 1 : end], alone)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_it_is_the_same_where_the_mask_cannot_be_read(masked, monkeypatch):
+    pool, hidden_states = randomize(ContextPool(8, pool_range=0.5)), torch.randn(2, NUM_TOKENS, 8).double()
+    mask = torch.arange(NUM_TOKENS) < torch.tensor([[NUM_TOKENS], [4]])
+    expected = pool_tokens(pool, hidden_states, mask if masked else None, None, pool_class_token=False)
+    monkeypatch.setattr(modeling_cp_bert, "can_be_read", lambda tensor: False)
+    there = mask if masked else mask | True
+    found = pool_tokens(pool, hidden_states, there, None, pool_class_token=False)
+    assert_close(found[there], expected[there])
+
+
+def test_a_sequence_of_one_token_passes_by():
+    pool, hidden_states = ContextPool(8), torch.randn(2, 1, 8, requires_grad=True)
+    pooled = pool_tokens(pool, hidden_states, None, None, pool_class_token=False)
+    pooled.sum().backward()
+    assert torch.equal(pooled, hidden_states) and torch.equal(hidden_states.grad, torch.ones(2, 1, 8))
 
 
 # -------------------------------------------------------------------------------------------------- packed rows
@@ -269,7 +312,7 @@ def test_a_pool_mask_overrules_the_attention_mask(case):
     model, inputs = case.model(), case.inputs()
     everything = torch.ones_like(inputs["attention_mask"])
     sizes = run(model, inputs, pool_mask=everything, output_pool_sizes=True).pool_sizes
-    assert all(layer.all() for layer in sizes)
+    assert all(layer[..., 1:].all() for layer in sizes)
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.float32], ids=str)
@@ -330,7 +373,7 @@ def test_pooling_the_attention_leaves_the_residual_stream_alone(case):
 
 @every_bert
 def test_pooling_the_block_pools_the_residual_stream(case):
-    model, inputs = case.model(pool_range=0.5, pool_placement="block"), case.inputs()
+    model, inputs = case.model(pool_range=0.5, pool_placement="block", pool_class_token=True), case.inputs()
     silence_attention(model)
     expected = run(model, inputs)
     change_pools(model)
@@ -348,7 +391,8 @@ def test_attention_sees_pooled_tokens_and_the_block_its_own(variant):
     run(model, inputs)
     with torch.no_grad():
         (pool,) = context_pools(layer)
-        pooled, _ = pool(seen["layer"], mask=inputs["attention_mask"])
+        mask = inputs["attention_mask"].bool()
+        pooled = pool_tokens(pool, seen["layer"], mask, None, model.config.pool_class_token)
     assert torch.equal(seen["query"], pooled)
     assert torch.equal(seen["residual"], pooled if model.config.pool_placement == "block" else seen["layer"])
 

@@ -27,7 +27,7 @@ def without_a_predictor(model):
 def test_pools_that_do_not_look_at_the_tokens_are_where_they_started():
     model = CPBertModel(CPBertConfig(**SIZES, pool_num_heads=2, pool_max_offset=2.0))
     without_a_predictor(model)
-    rows = pool_statistics(model, [{"input_ids": torch.arange(1, 41)[None]}])
+    rows = pool_statistics(model, [{"input_ids": torch.arange(1, 42)[None]}])  # the first of which is not pooled
     assert [(row["layer"], row["head"]) for row in rows] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     for row in rows:
         assert row["sigma"] == pytest.approx(row["sigma_at_start"]) == pytest.approx(0.25 * 0.1 * 40)

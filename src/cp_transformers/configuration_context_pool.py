@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 
 # Of the checkpoints: raised when what they hold comes to mean something else.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 # How pooling may be computed, see `context_pool`.
 POOL_IMPLEMENTATIONS = ("auto", "dense", "linear", "triton")
@@ -32,7 +32,7 @@ class ContextPoolConfigMixin:
             grid is several times cheaper, or convolves all channels, as in checkpoints of format 1. The latter wants
             more of them: set `pool_hidden_size` (64 was measured) with it.
         output_pool_sizes: whether the models return the predicted support sizes as `pool_sizes`, a tuple with one
-            float32 tensor for each module that pools, in order; sigma in positions, zero at padding.
+            float32 tensor for each module that pools, in order; sigma in positions, zero at what is not pooled.
         context_pool_version: the format of the checkpoint; not to be set.
 
     With a configuration, and so with every model, the modules that define its family are saved, and an `auto_map` that

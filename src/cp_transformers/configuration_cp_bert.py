@@ -20,7 +20,11 @@ class CPBertConfig(LayerPoolConfigMixin, BertConfig):
     Configuration of the CP-BERT models: every field of [`~transformers.BertConfig`], with the same defaults, and
     those of ContextPool.
     {ContextPoolConfigMixin.__doc__}{LayerPoolConfigMixin.__doc__}
-    And that of `pool_max_offset` is 2: on texts, heads that look to one side learn more.
+    And that of `pool_max_offset` is 2: on texts, heads that look to one side learn more. One field is CP-BERT's own:
+
+    Args:
+        pool_class_token: whether [CLS], the first valid token of each sequence, is pooled and in other tokens' pools,
+            as in checkpoints of formats 1 and 2; else it passes by the pooling as it is, like CP-ViT's class token.
 
     Example:
 
@@ -44,6 +48,12 @@ class CPBertConfig(LayerPoolConfigMixin, BertConfig):
     }
 
     pool_max_offset: float | int = 2.0
+    pool_class_token: bool = False
+
+    def __post_init__(self, **kwargs):
+        if self.context_pool_version in (1, 2):
+            self.pool_class_token = True
+        super().__post_init__(**kwargs)
 
 
 __all__ = ["CPBertConfig"]

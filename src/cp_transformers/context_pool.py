@@ -43,9 +43,10 @@ INITIAL_SIGMA = {1: 0.25, 2: 0.5}
 # same step, and with few channels the predicted numbers would move by little.
 FACTORED_SCALE = 4.0
 
-# The tokens from which "auto" pools in linear time, by the number of dimensions: where that begins to be faster.
-LINEAR_FROM = {1: 512, 2: 4096}
-LINEAR_FROM_WITH_GRADIENTS = {1: 512, 2: 16384}
+# The tokens from which "auto" pools in linear time, by the number of dimensions: where that begins to be faster. Texts
+# of 512 tokens, of which [CLS] is not pooled, are among them.
+LINEAR_FROM = {1: 500, 2: 4096}
+LINEAR_FROM_WITH_GRADIENTS = {1: 500, 2: 16384}
 LINEAR_FROM_ON_ACCELERATORS = 4096
 
 
@@ -123,7 +124,7 @@ def context_pool(
     | `"linear"` | tokens | 2e-6, of gradients up to 1e-4 | all but segments |
     | `"triton"` | tokens x tokens, and tokens | float32 rounding | CUDA with triton; not yet timed |
 
-    `"auto"` takes `"linear"` for sequences of 512 tokens and more and grids of 4,096 and more (with gradients 16,384),
+    `"auto"` takes `"linear"` for sequences of 500 tokens and more and grids of 4,096 and more (with gradients 16,384),
     on accelerators for 4,096 tokens and more; and `"dense"` for less, for segments and for float64, and wherever a
     graph is traced, which should serve all lengths. Where one cannot be had, `"dense"` takes its place, of triton with
     a warning.
@@ -159,7 +160,7 @@ def _pool(
     and the offsets keep [`linear_context_pool`] from reading them."""
     chosen = choose_implementation(implementation, hidden_states, grid_size, segments)
     if chosen == "linear":
-        if _can_be_read(sigma):
+        if can_be_read(sigma):
             max_sigma = max_offset = None  # what they are is less than what they may be
         return linear_context_pool(
             hidden_states, weights, sigma, offsets, mask, grid_size, max_sigma=max_sigma, max_offset=max_offset
@@ -218,7 +219,7 @@ def _warn_of_triton() -> None:
     )
 
 
-def _can_be_read(tensor: torch.Tensor) -> bool:
+def can_be_read(tensor: torch.Tensor) -> bool:
     """Whether its numbers can be looked at without waiting for a device."""
     return tensor.device.type == "cpu" and not is_traced(tensor)
 
@@ -434,7 +435,7 @@ class ContextPool(BaseContextPool):
         for name, each in (("mask", mask), ("segments", segments)):
             if each is not None and each.shape != hidden_states.shape[:2]:
                 raise ValueError(f"{name} must be of shape {tuple(hidden_states.shape[:2])}, not {tuple(each.shape)}.")
-        if mask is not None and _can_be_read(mask) and mask.all():
+        if mask is not None and can_be_read(mask) and mask.all():
             mask = None  # nothing need be copied to make it zero
         valid_states = _zero_invalid(hidden_states, mask)
         weights, sigma, offsets = self.predict(valid_states, mask=mask, grid_size=grid_size, segments=segments)

@@ -412,6 +412,11 @@ def main(args: Sequence[str] | None = None) -> None:
         action=argparse.BooleanOptionalAction,
         help=f"project the tokens to the predictor's channels before its convolution ({_defaults('pool_factored')})",
     )
+    parser.add_argument(
+        "--pool-class-token",
+        action=argparse.BooleanOptionalAction,
+        help=f"bert: pool [CLS], too ({_defaults('pool_class_token')})",
+    )
     parser.add_argument("--pool-global", action="store_true", help="resnet: pool the last feature map by context too")
     parser.add_argument(
         "--no-pool-stem", dest="pool_stem", action="store_false", help="resnet: leave the stem's max pooling as it is"

@@ -85,8 +85,8 @@ def with_pool_sizes(output_class: type[ModelOutput]) -> Callable:
     """Decorator that gives a model's `forward` the argument `output_pool_sizes` (default: the config's).
 
     With it, the output is an `output_class`, which adds `pool_sizes`: a tuple with the predicted sigma of every module
-    that pools, in positions and float32; `(batch, heads, tokens)` for text, zero at padding; `(batch, heads, rows,
-    columns)` for images.
+    that pools, in positions and float32; `(batch, heads, tokens)` for text, zero at what is not pooled; `(batch,
+    heads, rows, columns)` for images.
     """
 
     def decorator(forward: Callable) -> Callable:

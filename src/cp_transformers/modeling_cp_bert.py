@@ -8,6 +8,7 @@ Only constructors are written anew, since upstream's build stock layers; what th
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers.modeling_outputs import (
     BaseModelOutputWithPoolingAndCrossAttentions,
@@ -46,6 +47,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
 from .configuration_cp_bert import CPBertConfig
+from .context_pool import ContextPool, can_be_read
 from .modeling_context_pool import build_context_pool, init_context_pool, record_pool_sizes, with_pool_sizes
 
 
@@ -55,7 +57,7 @@ from .modeling_context_pool import build_context_pool, init_context_pool, record
 @dataclass
 class CPBertModelOutput(BaseModelOutputWithPoolingAndCrossAttentions):
     """What upstream returns and, as in the classes below, `pool_sizes`: for each layer that pools, in order, the
-    predicted sigma in positions, `(batch, heads, tokens)` in float32, zero at padding."""
+    predicted sigma in positions, `(batch, heads, tokens)` in float32, zero at padding and where [CLS] passes by."""
 
     pool_sizes: tuple[torch.Tensor, ...] | None = None
 
@@ -95,12 +97,49 @@ class CPBertQuestionAnsweringModelOutput(QuestionAnsweringModelOutput):
     pool_sizes: tuple[torch.Tensor, ...] | None = None
 
 
+def class_tokens(pool_mask: torch.Tensor, pool_segments: torch.Tensor | None = None) -> torch.Tensor:
+    """`(batch, tokens)`, True at the first valid token of each row or, of packed rows, of each sequence."""
+    if pool_segments is None:
+        return pool_mask & (pool_mask.cumsum(dim=1) == 1)
+    return pool_mask & (pool_segments != F.pad(pool_segments[:, :-1], (1, 0), value=-1))
+
+
+def pool_tokens(
+    context_pool: ContextPool,
+    hidden_states: torch.Tensor,
+    pool_mask: torch.Tensor | None,
+    pool_segments: torch.Tensor | None,
+    pool_class_token: bool,
+) -> torch.Tensor:
+    """Pools `(batch, tokens, channels)`; without `pool_class_token` lets the class tokens pass, which are then in no
+    other token's pool either."""
+    if pool_class_token:
+        pooled, sizes = context_pool(hidden_states, mask=pool_mask, segments=pool_segments)
+    elif pool_segments is None and hidden_states.shape[1] > 1 and _begin_with_class_token(pool_mask):
+        pool_mask = None if pool_mask is None else pool_mask[:, 1:]
+        pooled, sizes = context_pool(hidden_states[:, 1:], mask=pool_mask)
+        pooled, sizes = torch.cat([hidden_states[:, :1], pooled], dim=1), F.pad(sizes, (1, 0))
+    else:
+        valid = hidden_states.new_ones(hidden_states.shape[:2], dtype=torch.bool) if pool_mask is None else pool_mask
+        pass_by = class_tokens(valid, pool_segments)
+        pooled, sizes = context_pool(hidden_states, mask=valid & ~pass_by, segments=pool_segments)
+        pooled = torch.where(pass_by[..., None], hidden_states, pooled)
+    record_pool_sizes(sizes)
+    return pooled
+
+
+def _begin_with_class_token(pool_mask: torch.Tensor | None) -> bool:
+    """Whether that of every row is known to be the row's first: there is no padding, or none on the left."""
+    return pool_mask is None or (can_be_read(pool_mask) and bool(pool_mask[:, 0].all()))
+
+
 class CPBertSelfAttention(BertSelfAttention):
     """Self-attention whose queries, keys and values are computed from pooled tokens."""
 
     def __init__(self, config: CPBertConfig, layer_idx: int | None = None):
         super().__init__(config, layer_idx=layer_idx)
         self.context_pool = build_context_pool(config, num_dims=1)
+        self.pool_class_token = config.pool_class_token
 
     def forward(
         self,
@@ -110,8 +149,7 @@ class CPBertSelfAttention(BertSelfAttention):
         pool_segments: torch.Tensor | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        hidden_states, sizes = self.context_pool(hidden_states, mask=pool_mask, segments=pool_segments)
-        record_pool_sizes(sizes)
+        hidden_states = pool_tokens(self.context_pool, hidden_states, pool_mask, pool_segments, self.pool_class_token)
         return super().forward(hidden_states, attention_mask, **kwargs)
 
 
@@ -131,6 +169,7 @@ class CPBertLayer(BertLayer):
         pools = config.pool_layers is None or layer_idx in config.pool_layers
         self.pools_attention = pools and config.pool_placement == "attention"
         self.context_pool = build_context_pool(config, num_dims=1) if pools and not self.pools_attention else None
+        self.pool_class_token = config.pool_class_token
         self.chunk_size_feed_forward = config.chunk_size_feed_forward
         self.seq_len_dim = 1
         self.attention = (CPBertAttention if self.pools_attention else BertAttention)(config, layer_idx=layer_idx)
@@ -149,8 +188,9 @@ class CPBertLayer(BertLayer):
         **kwargs,
     ) -> torch.Tensor:
         if self.context_pool is not None:
-            hidden_states, sizes = self.context_pool(hidden_states, mask=pool_mask, segments=pool_segments)
-            record_pool_sizes(sizes)
+            hidden_states = pool_tokens(
+                self.context_pool, hidden_states, pool_mask, pool_segments, self.pool_class_token
+            )
         elif self.pools_attention:
             kwargs.update(pool_mask=pool_mask, pool_segments=pool_segments)
         return super().forward(hidden_states, attention_mask, *args, **kwargs)
@@ -185,7 +225,7 @@ class CPBertPreTrainedModel(BertPreTrainedModel):
 
 
 class CPBertModel(CPBertPreTrainedModel, BertModel):
-    """The bare CP-BERT encoder.
+    """The bare CP-BERT encoder. By default [CLS], the first valid token of each sequence, passes by the pooling.
 
     `forward` takes and returns what [`~transformers.BertModel`]'s does as an encoder, and three things more:
 
