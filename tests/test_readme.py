@@ -99,6 +99,7 @@ def test_what_the_image_demo_printed_is_what_results_hold():
             "film_reviews",
             "is {:.1f} ± {:.1f} points ahead of CP",
         ),
+        ("texts_alternatives", "CP-BERT, 2 layers", LONGFORMER, "film_reviews_by_mean", "(CP-BERT +{:.1f} ± {:.1f})"),
         ("images_alternatives", "CP-ViT, 2 layers", SWIN, "accuracy", "{:.1f} ± {:.1f} points ahead of a Swin"),
         ("images_alternatives", "CP-ViT, 2 layers", POOLFORMER, "accuracy", "a PoolFormer (+{:.1f} ± {:.1f})"),
         ("texts_ablation", FOUR, f"{FOUR}, equal weights", "loss", "{:.2f} ± {:.2f} nats over equal weights"),
