@@ -20,9 +20,9 @@ from cp_transformers.tasks import glue, mlm
 MLM_CONFIG = Path(__file__).parents[1] / "configs" / "mlm" / "tiny.yaml"
 GLUE_CONFIG = Path(__file__).parents[1] / "configs" / "glue" / "film_reviews.yaml"
 MODELS = {
-    "bert-2": ("BERT, 2 layers", "bert", 2),
-    "bert-4": ("BERT, 4 layers", "bert", 4),
-    "cp_bert-2": ("CP-BERT, 2 layers", "cp_bert", 2),
+    "bert-2": ("BERT, 2 layers", "bert", {"num_hidden_layers": 2}),
+    "bert-4": ("BERT, 4 layers", "bert", {"num_hidden_layers": 4}),
+    "cp_bert-2": ("CP-BERT, 2 layers", "cp_bert", {"num_hidden_layers": 2, "pool_class_token": True}),
 }
 COLUMNS = ["model", "parameters", "loss", "perplexity", "masked_accuracy", "seed", "film_review_accuracy"]
 
@@ -37,11 +37,11 @@ def main() -> None:
 
     sizes = yaml.safe_load(MLM_CONFIG.read_text())["model_config"]
     rows = []
-    for name, (title, model_type, layers) in MODELS.items():
+    for name, (title, model_type, changed) in MODELS.items():
         if options.only is not None and name not in options.only:
             continue
         pretrained = str(options.runs / name)
-        size = json.dumps({**sizes, "num_hidden_layers": layers})
+        size = json.dumps({**sizes, **changed})
         model = ["--model_type", model_type, "--model_config", size, "--output_dir", pretrained]
         results = mlm.main(["--config", str(MLM_CONFIG), *model, "--resume_from_checkpoint", "last"])
         measured = [results["metrics"][metric] for metric in ("loss", "perplexity", "accuracy")]
