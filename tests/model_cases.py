@@ -69,7 +69,7 @@ LAYER_VARIANTS: dict[str, dict[str, Any]] = {
     "heads": {"pool_range": 0.5, "pool_num_heads": 2, "pool_max_offset": 2.0, "pool_gate": True},
     "elsewhere": {"pool_range": 0.5, "pool_placement": "block", "pool_layers": [1]},
 }
-BERT_VARIANTS = {**LAYER_VARIANTS, "heads": {**LAYER_VARIANTS["heads"], "pool_class_token": True}}
+BERT_VARIANTS = {**LAYER_VARIANTS, "elsewhere": {**LAYER_VARIANTS["elsewhere"], "pool_class_token": True}}
 RESNET_VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "heads": {"pool_num_heads": 2, "pool_max_offset": 2.0, "pool_gate": True, "pool_global": True},

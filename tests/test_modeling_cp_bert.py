@@ -5,6 +5,7 @@
 import copy
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ from model_cases import (
 from peft import LoraConfig, PeftModel, get_peft_model
 from pool_reference import randomize
 from torch import nn
+from torch.export import Dim
 from torch.testing import assert_close
 from transformers import (
     AutoTokenizer,
@@ -49,7 +51,7 @@ from cp_transformers import (
 )
 from cp_transformers.checkpoints import aligned
 from cp_transformers.context_pool import ContextPool
-from cp_transformers.modeling_cp_bert import pool_tokens
+from cp_transformers.modeling_cp_bert import class_tokens, leave_class_tokens_out, pool_tokens
 
 
 CASES = {case.model_class: case for case in BERT_MODELS}
@@ -156,9 +158,12 @@ def test_an_entirely_padded_example_leaves_the_others_alone_and_all_finite(case,
     inputs["attention_mask"][2] = 0
     outputs = run(model, inputs)
     assert all(tensor.isfinite().all() for tensor in tensors(outputs))
-    assert_same_outputs(
-        [tensor[:2] for tensor in tensors(outputs)], [tensor[:2] for tensor in tensors(expected)], atol=1e-5
+    valid = inputs["attention_mask"].bool()
+    found, expected = (
+        [tensor[valid] if tensor.shape[:2] == valid.shape else tensor[:2] for tensor in tensors(each)]
+        for each in (outputs, expected)
     )
+    assert_same_outputs(found, expected, atol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------- the class token
@@ -167,13 +172,18 @@ def test_an_entirely_padded_example_leaves_the_others_alone_and_all_finite(case,
 PADDED = {"none": (0, NUM_TOKENS), "right": (0, 5), "left": (NUM_TOKENS - 5, NUM_TOKENS), "alone": (2, 3)}
 
 
-@pytest.mark.parametrize("heads", [{}, {"pool_num_heads": 2, "pool_max_offset": 2.0, "pool_gate": True}])
+def pool_all_but_class_tokens(pool, hidden_states, mask=None, segments=None, valid=None):
+    passing, mask = leave_class_tokens_out(hidden_states, mask if valid is None else valid, mask, segments)
+    return pool_tokens(pool, hidden_states, mask, segments, passing)
+
+
+@pytest.mark.parametrize("options", [{}, {"pool_num_heads": 2, "pool_max_offset": 2.0, "pool_gate": True}])
 @pytest.mark.parametrize("place", PADDED.values(), ids=PADDED)
-def test_the_class_token_passes_by_and_is_in_no_pool(place, heads):
-    pool = randomize(ContextPool(8, pool_range=0.5, **heads))
+def test_the_class_token_passes_by_and_is_in_no_pool(place, options):
+    pool = randomize(ContextPool(8, pool_range=0.5, **options))
     hidden_states, mask = torch.randn(2, NUM_TOKENS, 8).double(), torch.zeros(2, NUM_TOKENS, dtype=torch.bool)
     mask[0, slice(*place)] = mask[1] = True
-    pooled = pool_tokens(pool, hidden_states, mask, None, pool_class_token=False)
+    pooled = pool_all_but_class_tokens(pool, hidden_states, mask)
     for row, (first, end) in enumerate([place, (0, NUM_TOKENS)]):
         assert torch.equal(pooled[row, first], hidden_states[row, first])
         others = hidden_states[row, first + 1 : end]
@@ -181,22 +191,54 @@ def test_the_class_token_passes_by_and_is_in_no_pool(place, heads):
         assert_close(pooled[row, first + 1 : end], alone)
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_it_is_the_same_where_the_mask_cannot_be_read(masked, monkeypatch):
+@pytest.mark.parametrize("mask", ["none", "right", "holes"])
+def test_it_is_the_same_where_the_mask_cannot_be_read(mask, monkeypatch):
     pool, hidden_states = randomize(ContextPool(8, pool_range=0.5)), torch.randn(2, NUM_TOKENS, 8).double()
-    mask = torch.arange(NUM_TOKENS) < torch.tensor([[NUM_TOKENS], [4]])
-    expected = pool_tokens(pool, hidden_states, mask if masked else None, None, pool_class_token=False)
-    monkeypatch.setattr(modeling_cp_bert, "can_be_read", lambda tensor: False)
-    there = mask if masked else mask | True
-    found = pool_tokens(pool, hidden_states, there, None, pool_class_token=False)
-    assert_close(found[there], expected[there])
+    valid = torch.arange(NUM_TOKENS) < torch.tensor([[NUM_TOKENS], [5]])
+    if mask == "holes":
+        valid[:, 2] = False
+    arguments = (pool, hidden_states.requires_grad_()) if mask == "none" else (pool, hidden_states, valid)
+    valid = valid | (mask == "none")
+    found = []
+    for traced in (False, True):
+        monkeypatch.setattr(modeling_cp_bert, "is_traced", Mock(return_value=traced))
+        pooled = pool_all_but_class_tokens(*arguments)[valid]
+        found.append((pooled, *torch.autograd.grad(pooled.square().sum(), pool.parameters())))
+    assert_close(found[1], found[0])
 
 
 def test_a_sequence_of_one_token_passes_by():
     pool, hidden_states = ContextPool(8), torch.randn(2, 1, 8, requires_grad=True)
-    pooled = pool_tokens(pool, hidden_states, None, None, pool_class_token=False)
+    pooled = pool_all_but_class_tokens(pool, hidden_states)
     pooled.sum().backward()
     assert torch.equal(pooled, hidden_states) and torch.equal(hidden_states.grad, torch.ones(2, 1, 8))
+
+
+def test_an_export_without_a_mask_takes_as_few_tokens_as_with_one():
+    model, ids = BASE.model(), BASE.inputs()["input_ids"]
+    shapes = {"input_ids": {0: Dim.AUTO, 1: Dim("tokens", min=2, max=40)}}
+    exported = torch.export.export(model, (), kwargs={"input_ids": ids}, dynamic_shapes=shapes).module()
+    for tokens in (2, NUM_TOKENS):
+        assert_same_outputs(exported(input_ids=ids[:, :tokens]), model(input_ids=ids[:, :tokens]), atol=1e-5)
+
+
+@pytest.mark.parametrize("left", [0, 3])
+def test_tokens_that_are_not_to_be_pooled_do_not_change_which_is_the_class_token(left):
+    pool, hidden_states = randomize(ContextPool(8, pool_range=0.5)), torch.randn(1, NUM_TOKENS, 8).double()
+    valid = torch.arange(NUM_TOKENS)[None] >= left
+    but_three = valid & (torch.arange(NUM_TOKENS) != left + 3)
+    expected = pool_all_but_class_tokens(pool, hidden_states, but_three, valid=valid)
+    but_three[0, left] = False  # [CLS], said to be left out as well
+    found = pool_all_but_class_tokens(pool, hidden_states, but_three, valid=valid)
+    assert torch.equal(found[0, left], hidden_states[0, left]) and not torch.equal(found, hidden_states)
+    assert torch.equal(found[but_three], expected[but_three])
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.long])
+def test_of_packed_rows_the_first_of_each_sequence_is_the_class_token(dtype):
+    segments = torch.tensor([[1, 1, 2, 3, 3, 0, 0], [4, 4, 4, 4, 1, 1, 1]], dtype=dtype)
+    expected = torch.tensor([[1, 0, 1, 1, 0, 1, 0], [1, 0, 0, 0, 1, 0, 0]]).bool()
+    assert torch.equal(class_tokens(segments != 0, segments), expected)
 
 
 # -------------------------------------------------------------------------------------------------- packed rows
@@ -312,7 +354,7 @@ def test_a_pool_mask_overrules_the_attention_mask(case):
     model, inputs = case.model(), case.inputs()
     everything = torch.ones_like(inputs["attention_mask"])
     sizes = run(model, inputs, pool_mask=everything, output_pool_sizes=True).pool_sizes
-    assert all(layer[..., 1:].all() for layer in sizes)
+    assert all(layer[..., 1:].all() and not layer[..., 0].any() for layer in sizes)
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.float32], ids=str)
@@ -391,8 +433,9 @@ def test_attention_sees_pooled_tokens_and_the_block_its_own(variant):
     run(model, inputs)
     with torch.no_grad():
         (pool,) = context_pools(layer)
-        mask = inputs["attention_mask"].bool()
-        pooled = pool_tokens(pool, seen["layer"], mask, None, model.config.pool_class_token)
+        start = 0 if model.config.pool_class_token else 1
+        pooled, _ = pool(seen["layer"][:, start:], mask=inputs["attention_mask"][:, start:])
+        pooled = torch.cat([seen["layer"][:, :start], pooled], dim=1)
     assert torch.equal(seen["query"], pooled)
     assert torch.equal(seen["residual"], pooled if model.config.pool_placement == "block" else seen["layer"])
 

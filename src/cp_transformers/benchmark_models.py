@@ -156,10 +156,10 @@ def build(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def keep_freed_memory() -> None:
-    """Has glibc's malloc keep what is freed for what is allocated next, as jemalloc and tcmalloc do, for as long as
-    the process lives. By default it gives large blocks back to the system and gets them anew, page by page, which
-    takes more or less time by what the other candidates have just given back: ratios in training then differed by a
-    tenth from one run to the next. Where there is no glibc, nothing is done."""
+    """Has glibc's malloc keep what is freed for what is allocated next, for as long as the process lives. By default
+    it gives large blocks back to the system and gets them anew, page by page, which takes more or less time by what
+    the other candidates have just given back: ratios in training then differed by a tenth from one run to the next.
+    Where there is no glibc, nothing is done."""
     if platform.libc_ver()[0] == "glibc":
         libc, trim_threshold, mmap_max = ctypes.CDLL(None), -1, -4  # malloc.h's M_TRIM_THRESHOLD and M_MMAP_MAX
         libc.mallopt(trim_threshold, -1)

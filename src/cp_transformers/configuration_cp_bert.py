@@ -23,8 +23,9 @@ class CPBertConfig(LayerPoolConfigMixin, BertConfig):
     And that of `pool_max_offset` is 2: on texts, heads that look to one side learn more. One field is CP-BERT's own:
 
     Args:
-        pool_class_token: whether [CLS], the first valid token of each sequence, is pooled and in other tokens' pools,
-            as in checkpoints of formats 1 and 2; else it passes by the pooling as it is, like CP-ViT's class token.
+        pool_class_token: whether [CLS], the first valid token of a row (of packed rows, the first of each sequence),
+            is pooled and in other tokens' pools, as in checkpoints of formats 1 and 2; else it passes by the pooling
+            as it is, like CP-ViT's class token.
 
     Example:
 

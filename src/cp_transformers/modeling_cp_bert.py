@@ -48,6 +48,7 @@ from transformers.utils import TransformersKwargs
 
 from .configuration_cp_bert import CPBertConfig
 from .context_pool import ContextPool, can_be_read
+from .linear_pool import is_traced
 from .modeling_context_pool import build_context_pool, init_context_pool, record_pool_sizes, with_pool_sizes
 
 
@@ -97,11 +98,28 @@ class CPBertQuestionAnsweringModelOutput(QuestionAnsweringModelOutput):
     pool_sizes: tuple[torch.Tensor, ...] | None = None
 
 
-def class_tokens(pool_mask: torch.Tensor, pool_segments: torch.Tensor | None = None) -> torch.Tensor:
-    """`(batch, tokens)`, True at the first valid token of each row or, of packed rows, of each sequence."""
-    if pool_segments is None:
-        return pool_mask & (pool_mask.cumsum(dim=1) == 1)
-    return pool_mask & (pool_segments != F.pad(pool_segments[:, :-1], (1, 0), value=-1))
+def class_tokens(mask: torch.Tensor, segments: torch.Tensor | None = None) -> torch.Tensor:
+    """`(batch, tokens)`, True at the first token of each row that is True in `mask` or, of packed rows, at the first
+    of each sequence."""
+    if segments is None:
+        return mask & (mask.cumsum(dim=1) == 1)
+    return F.pad(segments[:, 1:] != segments[:, :-1], (1, 0), value=True)
+
+
+def leave_class_tokens_out(
+    tokens: torch.Tensor,
+    valid: torch.Tensor | None,
+    pool_mask: torch.Tensor | None,
+    pool_segments: torch.Tensor | None,
+) -> tuple[int | torch.Tensor, torch.Tensor | None]:
+    """What is `passing`, and the mask, with which [`pool_tokens`] lets [CLS] of `(batch, tokens, ...)` pass: the first
+    token of each row that is True in `valid`, or of each sequence."""
+    at_the_start = valid is None or (can_be_read(valid) and bool(valid[:, 0].all()))
+    if at_the_start and pool_segments is None and tokens.shape[1] > 1 and not is_traced(tokens):
+        return 1, None if pool_mask is None else pool_mask[:, 1:]
+    valid = tokens.new_ones(tokens.shape[:2], dtype=torch.bool) if valid is None else valid.bool()
+    passing = class_tokens(valid, pool_segments)
+    return passing, ~passing if pool_mask is None else pool_mask & ~passing
 
 
 def pool_tokens(
@@ -109,28 +127,19 @@ def pool_tokens(
     hidden_states: torch.Tensor,
     pool_mask: torch.Tensor | None,
     pool_segments: torch.Tensor | None,
-    pool_class_token: bool,
+    passing: int | torch.Tensor,
 ) -> torch.Tensor:
-    """Pools `(batch, tokens, channels)`; without `pool_class_token` lets the class tokens pass, which are then in no
-    other token's pool either."""
-    if pool_class_token:
+    """Pools `(batch, tokens, channels)`; the tokens that are `passing` keep what they hold. These are the first so
+    many, and mask and segments those of the others; or, `(batch, tokens)`, where it is True, as the mask is not."""
+    if isinstance(passing, torch.Tensor):
         pooled, sizes = context_pool(hidden_states, mask=pool_mask, segments=pool_segments)
-    elif pool_segments is None and hidden_states.shape[1] > 1 and _begin_with_class_token(pool_mask):
-        pool_mask = None if pool_mask is None else pool_mask[:, 1:]
-        pooled, sizes = context_pool(hidden_states[:, 1:], mask=pool_mask)
-        pooled, sizes = torch.cat([hidden_states[:, :1], pooled], dim=1), F.pad(sizes, (1, 0))
+        pooled = torch.where(passing[..., None], hidden_states, pooled)
     else:
-        valid = hidden_states.new_ones(hidden_states.shape[:2], dtype=torch.bool) if pool_mask is None else pool_mask
-        pass_by = class_tokens(valid, pool_segments)
-        pooled, sizes = context_pool(hidden_states, mask=valid & ~pass_by, segments=pool_segments)
-        pooled = torch.where(pass_by[..., None], hidden_states, pooled)
+        pooled, sizes = context_pool(hidden_states[:, passing:], mask=pool_mask, segments=pool_segments)
+        if passing:
+            pooled, sizes = torch.cat([hidden_states[:, :passing], pooled], dim=1), F.pad(sizes, (passing, 0))
     record_pool_sizes(sizes)
     return pooled
-
-
-def _begin_with_class_token(pool_mask: torch.Tensor | None) -> bool:
-    """Whether that of every row is known to be the row's first: there is no padding, or none on the left."""
-    return pool_mask is None or (can_be_read(pool_mask) and bool(pool_mask[:, 0].all()))
 
 
 class CPBertSelfAttention(BertSelfAttention):
@@ -139,7 +148,6 @@ class CPBertSelfAttention(BertSelfAttention):
     def __init__(self, config: CPBertConfig, layer_idx: int | None = None):
         super().__init__(config, layer_idx=layer_idx)
         self.context_pool = build_context_pool(config, num_dims=1)
-        self.pool_class_token = config.pool_class_token
 
     def forward(
         self,
@@ -147,9 +155,10 @@ class CPBertSelfAttention(BertSelfAttention):
         attention_mask: torch.Tensor | None = None,
         pool_mask: torch.Tensor | None = None,
         pool_segments: torch.Tensor | None = None,
+        pool_passing: int | torch.Tensor = 0,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        hidden_states = pool_tokens(self.context_pool, hidden_states, pool_mask, pool_segments, self.pool_class_token)
+        hidden_states = pool_tokens(self.context_pool, hidden_states, pool_mask, pool_segments, pool_passing)
         return super().forward(hidden_states, attention_mask, **kwargs)
 
 
@@ -169,7 +178,6 @@ class CPBertLayer(BertLayer):
         pools = config.pool_layers is None or layer_idx in config.pool_layers
         self.pools_attention = pools and config.pool_placement == "attention"
         self.context_pool = build_context_pool(config, num_dims=1) if pools and not self.pools_attention else None
-        self.pool_class_token = config.pool_class_token
         self.chunk_size_feed_forward = config.chunk_size_feed_forward
         self.seq_len_dim = 1
         self.attention = (CPBertAttention if self.pools_attention else BertAttention)(config, layer_idx=layer_idx)
@@ -185,14 +193,13 @@ class CPBertLayer(BertLayer):
         *args,
         pool_mask: torch.Tensor | None = None,
         pool_segments: torch.Tensor | None = None,
+        pool_passing: int | torch.Tensor = 0,
         **kwargs,
     ) -> torch.Tensor:
         if self.context_pool is not None:
-            hidden_states = pool_tokens(
-                self.context_pool, hidden_states, pool_mask, pool_segments, self.pool_class_token
-            )
+            hidden_states = pool_tokens(self.context_pool, hidden_states, pool_mask, pool_segments, pool_passing)
         elif self.pools_attention:
-            kwargs.update(pool_mask=pool_mask, pool_segments=pool_segments)
+            kwargs.update(pool_mask=pool_mask, pool_segments=pool_segments, pool_passing=pool_passing)
         return super().forward(hidden_states, attention_mask, *args, **kwargs)
 
 
@@ -225,7 +232,7 @@ class CPBertPreTrainedModel(BertPreTrainedModel):
 
 
 class CPBertModel(CPBertPreTrainedModel, BertModel):
-    """The bare CP-BERT encoder. By default [CLS], the first valid token of each sequence, passes by the pooling.
+    """The bare CP-BERT encoder. By default [CLS], the first valid token of a row, passes by the pooling as it is.
 
     `forward` takes and returns what [`~transformers.BertModel`]'s does as an encoder, and three things more:
 
@@ -273,14 +280,21 @@ class CPBertModel(CPBertPreTrainedModel, BertModel):
                     "pass pool_mask of that shape, True where a token is valid."
                 )
             pool_mask = attention_mask
+        pool_mask = None if pool_mask is None else pool_mask.bool()
+        pool_passing: int | torch.Tensor = 0
+        tokens = inputs_embeds if input_ids is None else input_ids
+        if not self.config.pool_class_token and tokens is not None:
+            valid = attention_mask if getattr(attention_mask, "ndim", None) == 2 else pool_mask
+            pool_passing, pool_mask = leave_class_tokens_out(tokens, valid, pool_mask, pool_segments)
         return super().forward(
             input_ids,
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
-            pool_mask=None if pool_mask is None else pool_mask.bool(),
+            pool_mask=pool_mask,
             pool_segments=pool_segments,
+            pool_passing=pool_passing,
             **kwargs,
         )
 
