@@ -74,8 +74,8 @@ def test_what_the_image_demo_printed_is_what_results_hold():
     [
         ("texts", "CP-BERT, 2 layers", "BERT, 6 layers", "loss", "by {:.2f} ± {:.2f} nats"),
         ("texts", "CP-BERT, 2 layers", "BERT, 2 layers", "film_reviews", "they are {:.1f} ± {:.1f} points ahead"),
-        ("texts", "CP-BERT, 2 layers", "BERT, 4 layers", "film_reviews", "from four (-{:.1f} ± {:.1f} points)"),
-        ("texts", "CP-BERT, 2 layers", "BERT, 6 layers", "film_reviews", "or six (-{:.1f} ± {:.1f}) after"),
+        ("texts", "CP-BERT, 2 layers", "BERT, 4 layers", "film_reviews", "behind four (+{:.1f} ± {:.1f} points)"),
+        ("texts", "CP-BERT, 2 layers", "BERT, 6 layers", "film_reviews", "or six (+{:.1f} ± {:.1f}) after"),
         ("texts", "CP-BERT, 4 layers", "BERT, 4 layers", "film_reviews", "nothing measurable (+{:.1f} ± {:.1f})"),
         ("images", "CP-ViT, 1 layer", "ViT, 4 layers", "accuracy", "pooling is {:.1f} ± {:.1f} points ahead of four"),
         ("images", "CP-ViT, 1 layer", "ViT, 1 layer", "accuracy", "and {:.1f} ± {:.1f} of one; two"),
