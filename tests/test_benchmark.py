@@ -3,6 +3,7 @@
 """The benchmark: what it runs and writes. How long anything takes is tested nowhere."""
 
 import csv
+import ctypes
 import os
 import platform
 import subprocess
@@ -25,7 +26,15 @@ from cp_transformers.benchmark import (
     measure_pooling,
     run_pooling,
 )
-from cp_transformers.benchmark_models import Group, by_layers, groups, measure_models, num_layers, run_models
+from cp_transformers.benchmark_models import (
+    Group,
+    by_layers,
+    groups,
+    keep_freed_memory,
+    measure_models,
+    num_layers,
+    run_models,
+)
 from cp_transformers.cli import main as cli
 
 
@@ -62,6 +71,12 @@ print((pages() - before) * resource.getpagesize() > 200 * 2**20)
     arguments = [sys.executable, "-c", code % kept]
     result = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == str(kept)
+
+
+def test_without_glibc_nothing_is_asked_of_it(monkeypatch):
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    monkeypatch.delattr(ctypes, "CDLL")  # of Windows it cannot even be had
+    keep_freed_memory()
 
 
 @pytest.mark.parametrize("train", [False, True])

@@ -129,6 +129,23 @@ def test_the_claims_are_what_results_hold(name, arm, control, metric, said):
     assert said.format(abs(mean), half) in README
 
 
+def test_what_a_classifier_of_the_mean_gains_is_what_results_hold():
+    experiment = Experiment.read(ROOT / "configs" / "experiments" / "texts_alternatives.yaml")
+    rows, metrics = (
+        read_results(experiment, ROOT / "results" / "texts_alternatives.csv"),
+        TASKS["texts_by_mean"].metrics,
+    )
+    gains = {}
+    for arm in experiment.arms:
+        mean, half, seeds = paired_interval(*(values(rows, metric, arm, 10000) for metric in reversed(metrics[1:])))
+        assert seeds == 5
+        gains[arm] = f"{abs(mean):.1f} ± {half:.1f}"
+    said = " ".join(RESULTS.split())
+    assert f"BERT gains {gains['BERT, 2 layers']} points by it" in said
+    assert f"CP-BERT with [CLS] pooled {gains['CP-BERT, 2 layers, [CLS] pooled']}, and" in said
+    assert f"the Longformer loses {gains[LONGFORMER]}." in said
+
+
 def test_the_table_of_learning_rates_is_what_results_hold():
     with (ROOT / "results" / "pool_learning_rate.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -287,6 +304,13 @@ def test_what_fewer_layers_save_is_what_results_hold():
 
 def test_the_table_of_the_repeat_is_what_results_hold():
     assert repeat_table() in RESULTS
+    # and what the README makes of it: all of whole models, and all but one of the pooling
+    assert [line.split(" | ")[2:4] for line in repeat_table().split("\n")[2:]] == [
+        ["35", "34"],
+        ["35", "35"],
+        ["41", "41"],
+        ["41", "41"],
+    ]
 
 
 def runtimes_table(rows: list[dict[str, str]]) -> str:
@@ -303,6 +327,17 @@ def runtimes_table(rows: list[dict[str, str]]) -> str:
         cells += [f"{float(row['megabytes']):.1f}" for row in (plain, int8)]
         lines.append(f"| {model} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def test_what_is_said_of_runtimes_is_what_results_hold():
+    ratios = {(row["model"], row["runtime"]): f"{float(row['ratio']):.2f}" for row in results("runtimes")}
+    short, long = (ratios[f"CP-BERT, 4 layers, {tokens} tokens", "ONNX Runtime, int8"] for tokens in (64, 512))
+    compiled = {model: ratio for (model, runtime), ratio in ratios.items() if runtime == "PyTorch, compiled"}
+    said = " ".join(README.split())
+    assert f"takes {short} to {long} of PyTorch's time for CP-BERT" in said
+    assert f"makes small CP-ResNets faster ({compiled['CP-ResNet']})" in said
+    assert f"CP-BERT at 512 tokens ({compiled['CP-BERT, 4 layers, 512 tokens']})" in said
+    assert f"CP-ViT-S/16 ({compiled['CP-ViT-S/16']}) and a small CP-ViT ({compiled['CP-ViT, 2 layers']};" in said
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,7 @@ def leave_class_tokens_out(
 ) -> tuple[int | torch.Tensor, torch.Tensor | None]:
     """What is `passing`, and the mask, with which [`pool_tokens`] lets [CLS] of `(batch, tokens, ...)` pass: the first
     token of each row that is True in `valid`, or of each sequence."""
+    # Where it is the first column a slice does, and nothing need be copied to make it zero.
     at_the_start = valid is None or (can_be_read(valid) and bool(valid[:, 0].all()))
     if at_the_start and pool_segments is None and tokens.shape[1] > 1 and not is_traced(tokens):
         return 1, None if pool_mask is None else pool_mask[:, 1:]

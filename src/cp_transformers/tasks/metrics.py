@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """Metrics for `evaluate` that need no network: `evaluate.load` fetches each metric's script from the Hub."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import datasets
@@ -9,8 +10,8 @@ import evaluate
 import numpy as np
 
 
-class _Metric(evaluate.Metric):
-    """A metric of one number, under the name of its class in lower case."""
+class _Metric(evaluate.Metric, ABC):
+    """A metric of one number, under the name of its class in lower case; subclasses define `score`."""
 
     dtype = "int64"
     citation = ""
@@ -27,8 +28,9 @@ class _Metric(evaluate.Metric):
     def _compute(self, predictions: Sequence[float], references: Sequence[float]) -> dict[str, float]:
         return {type(self).__name__.lower(): float(self.score(np.asarray(predictions), np.asarray(references)))}
 
+    @abstractmethod
     def score(self, predictions: np.ndarray, references: np.ndarray) -> float:
-        raise NotImplementedError
+        """The number, of one-dimensional arrays of equal length."""
 
 
 class Accuracy(_Metric):
