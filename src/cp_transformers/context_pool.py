@@ -14,10 +14,10 @@ paper's abstract; pooling heads and offsets are additions of this project:
     out_i     = y_i, or x_i + gate * (y_i - x_i) where there is a gate
 
 where `reduce` maps the channels to a few and the convolution of those sees neighbours; in a predictor that is not
-`factored` there is no `reduce`, and the convolution is of all channels. There are several implementations of the last
-three lines, see [`context_pool`]. A sequence is a grid of one row.
-`extent` is the number of valid tokens of the example (a sequence) or the longer side
-of the grid (an image). `feature_map_pool` has the forms for the feature maps of ConvNets.
+`factored` there is no `reduce`, and the convolution is of all channels. `extent` is the number of valid tokens of the
+example (a sequence) or the longer side of the grid (an image); a sequence is a grid of one row. There are several
+implementations of the last three lines, see [`context_pool`]; `feature_map_pool` has the forms for the feature maps of
+ConvNets.
 """
 
 import math

@@ -49,8 +49,7 @@ VOCAB_SIZE = 4000
 MAX_LENGTH = 64
 FINE_TUNING_STEPS = 400
 FINE_TUNING_RATE = 3e-4
-# Of the pretrained models': their distillation, and the pooling's learning rate in it and in fine-tuning.
-DISTILLATION_STEPS = 200
+# Of the pretrained models': the rate of their distillation, and the pooling's in it and in fine-tuning.
 DISTILLATION_RATE = 5e-4
 DISTILLATION_POOL_RATE = 1e-2
 POOL_RATE = 1e-3
@@ -278,15 +277,15 @@ class TextsByMean(Texts):
 class Pretrained(Task):
     """Recovery of all-MiniLM-L6-v2, cut to fewer `layers`, with pooling where an arm's `model_type` is `cp_bert`.
 
-    Where the arm is `distilled`, the model learns first from the uncut one, on review sentences. Then it is fine-tuned
-    twice from there: on film reviews and on the ratings of products.
+    First the model learns from the uncut one, on review sentences, for `distillation` times as many steps as it is then
+    fine-tuned for, twice from there: on film reviews and on the ratings of products. 0 leaves the first out.
     """
 
     unit = "sentences"
     head = AutoModelForSequenceClassification
     metrics = (
         Metric("film_reviews", "film reviews, %", 100),
-        Metric("product_reviews", "product ratings, Spearman's rho", 100),
+        Metric("product_reviews", "product ratings, 100 rho", 100),
         Metric("hidden", "error of hidden states", decimals=4, lower_is_better=True),
     )
     config = {}
@@ -297,7 +296,7 @@ class Pretrained(Task):
 
     def make_model(self, options: Mapping[str, Any], head: Any) -> PreTrainedModel:
         options = {**options}
-        del options["distilled"]
+        del options["distillation"]
         with quiet():  # the head is expected to be missing
             model = cut_layers(head.from_pretrained(minilm_folder()), options.pop("layers"))
         return convert_model(model, **options) if options.pop("model_type") == "cp_bert" else model
@@ -334,7 +333,7 @@ class Pretrained(Task):
     def run(self, run: Run) -> tuple[PreTrainedModel, dict[str, float | None]]:
         set_seed(run.seed)
         student = run.make_model(AutoModel)
-        figures: dict[str, float | None] = {"hidden": self.distil(student, run) if run.options["distilled"] else None}
+        figures = {"hidden": self.distil(student, run) if run.options["distillation"] else None}
         for name in ("film_reviews", "product_reviews"):
             model, figures[name] = self.fine_tune(student, name, run)
         return model, figures
@@ -344,11 +343,12 @@ class Pretrained(Task):
         data = self.data()
         teacher = AutoModel.from_pretrained(minilm_folder())
         of_hidden_states = {"teacher": teacher, "distillation": DistillationArguments(distillation_logits_weight=0.0)}
-        distillation = replace(run, steps=min(run.steps, DISTILLATION_STEPS), learning_rate=DISTILLATION_RATE)
+        steps = run.options["distillation"] * run.steps
+        distillation = replace(run, steps=steps, learning_rate=DISTILLATION_RATE)
         rows = [{"input_ids": row["input_ids"]} for row in data["film_reviews"][run.split][: run.held_out]]
         with training(
             student,
-            in_batches(data["texts"], distillation.steps, run.seed),
+            in_batches(data["texts"], steps, run.seed),
             distillation,
             DataCollatorWithPadding(data["tokenizer"]),
             pool_learning_rate=DISTILLATION_POOL_RATE,

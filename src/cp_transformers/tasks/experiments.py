@@ -30,6 +30,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 from transformers import PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 import cp_transformers  # noqa: F401  (registers the models)
 
@@ -250,8 +251,9 @@ def run(experiment: Experiment, output: Path, workers: int = 2) -> Results:
 
 
 def _start_worker() -> None:
-    """One thread, and no life beyond that of the process that started it."""
+    """One thread, no progress bars of its own, and no life beyond that of the process that started it."""
     torch.set_num_threads(1)
+    disable_progress_bar()
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -402,6 +404,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--summary", action="store_true", help="run nothing; print and draw what is there")
     parser.add_argument("--quick", action="store_true", help="a smoke run, in out/<name>_quick.csv")
     options = parser.parse_args(args)
+    disable_progress_bar()
     experiment = Experiment.read(options.config)
     if options.seeds is not None:
         experiment.seeds = experiment.seeds[: options.seeds]
