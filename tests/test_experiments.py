@@ -4,6 +4,7 @@ import csv
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from torch.testing import assert_close
 
 from cp_transformers import CPResNetConfig, CPResNetForImageClassification
 from cp_transformers.context_pool import ContextPool, context_pool
-from cp_transformers.tasks import experiments
+from cp_transformers.tasks import experiment_tasks, experiments
 from cp_transformers.tasks.controls import CONTROLS, replace_pools
 from cp_transformers.tasks.experiment_tasks import (
     BATCH,
@@ -257,6 +258,24 @@ def test_a_quick_run_gives_every_figure(path):
         known = metrics if stage == "test" else metrics[:1]
         assert all(figures[metric.name] is not None for metric in known)
         assert figures["parameters"] > 0 and figures["gflops"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arm", "steps"), [("MiniLM, 2 layers, not distilled", [2, 2]), ("MiniLM, 2 layers", [4, 2, 2])]
+)
+def test_distillation_takes_a_multiple_of_the_steps_of_fine_tuning(monkeypatch, arm, steps):
+    taken, training = [], experiment_tasks.training
+
+    @contextmanager
+    def counted(*args, **options):
+        with training(*args, **options) as trainer:
+            taken.append(trainer.state.global_step)
+            yield trainer
+
+    monkeypatch.setattr(experiment_tasks, "training", counted)
+    experiment = experiments.quick(Experiment.read(next(path for path in CONFIGS if path.stem == "pretrained")))
+    experiments.run_cell(experiment, Cell("test", arm, 64, 0.001, 1))
+    assert taken == steps
 
 
 def test_an_interval_is_students():

@@ -277,8 +277,8 @@ class TextsByMean(Texts):
 class Pretrained(Task):
     """Recovery of all-MiniLM-L6-v2, cut to fewer `layers`, with pooling where an arm's `model_type` is `cp_bert`.
 
-    First the model learns from the uncut one, on review sentences, for `distillation` times as many steps as it is then
-    fine-tuned for, twice from there: on film reviews and on the ratings of products. 0 leaves the first out.
+    First the model learns from the uncut one, on review sentences, for `distillation` times the steps of fine-tuning
+    (0: not at all). Then it is fine-tuned twice from there: on film reviews and on the ratings of products.
     """
 
     unit = "sentences"
