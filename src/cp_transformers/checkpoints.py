@@ -34,6 +34,8 @@ from huggingface_hub.errors import (
 from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from .files import write_json
+
 
 # What a checkpoint holds besides the model, as far as it is there.
 PROCESSOR_FILES = (
@@ -225,6 +227,20 @@ def copy_files(source: Path, folder: Path, names: Iterable[str]) -> None:
                 f"{source / name} is a link to {real}, outside the folder; put the file in its place."
             )
         shutil.copyfile(real, folder / name)
+
+
+def copy_processor(source: Path, folder: Path) -> None:
+    """Copies the files of a tokenizer or image processor, without the names of modules that `trust_remote_code` would
+    run: the modules themselves are not copied, or lie in somebody else's repository.
+
+    Raises:
+        CheckpointError: one is a link out of the source's folder, or is damaged.
+    """
+    copy_files(source, folder, PROCESSOR_FILES)
+    for file in (folder / "tokenizer_config.json", folder / "preprocessor_config.json"):
+        content = read_json(file) if file.is_file() else {}
+        if isinstance(content, dict) and content.pop("auto_map", None) is not None:
+            write_json(file, content)
 
 
 def weight_files(folder: Path) -> list[Path]:

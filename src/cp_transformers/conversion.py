@@ -24,7 +24,7 @@ from .checkpoints import (
     UNTRUSTED,
     CheckpointError,
     check_written,
-    copy_files,
+    copy_processor,
     fetch,
     first_line,
     parity,
@@ -248,7 +248,7 @@ def convert_checkpoint(
             converted.save_pretrained(folder)
         except safetensors.SafetensorError as error:  # a full disk
             raise OSError(f"The weights cannot be written ({first_line(error)}).") from error
-        copy_files(source_folder, folder, PROCESSOR_FILES)
+        copy_processor(source_folder, folder)
         record["weights_sha256"] = digests(folder)
         write_json(folder / "conversion.json", record)
         write_card(folder, Path(output).name)

@@ -26,6 +26,7 @@ from .checkpoints import (
     blob_id,
     check_written,
     copy_files,
+    copy_processor,
     first_line,
     hub_errors,
     parity,
@@ -129,7 +130,9 @@ def export_checkpoint(
         if origin is None:
             write_card(folder, name)
         else:
-            copy_files(origin, folder, (*(() if processing_class else PROCESSOR_FILES), "README.md"))
+            if processing_class is None:
+                copy_processor(origin, folder)
+            copy_files(origin, folder, ["README.md"])
             carry_records(origin, folder)
             renew_card(folder, name)
         was_training = model.training

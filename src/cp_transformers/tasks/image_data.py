@@ -192,11 +192,13 @@ def load_processor(name: str) -> Any:
         OSError: it has none.
     """
     try:
-        return AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
+        processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise OSError(
             f"{name} has no image processor (preprocessor_config.json); add one to the checkpoint."
         ) from error
+    vars(processor).pop("auto_map", None)  # as of a model
+    return processor
 
 
 @dataclass

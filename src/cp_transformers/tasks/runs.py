@@ -33,6 +33,7 @@ from transformers import (
 from transformers.utils import logging
 
 from ..checkpoints import UNTRUSTED, check_tokenizer, fetch, read_model_type, reading, weight_files
+from ..registration import AUTO_MODELS
 from ..training import param_groups
 from .arguments import as_mapping, resolve, save_arguments
 from .digits import load_digits
@@ -300,7 +301,10 @@ def load_model(name: str, auto_class: Any, **options: Any) -> PreTrainedModel:
         CheckpointError: it cannot be loaded.
     """
     with reading(name):
-        return auto_class.from_pretrained(fetch(name)[0], dtype=torch.float32, **UNTRUSTED, **options)
+        model = auto_class.from_pretrained(fetch(name)[0], dtype=torch.float32, **UNTRUSTED, **options)
+    if type(model.config) not in AUTO_MODELS:  # modules of its own, which it would name again where it is saved
+        vars(model.config).pop("auto_map", None)
+    return model
 
 
 def load_tokenizer(name: str | os.PathLike) -> PreTrainedTokenizerBase:
@@ -312,7 +316,9 @@ def load_tokenizer(name: str | os.PathLike) -> PreTrainedTokenizerBase:
     if Path(name).is_dir():
         check_tokenizer(Path(name))
     with reading(f"The tokenizer of {name}"):
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    tokenizer.init_kwargs.pop("auto_map", None)  # as of a model
+    return tokenizer
 
 
 def new_config(classes: Mapping[str, type], arguments: Any, **fields: Any) -> PreTrainedConfig:
