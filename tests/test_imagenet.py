@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from datasets import ClassLabel, Dataset, Features, Image as ImageFeature, Value
+from datasets.distributed import split_dataset_by_node
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import (
@@ -447,6 +448,22 @@ def test_a_stream_goes_on_where_it_was(parquet, material, tmp_path):
     interrupt(tmp_path / "out", *more)
     (row,) = imagenet(tmp_path / "out", *more, "--resume_from_checkpoint", "last")
     assert of(row) == close(by_hand(material / "vit", material / "broken")) and row["corrupt"] == 2
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3])
+def test_a_stream_that_is_split_among_processes_goes_on_with_each_ones_own(shards):
+    rows = Dataset.from_list([{"image": {"path": str(number)}, "label": number} for number in range(24)])
+    stream = rows.to_iterable_dataset(num_shards=shards)
+    for done in (0, 4):
+        seen = []
+        for rank in range(2):
+            own = split_dataset_by_node(stream, rank, 2)
+            batches = image_evaluation._batches(own, done, 2, 0, preprocessing=None)  # no image can be read
+            labels = [example["label"] for batch in batches for example in batch]
+            whole = [row["label"] for row in own]
+            assert labels == whole[done:]
+            seen += labels
+        assert len({*seen}) == len(seen) == 24 - 2 * done
 
 
 @pytest.mark.parametrize("change", ["model", "crop", "folder", "real labels", "anew"])

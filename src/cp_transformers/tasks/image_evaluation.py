@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -263,24 +264,24 @@ class Preprocessed(torch.utils.data.Dataset):
 
 
 class PreprocessedStream(torch.utils.data.IterableDataset):
-    def __init__(self, rows: IterableDataset, preprocessing: Callable):
-        self.rows, self.read = rows, Preprocessed(None, preprocessing).read
+    """The same of rows that are streamed, without the first `done`. (`rows.skip`, of rows that are split among
+    processes, may skip as many of all.)"""
+
+    def __init__(self, rows: IterableDataset, preprocessing: Callable, done: int):
+        self.rows, self.read, self.done = rows, Preprocessed(None, preprocessing).read, done
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return map(self.read, self.rows)
+        return map(self.read, islice(self.rows, self.done, None))
 
 
 def _batches(
     rows: Dataset | IterableDataset, done: int, batch_size: int, num_workers: int, preprocessing: Callable
 ) -> Any:
     """Lists of examples, those not yet done."""
-    stream = isinstance(rows, IterableDataset)
-    left: Any = rows.skip(done) if stream else rows.select(range(done, len(rows)))
-    if stream:
+    examples: torch.utils.data.Dataset
+    if isinstance(rows, IterableDataset):
+        examples = PreprocessedStream(rows, preprocessing, done)
         num_workers = min(num_workers, 1)  # with more, the order and so the number that is done would be lost
-    return torch.utils.data.DataLoader(
-        PreprocessedStream(left, preprocessing) if stream else Preprocessed(left, preprocessing),
-        batch_size=batch_size,
-        num_workers=num_workers,
-        collate_fn=list,
-    )
+    else:
+        examples = Preprocessed(rows.select(range(done, len(rows))), preprocessing)
+    return torch.utils.data.DataLoader(examples, batch_size=batch_size, num_workers=num_workers, collate_fn=list)
