@@ -3,6 +3,7 @@
 """`cp-transformers distill`: cut models that learn from the uncut ones, on texts and images without labels."""
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from transformers import (
 from cp_transformers import CPBertForSequenceClassification, CPBertModel, CPViTModel
 from cp_transformers.cli import main as cli
 from cp_transformers.conversion import convert_checkpoint, cut_layers
+from cp_transformers.tasks import distill as distill_task
 from cp_transformers.tasks.mlm import train_tokenizer
 
 
@@ -226,6 +228,70 @@ def test_digits_come_from_a_package_and_classifiers_are_compared(tmp_path):
     results = distill(tmp_path / "student", teacher, tmp_path / "out", *more, *TRAIN)
     assert results["rows"] == {"train": 24, "validation": 20}
     assert results["metrics"]["after"].keys() == {"hidden", "logits", "agreement"}
+
+
+@pytest.mark.parametrize("more", [[], ["--flip", "0.5"]])
+def test_images_can_be_sent_to_workers_that_are_not_forked(more, images, tmp_path, monkeypatch):
+    teacher = save_vit(tmp_path / "teacher", ViTModel)
+    convert_checkpoint(teacher, tmp_path / "student", layers=[0, 2])
+    sent = []
+
+    def pickled(self, *args, **kwargs):
+        sent.extend(
+            pickle.loads(pickle.dumps(data))[0]["pixel_values"] for data in (self.train_dataset, self.eval_dataset)
+        )
+
+    monkeypatch.setattr(Trainer, "train", pickled)
+    distill(tmp_path / "student", teacher, tmp_path / "out", "--data_dir", images, *TRAIN, *more)
+    assert [each.shape for each in sent] == [(3, 8, 8)] * 2
+
+
+def test_a_held_out_image_that_cannot_be_read_is_left_out(images, tmp_path):
+    teacher = save_vit(tmp_path / "teacher", ViTForImageClassification, num_labels=3)
+    convert_checkpoint(teacher, tmp_path / "student", layers=[0, 2])
+    shutil.copytree(images, tmp_path / "images")
+    found = []
+    for name in ("whole", "broken"):
+        results = distill(
+            tmp_path / "student", teacher, tmp_path / name, "--data_dir", tmp_path / "images", "--do_eval"
+        )
+        found.append(results["metrics"]["before"])
+        (tmp_path / "images" / "validation" / "00.png").write_bytes(b"no image")
+    assert found[1] == pytest.approx(found[0], rel=1e-6)
+    assert "00.png" in (tmp_path / "broken" / "corrupt_images.txt").read_text()
+    for file in (tmp_path / "images" / "validation").iterdir():
+        file.write_bytes(b"no image")
+    options = ["--model_name_or_path", tmp_path / "student", "--teacher", teacher, "--output_dir", tmp_path / "none"]
+    assert cli(["distill", *map(str, [*options, *QUIET, "--data_dir", tmp_path / "images", "--do_eval"])]) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "auto_class"),
+    [
+        ("RoFormerForMaskedLM", AutoModelForMaskedLM),
+        ("RoFormerModel", AutoModel),
+        ("BertForSequenceClassification", AutoModelForSequenceClassification),
+        ("BertModel", AutoModel),
+    ],
+)
+def test_a_head_is_what_comes_after_the_last_for(name, auto_class):
+    assert distill_task._auto_class(distill_task._head(BertConfig(architectures=[name]))) is auto_class
+
+
+def test_evaluations_leave_the_training_as_it_is_and_no_text_out(texts, tmp_path):
+    teacher = save_bert(tmp_path / "teacher", BertModel)
+    convert_checkpoint(teacher, tmp_path / "student", layers=[0, 2])
+    plain = [*texts, *TRAIN, "--per_device_eval_batch_size", "5"]
+    more = [*plain, "--bf16_full_eval", "true"]
+    whole, half = (
+        distill(tmp_path / "student", teacher, tmp_path / name, *options)
+        for name, options in {"whole": plain, "half": more}.items()
+    )
+    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "half"))
+    assert_close(ours, theirs, rtol=0, atol=0)  # dtypes, too
+    assert whole["metrics"]["before"] != half["metrics"]["before"]
+    dropped = distill(tmp_path / "student", teacher, tmp_path / "drop", *plain, "--dataloader_drop_last", "true")
+    assert dropped["metrics"]["before"] == whole["metrics"]["before"]
 
 
 def test_feature_maps_are_learned_as_well(images, tmp_path):

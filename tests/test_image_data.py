@@ -15,6 +15,7 @@ import torch
 from datasets import Dataset
 from PIL import Image
 from torch import nn
+from torch.testing import assert_close
 from torchvision.transforms.v2 import functional as T
 from transformers import ConvNextImageProcessorPil, ResNetConfig, ViTConfig, ViTImageProcessor, ViTImageProcessorPil
 
@@ -30,6 +31,7 @@ from cp_transformers.tasks.image_data import (
     load_real_labels,
     match_labels,
     model_label,
+    normalization,
     resolve_preprocessing,
     validation_number,
 )
@@ -424,6 +426,17 @@ def test_without_changes_images_are_resized_and_normalised(mode):
     resized = picture().resize((16, 12), Image.Resampling[mode.upper()])
     expected = T.normalize(T.to_dtype(T.to_image(resized), torch.float32, scale=True), **HALF)
     assert torch.equal(augment(picture(), 3), expected)
+
+
+@pytest.mark.parametrize("fields", [{}, {"do_normalize": False}, {"do_rescale": False}, {"rescale_factor": 1 / 127.5}])
+def test_training_sees_the_numbers_that_the_image_processor_gives(fields):
+    processor = ViTImageProcessorPil(
+        size={"height": 16, "width": 16}, image_mean=[0.5, 0.4, 0.3], image_std=[0.2, 0.3, 0.4], **fields
+    )
+    image = picture().resize((16, 16))
+    mean, std = normalization(processor)
+    ours = Augmentation((16, 16), **OFF, mean=mean, std=std)(image, 0)
+    assert_close(ours, processor(image, return_tensors="pt")["pixel_values"][0])
 
 
 def test_flipping_always_mirrors_the_image():

@@ -4,6 +4,7 @@
 
 import csv
 import json
+import pickle
 import shutil
 import signal
 import subprocess
@@ -580,6 +581,17 @@ def test_a_new_head_replaces_the_old_one_alone(kind, labels, material, tmp_path)
     assert list(config.id2label.values()) == CLASSES[:3]
 
 
+@pytest.mark.parametrize("kind", ["vit", "cp_resnet"])
+def test_what_is_saved_sees_images_as_it_was_trained_to(kind, material, tmp_path):
+    model = save_model(tmp_path / "model", kind, labels=CLASSES[:3])
+    more = ["--crop_pct", "0.5", "--interpolation", "bilinear", *([] if kind == "vit" else ["--image_size", "24"])]
+    (row,) = train(tmp_path / "out", material / "colours", "--model_name_or_path", model, "--do_eval", *more)
+    again = evaluate(tmp_path / "again", tmp_path / "out", material / "colours")
+    for name in ("image_size", "crop_pct", "interpolation", *METRICS):
+        assert again[name] == pytest.approx(row[name])
+    assert row["interpolation"] == "bilinear" and row["crop_pct"] == 0.5
+
+
 def losses(output: Path) -> tuple[float, float]:
     """The first loss of training and of evaluation."""
     history = json.loads((output / "trainer_state.json").read_text())["log_history"]
@@ -621,6 +633,20 @@ def test_a_training_image_that_cannot_be_read_is_named_and_training_goes_on(mate
     lines = (tmp_path / "out" / "corrupt_images.txt").read_text().splitlines()
     assert sorted(Path(line.split(":")[0]).name for line in lines) == ["broken.png", "empty.png"]
     assert row["images"] == 12
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_data_can_be_sent_to_workers_that_are_not_forked(streaming, material, tmp_path, monkeypatch):
+    sent = []
+
+    def pickled(self, *args, **kwargs):
+        data = pickle.loads(pickle.dumps((self.train_dataset, self.data_collator)))
+        sent.append(data[1]([next(iter(data[0]))])["pixel_values"].shape)
+
+    monkeypatch.setattr(Trainer, "train", pickled)
+    more = ["--dataset_name", "digits", "--max_train_samples", "4", *(["--streaming"] if streaming else [])]
+    imagenet(tmp_path / "out", *more, *TRAIN, *STILL, *NEW, "--image_size", SIDE, "--max_steps", "1")
+    assert sent == [(1, 3, SIDE, SIDE)]
 
 
 def test_a_stream_is_trained_on_again_and_again(material, tmp_path):

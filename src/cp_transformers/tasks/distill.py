@@ -3,6 +3,7 @@
 """Recovery after a cut: a model with fewer layers learns from the uncut one on texts or images without labels, by the
 losses of [`distillation`][cp_transformers.tasks.distillation]."""
 
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,11 +34,15 @@ from .distillation import (
 )
 from .image_data import (
     Augmentation,
+    CorruptImage,
+    DrawImage,
+    Preprocessing,
     TrainingImages,
     decode,
     load_folder,
     load_images,
     load_processor,
+    normalization,
     resolve_preprocessing,
 )
 from .image_training import CorruptImages, load_teacher
@@ -184,7 +189,13 @@ def run(
     )
 
     def evaluate() -> dict[str, float]:
+        # Of what Trainer does to the last batch, and in half precision to the model, nothing is to stay.
+        weights = copy.deepcopy(model.state_dict()) if training.bf16_full_eval or training.fp16_full_eval else None
+        trainer.args.dataloader_drop_last = False
         measured = trainer.evaluate()
+        trainer.args.dataloader_drop_last = training.dataloader_drop_last
+        if weights is not None:
+            model.float().load_state_dict(weights)
         return {name: measured[f"eval_{name}"] for name in SCORES if f"eval_{name}" in measured}
 
     metrics = {"before": evaluate()} if training.do_eval else {}
@@ -230,7 +241,8 @@ def _check(arguments: DistillArguments, training: TrainingArguments, distillatio
 
 def _head(config: PreTrainedConfig) -> str:
     """The end of the name of a checkpoint's class; nothing where it has no head."""
-    return (config.architectures or [""])[0].partition("For")[2]
+    name = (config.architectures or [""])[0]
+    return name.rpartition("For")[2] if "For" in name else ""
 
 
 def _auto_class(head: str) -> Any:
@@ -295,16 +307,13 @@ def _load_images(
     preprocess = resolve_preprocessing(processor)
     teacher = load_teacher(distillation, config, processor)
 
-    def unchanged(image: Any, seed: int) -> torch.Tensor:
-        return preprocess(image)
-
-    augment: Callable = unchanged
+    augment: Callable = Unchanged(preprocess)
     if arguments.crop_min_scale < 1 or arguments.flip:
         sizes = preprocess.image_size, arguments.crop_min_scale, arguments.flip
-        augment = Augmentation(*sizes, 0, 0.0, processor.image_mean, processor.image_std, preprocess.interpolation)
+        augment = Augmentation(*sizes, 0, 0.0, *normalization(processor), preprocess.interpolation)
     report = CorruptImages(Path(training.output_dir) / "corrupt_images.txt")
 
-    def load(split: str, limit: int | None, transform: Callable) -> TrainingImages:
+    def load(split: str, limit: int | None) -> Any:
         if arguments.data_dir is not None:
             rows = load_folder(arguments.data_dir, split, labelled=False).rows
         else:
@@ -312,19 +321,43 @@ def _load_images(
             rows = load_images(
                 str(arguments.dataset_name), *where, image_column=arguments.image_column, labelled=False
             ).rows
-        rows = rows.shuffle(seed=0).select(range(min(limit or len(rows), len(rows))))
-
-        def draw(row: dict[str, Any], seed: int) -> dict[str, Any]:
-            return {"pixel_values": transform(decode(row["image"]), seed)}
-
-        return TrainingImages(rows, draw, training.seed, report)
+        return rows.shuffle(seed=0).select(range(min(limit or len(rows), len(rows))))
 
     data = _Data(processor, default_data_collator, teacher)
     if training.do_train:
-        data.train = load("train", arguments.max_train_samples, augment)
+        data.train = TrainingImages(
+            load("train", arguments.max_train_samples), DrawImage(augment), training.seed, report
+        )
     if training.do_eval or training.eval_strategy != "no":
-        data.validation = load("validation", arguments.max_eval_samples, unchanged)
+        data.validation = HeldOutImages(load("validation", arguments.max_eval_samples), preprocess, report)
     return data
+
+
+@dataclass
+class Unchanged:
+    """What takes the place of an [`Augmentation`] where nothing is drawn."""
+
+    preprocess: Callable[[Any], torch.Tensor]
+
+    def __call__(self, image: Any, seed: int) -> torch.Tensor:
+        return self.preprocess(image)
+
+
+class HeldOutImages(torch.utils.data.Dataset):
+    """Images without labels; one that cannot be read is not `readable`, and [`RecoveryTrainer`] leaves it out."""
+
+    def __init__(self, rows: Any, preprocess: Preprocessing, report: Callable[[str], None]):
+        self.rows, self.preprocess, self.report = rows, preprocess, report
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        try:
+            return {"pixel_values": self.preprocess(decode(self.rows[index]["image"])), "readable": True}
+        except CorruptImage as error:
+            self.report(str(error))
+            return {"pixel_values": torch.zeros(3, *self.preprocess.image_size), "readable": False}
 
 
 class RecoveryTrainer(DistillationTrainer):
@@ -335,11 +368,14 @@ class RecoveryTrainer(DistillationTrainer):
     ) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
         """A row an example: hidden loss times tokens, tokens, logits' loss times rows, agreements, rows."""
         inputs = self._prepare_inputs(inputs)
+        readable = inputs.pop("readable", None)
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs, taught = model(**inputs, output_hidden_states=bool(self.layer_map)), self.teach(inputs)
         examples = range(len(next(iter(inputs.values()))))
         scores = [self._score(_one(outputs, index), _one(taught, index), _one(inputs, index)) for index in examples]
         values = torch.tensor(scores, dtype=torch.float64, device=self.args.device)
+        if readable is not None:
+            values[~readable] = 0
         return None, values, values  # as labels as well, without which Trainer computes no metrics
 
     def _score(self, outputs: ModelOutput, taught: ModelOutput, inputs: ModelOutput) -> list[float]:
@@ -369,6 +405,8 @@ def _one(batch: Mapping[str, Any], index: int) -> ModelOutput:
 def mean_scores(prediction: EvalPrediction) -> dict[str, float]:
     """Of all tokens, or rows of logits, each with the same weight; what was not compared is left out."""
     hidden, tokens, soft, agreed, rows = prediction.predictions.sum(axis=0).tolist()
+    if not tokens:
+        raise ValueError("None of the held-out images can be read.")
     of_logits = {"logits": soft / rows, "agreement": agreed / rows} if rows else {}
     return {"hidden": hidden / tokens, **of_logits}
 

@@ -267,6 +267,16 @@ def resolve_preprocessing(
     return Preprocessing(processor, options, (rows, columns), crop_pct or own, used)
 
 
+def normalization(processor: Any) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation, a number a channel, by which an image processor normalises pixels from 0 to 1: with
+    (0, 1) where it does not, and in these units where it scales pixels otherwise."""
+    mean, std = [0.0] * 3, [1.0] * 3
+    if getattr(processor, "do_normalize", True):
+        mean, std = list(processor.image_mean), list(processor.image_std)
+    scale = 255 * processor.rescale_factor if getattr(processor, "do_rescale", True) else 255
+    return [each / scale for each in mean], [each / scale for each in std]
+
+
 def as_pair(size: Any) -> tuple[int, int]:
     """(rows, columns) of a size that may be given as the side of a square."""
     return (size, size) if isinstance(size, int) else tuple(size)
@@ -360,6 +370,20 @@ def import_transforms() -> Any:
     except ImportError as error:
         raise ImportError("Training on images needs torchvision: pip install 'cp-transformers[vision]'.") from error
     return v2
+
+
+@dataclass
+class DrawImage:
+    """Makes an example of a row with an image.
+
+    Args:
+        transform: from an image and a seed to `(channels, rows, columns)`, such as [`Augmentation`].
+    """
+
+    transform: Callable[[Any, int], torch.Tensor]
+
+    def __call__(self, row: dict[str, Any], seed: int) -> dict[str, Any]:
+        return {"pixel_values": self.transform(decode(row["image"]), seed)}
 
 
 class TrainingImages(DrawnAnew):

@@ -3,7 +3,8 @@
 """Training of image classifiers with the field's recipe, on `Trainer`."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +32,16 @@ from .image_data import (
     INTERPOLATIONS,
     Augmentation,
     CorruptImage,
+    DrawImage,
     LabelledImages,
     MixingCollator,
     Preprocessing,
     TrainingImages,
     as_pair,
-    decode,
     load_processor,
     match_labels,
     model_label,
+    normalization,
     resolve_preprocessing,
 )
 from .image_evaluation import Preprocessed
@@ -120,6 +122,8 @@ def train_model(
     output = Path(training.output_dir)
     config, processor, load = make_model(arguments, train)
     own = resolve_preprocessing(processor, arguments.image_size, arguments.crop_pct, arguments.interpolation)
+    for name, value in own.options.items():  # what is saved is to see images as the model was trained to
+        setattr(processor, name, value)
     teacher = load_teacher(distillation, config, processor)
     resume(training, output, *([EMA_FILE] if arguments.ema_decay else []))
     set_seed(training.seed)
@@ -134,17 +138,11 @@ def train_model(
         arguments.flip,
         arguments.rand_augment,
         arguments.random_erasing,
-        processor.image_mean,
-        processor.image_std,
+        *normalization(processor),
         own.interpolation,
     )
-    to_model = match_labels(train.names, config, train.where)
-    num_labels, where = config.num_labels, train.where
-
-    def draw(row: dict[str, Any], seed: int) -> dict[str, Any]:
-        label = model_label(row["label"], to_model, num_labels, where)
-        return {"pixel_values": augment(decode(row["image"]), seed), "labels": label, "seed": seed}
-
+    num_labels = config.num_labels
+    draw = DrawLabelled(augment, match_labels(train.names, config, train.where), num_labels, train.where)
     report = CorruptImages(output / "corrupt_images.txt")
     data: Any
     if isinstance(train.rows, IterableDataset):
@@ -184,6 +182,19 @@ def train_model(
         ema.give_to(model)
     trainer.save_model()
     trainer.accelerator.wait_for_everyone()
+
+
+@dataclass
+class DrawLabelled(DrawImage):
+    """The same with the model's label, and the seed; see [`model_label`]."""
+
+    to_model: Sequence[int] | None
+    num_labels: int
+    where: str
+
+    def __call__(self, row: dict[str, Any], seed: int) -> dict[str, Any]:
+        label = model_label(row["label"], self.to_model, self.num_labels, self.where)
+        return {**super().__call__(row, seed), "labels": label, "seed": seed}
 
 
 class CorruptImages:
@@ -283,7 +294,7 @@ def load_teacher(distillation: DistillationArguments, config: PreTrainedConfig, 
     if None not in sizes and as_pair(sizes[0]) != as_pair(sizes[1]):
         raise ValueError(f"The teacher {name} is for images of {sizes[1]}, the model for images of {sizes[0]}.")
     theirs = load_processor(name)
-    if [*theirs.image_mean, *theirs.image_std] != [*processor.image_mean, *processor.image_std]:
+    if normalization(theirs) != normalization(processor):
         raise ValueError(f"The teacher {name} is for images that are normalised otherwise than the model's.")
     if not distillation.distillation_logits_weight:
         return {"teacher": load_model(name, AutoModel), "distillation": distillation}
