@@ -474,6 +474,22 @@ def test_overwrite_spares_what_is_no_checkpoint(source, tmp_path):
     assert (tmp_path / "thesis" / "chapter1.tex").read_text() == "precious"
 
 
+@pytest.mark.parametrize("more", ["checkpoint-8/config.json", ".git/HEAD", "arguments.yaml"])
+def test_overwrite_spares_what_is_more_than_a_checkpoint(more, source, tmp_path):
+    convert_checkpoint(source, tmp_path / "run")
+    for name in (more, ".eval_results/glue.yaml"):
+        (tmp_path / "run" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "run" / name).write_text("precious")
+    before = snapshot(tmp_path / "run")
+    with pytest.raises(FileExistsError, match=f"more than a checkpoint .{more.split('/')[0]}"):
+        convert_checkpoint(source, tmp_path / "run", overwrite=True)
+    assert snapshot(tmp_path / "run") == before
+    (tmp_path / "run" / more).unlink()
+    if "/" in more:
+        (tmp_path / "run" / more).parent.rmdir()
+    convert_checkpoint(source, tmp_path / "run", overwrite=True)
+
+
 def test_the_source_is_not_overwritten_by_its_own_conversion(source):
     before = snapshot(source)
     with pytest.raises(CheckpointError, match="source"):

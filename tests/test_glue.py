@@ -4,6 +4,7 @@
 
 import json
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -36,8 +37,10 @@ from glue_cases import (
     weights,
     write,
 )
+from safetensors.torch import load_file
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from torch.testing import assert_close
 from transformers import (
     AutoModelForSequenceClassification,
     BertForSequenceClassification,
@@ -289,6 +292,24 @@ def test_training_stops_early(material, tmp_path):
     glue("sst2", material / "cp", material / "sst2", tmp_path / "out", *TRAIN, *still, *stops)
     checkpoints = sorted(path.name for path in (tmp_path / "out").glob("checkpoint-*"))
     assert checkpoints == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
+
+
+@pytest.mark.parametrize("left", [2, 3], ids=["stopped before the end", "stopped before the results"])
+def test_a_run_that_stops_early_goes_on_as_if_it_had_not_been_stopped(left, material, tmp_path):
+    still = ["--eval_strategy", "steps", "--eval_steps", "1", "--save_strategy", "steps", "--save_steps", "1"]
+    still += ["--learning_rate", "1e-12", "--max_steps", "20", "--load_best_model_at_end", "true"]
+    still += ["--early_stopping_patience", "2", "--metric_for_best_model", "accuracy"]
+    whole = glue("sst2", material / "cp", material / "sst2", tmp_path / "out", *TRAIN, *still)
+    output = tmp_path / "out"
+    (output / "results.json").unlink()
+    for number in range(left + 1, 4):
+        shutil.rmtree(output / f"checkpoint-{number}")
+    before = load_file(output / "model.safetensors")
+    (output / "model.safetensors").unlink()
+    more = [*TRAIN, *still, "--resume_from_checkpoint", "last"]
+    assert glue("sst2", material / "cp", material / "sst2", output, *more) == whole
+    assert sorted(path.name for path in output.glob("checkpoint-*")) == [f"checkpoint-{n}" for n in (1, 2, 3)]
+    assert_close(load_file(output / "model.safetensors"), before)
 
 
 def test_early_stopping_needs_its_options(material, tmp_path, capsys):

@@ -788,6 +788,32 @@ def test_training_that_was_stopped_goes_on_as_if_it_had_not_been(ema, material, 
     assert of(row) == close(whole)
 
 
+def test_a_run_that_is_killed_after_a_deletion_has_a_whole_checkpoint(material, tmp_path, monkeypatch):
+    more = [*STEPS, "--ema_decay", "0.7", "--save_total_limit", "1"]
+    (whole,) = train(tmp_path / "whole", material / "colours", *more)
+
+    def on_save(self, args, state, control):
+        if state.global_step == 4:
+            raise KeyboardInterrupt
+        return control
+
+    with monkeypatch.context() as patch:
+        patch.setattr("transformers.trainer_callback.CallbackHandler.on_save", on_save)
+        stopped = options(tmp_path / "out", "--data_dir", material / "colours", *TRAIN, *STILL, *more)
+        assert cli(["imagenet", *stopped]) == 130
+    assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-4"]
+    steps, update = [], image_training.EmaCallback.on_step_end
+    monkeypatch.setattr(
+        image_training.EmaCallback,
+        "on_step_end",
+        lambda self, args, state, *rest, **more: (
+            steps.append(state.global_step) or update(self, args, state, *rest, **more)
+        ),
+    )
+    (row,) = train(tmp_path / "out", material / "colours", *more, "--resume_from_checkpoint", "last")
+    assert steps == [5] and of(row) == close(whole)
+
+
 def test_a_checkpoint_whose_average_was_being_written_is_passed_over(material, tmp_path):
     more = [*STEPS, "--ema_decay", "0.7"]
     (whole,) = train(tmp_path / "out", material / "colours", *more)

@@ -23,7 +23,8 @@ def new_checkpoint_folder(output: str | os.PathLike, overwrite: bool = False) ->
 
     Raises:
         FileExistsError: `output` exists and is not an empty folder, and `overwrite` is False; or it is True, but what
-            stands there is no checkpoint (it has no `config.json`), so that a slip of the hand deletes nothing else.
+            stands there is no checkpoint (it has no `config.json`), or more than one (the output of a run, a folder
+            with others in it), so that a slip of the hand deletes nothing else.
         OSError: `output` cannot be written.
     """
     output = Path(output).resolve()
@@ -32,6 +33,12 @@ def new_checkpoint_folder(output: str | os.PathLike, overwrite: bool = False) ->
             raise FileExistsError(f"{output} exists; choose another output, or replace it with --overwrite.")
         if not (output / "config.json").is_file():
             raise FileExistsError(f"{output} is not a checkpoint, so it is not overwritten; choose another output.")
+        for path in sorted(output.iterdir()):
+            if path.name == "arguments.yaml" or (path.is_dir() and path.name not in (".eval_results", "__pycache__")):
+                raise FileExistsError(
+                    f"{output} holds more than a checkpoint ({path.name}), so it is not overwritten; choose another "
+                    "output."
+                )
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))

@@ -28,6 +28,7 @@ from transformers import (
     EvalPrediction,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
+    TrainerState,
     TrainingArguments,
     set_seed,
 )
@@ -388,11 +389,16 @@ def _run_seed(
     )
     if arguments.early_stopping_patience is not None:
         trainer.add_callback(EarlyStoppingCallback(arguments.early_stopping_patience))
+        trainer.args.restore_callback_states_from_checkpoint = True  # or it would count from zero again
+    best = best_of_stopped(training.resume_from_checkpoint, arguments.early_stopping_patience)
     folder = Path(training.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     prepare(training, model, arguments.model_name_or_path)
     if training.do_train:
-        trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+        if best is None:
+            trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+        else:
+            model.load_state_dict(load_model(str(best), AutoModelForSequenceClassification).state_dict())
         trainer.save_model()
         trainer.accelerator.wait_for_everyone()
 
@@ -410,6 +416,19 @@ def _run_seed(
             if trainer.is_world_process_zero():
                 write_predictions(folder / "predictions" / f"{name}.tsv", predicted, task)
     return values
+
+
+def best_of_stopped(checkpoint: str | None, patience: int | None) -> Path | None:
+    """The best checkpoint of a run that, by its last `checkpoint`, had stopped early before it was killed; None: there
+    is training left to do."""
+    if checkpoint is None or patience is None:
+        return None
+    state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+    stored = (state.stateful_callbacks or {}).get(EarlyStoppingCallback.__name__, {})
+    counted = stored.get("attributes", {}).get("early_stopping_patience_counter", 0)
+    if counted < patience or state.best_model_checkpoint is None:
+        return None
+    return Path(checkpoint).with_name(Path(state.best_model_checkpoint).name)
 
 
 def _summary(runs: dict[str, dict[str, dict[str, float]]]) -> dict[str, Any]:

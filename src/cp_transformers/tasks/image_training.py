@@ -158,7 +158,7 @@ def train_model(
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
         return F.cross_entropy(outputs["logits"].float(), labels, label_smoothing=smoothing if model.training else 0.0)
 
-    trainer = DistillationTrainer(
+    trainer = AveragingTrainer(
         model,
         unpushed(training),
         data_collator=MixingCollator(num_labels, arguments.mixup, arguments.cutmix),
@@ -177,6 +177,7 @@ def train_model(
             raise ValueError("The average of --ema_decay is not kept of weights that FSDP splits: leave it out.")
         ema = EmaCallback(arguments.ema_decay, training.resume_from_checkpoint)
         trainer.add_callback(ema)
+        trainer.ema = ema
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     if ema is not None:
         ema.give_to(model)
@@ -245,8 +246,8 @@ def top_metrics(prediction: EvalPrediction) -> dict[str, float]:
 
 
 class EmaCallback(TrainerCallback):
-    """Keeps an exponential moving average of the weights and of the batch statistics beside the model, and in each of
-    Trainer's checkpoints.
+    """Keeps an exponential moving average of the weights and of the batch statistics beside the model, and, with
+    [`AveragingTrainer`], in each checkpoint.
 
     Args:
         decay: of the average, a step.
@@ -265,15 +266,23 @@ class EmaCallback(TrainerCallback):
     def on_step_end(self, args, state, control, model=None, **kwargs) -> None:
         self.average.update_parameters(model)  # type: ignore[union-attr]
 
-    def on_save(self, args, state, control, **kwargs) -> None:
-        if state.is_world_process_zero:
-            tensors = {name: value.contiguous() for name, value in self.average.state_dict().items()}  # type: ignore
-            path = Path(args.output_dir) / f"checkpoint-{state.global_step}" / EMA_FILE
-            save_tensors(tensors, path.with_suffix(".new"))
-            os.replace(path.with_suffix(".new"), path)
+    def save(self, checkpoint: Path) -> None:
+        tensors = {name: value.contiguous() for name, value in self.average.state_dict().items()}  # type: ignore
+        save_tensors(tensors, checkpoint / EMA_FILE)
 
     def give_to(self, model: PreTrainedModel) -> None:
         model.load_state_dict(self.average.module.state_dict())  # type: ignore[union-attr]
+
+
+class AveragingTrainer(DistillationTrainer):
+    """Saves the average with the weights, before the checkpoint is whole and an earlier one is deleted."""
+
+    ema: EmaCallback | None = None
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        super().save_model(output_dir, _internal_call)
+        if _internal_call and output_dir is not None and self.ema is not None and self.args.should_save:
+            self.ema.save(Path(output_dir))
 
 
 def load_teacher(distillation: DistillationArguments, config: PreTrainedConfig, processor: Any) -> dict[str, Any]:

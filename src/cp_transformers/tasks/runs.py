@@ -47,7 +47,9 @@ ASKED = ("do_train", "do_eval", "do_predict", "max_steps", "num_train_epochs")
 # Of TrainingArguments, what else decides what a training ends in: a run that goes on must have the same.
 DECIDING = """
 seed data_seed learning_rate weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm optim lr_scheduler_type
-warmup_steps per_device_train_batch_size gradient_accumulation_steps label_smoothing_factor bf16 fp16
+warmup_steps per_device_train_batch_size gradient_accumulation_steps label_smoothing_factor bf16 fp16 optim_args
+lr_scheduler_kwargs neftune_noise_alpha dataloader_drop_last train_sampling_strategy load_best_model_at_end
+metric_for_best_model greater_is_better
 """.split()
 # Of the tasks' own arguments, what training has nothing to do with.
 OF_EVALUATION = """
@@ -165,7 +167,7 @@ def asked_for(training: TrainingArguments, *arguments: Any) -> dict[str, Any]:
     """What a run is asked for: how long, and a digest of all that decides what comes of it."""
     values = resolve(*arguments, training)
     own = [each.name for part in arguments for each in dataclasses.fields(part) if each.name != "seeds"]
-    names = sorted([*DECIDING, *own, "bf16_full_eval"])
+    names = sorted([*DECIDING, *own, "bf16_full_eval", "fp16_full_eval"])
     compared = [(name, values.get(name)) for name in names]
     # A number that has been read from a file may have become a fraction.
     compared = [(name, float(value) if isinstance(value, int) else value) for name, value in compared]
