@@ -679,17 +679,12 @@ def test_a_run_does_not_go_on_with_other_options_than_its_own(data, tmp_path, ca
     first = [*TRAIN, "--save_strategy", "steps", "--save_steps", "1"]
     mlm(data, tmp_path / "out", *first)
     kept = (tmp_path / "out" / "arguments.yaml").read_text()
-    for more in (["--learning_rate", "1e-3"], ["--mlm_probability", "0.3"], ["--seed", "1"]):
-        args = [
-            *options(data, tmp_path / "out"),
-            *first,
-            *more,
-            "--max_steps",
-            "3",
-            "--resume_from_checkpoint",
-            "last",
-        ]
-        assert f"{more[0][2:]} is {float(more[1]):g}, but it was" in refusal(capsys, args)
+    changed = {"learning_rate": "0.001", "mlm_probability": "0.3", "seed": "1", "neftune_noise_alpha": "5.0"}
+    changed |= {"dataloader_drop_last": "True", "optim_args": "beta1=0.8", "lr_scheduler_kwargs": '{"num_cycles": 2}'}
+    for name, value in changed.items():
+        more = [f"--{name}", value, "--max_steps", "3", "--resume_from_checkpoint", "last"]
+        message = refusal(capsys, [*options(data, tmp_path / "out"), *first, *more])
+        assert f"{name} is {value}, but it was".replace('"', "'") in message
     assert (tmp_path / "out" / "arguments.yaml").read_text() == kept
 
 
