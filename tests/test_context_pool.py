@@ -763,6 +763,33 @@ def test_a_sequence_does_not_reach_another_of_its_row(options):
         assert not torch.equal(pooled[own], expected[0][own])
 
 
+class Adapted(torch.nn.Module):
+    """A convolution to which something is added, as PEFT does."""
+
+    def __init__(self, conv: torch.nn.Conv2d):
+        super().__init__()
+        self.base, self.added = conv, torch.nn.Conv2d(conv.in_channels, conv.out_channels, (1, 3), padding=(0, 1))
+        self.weight, self.bias = conv.weight, conv.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.base(x) + self.added(x)
+
+
+def test_what_an_adapter_adds_is_added_to_packed_sequences_as_well():
+    module, segments, hidden_states = random_module(pool_num_heads=2), packed_segments(), random_states()
+    module.conv = Adapted(module.conv).to(hidden_states.dtype)
+    pooled, _ = module(hidden_states, mask=segments != 0, segments=segments)
+    for row, start, stop in packed_places():
+        assert_close(pooled[row : row + 1, start:stop], module(hidden_states[row : row + 1, start:stop])[0])
+
+
+@pytest.mark.parametrize("num_tokens", [10, 600])
+@pytest.mark.parametrize("implementation", ["auto", "dense", "linear"])
+def test_an_empty_batch_is_pooled_to_an_empty_one(num_tokens, implementation):
+    pooled, sizes = ContextPool(8, pool_implementation=implementation)(torch.zeros(0, num_tokens, 8))
+    assert pooled.shape == (0, num_tokens, 8) and sizes.shape == (0, 1, num_tokens)
+
+
 @pytest.mark.parametrize("numbers", [(0, 1), (1, 0), (7, -3)], ids=str)
 def test_only_whether_segments_differ_matters(numbers):
     module, hidden_states = random_module(pool_num_heads=2, pool_max_offset=2.0, pool_kernel_size=5), random_states()

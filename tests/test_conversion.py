@@ -490,6 +490,12 @@ def test_overwrite_spares_what_is_more_than_a_checkpoint(more, source, tmp_path)
     convert_checkpoint(source, tmp_path / "run", overwrite=True)
 
 
+def test_models_stay_on_their_device(source):
+    model = AutoModel.from_pretrained(source).to("meta")
+    for made in (conversion.cut_layers(model, [0]), conversion.convert_model(model, [0])):
+        assert {parameter.device.type for parameter in made.parameters()} == {"meta"}
+
+
 def test_the_source_is_not_overwritten_by_its_own_conversion(source):
     before = snapshot(source)
     with pytest.raises(CheckpointError, match="source"):

@@ -333,6 +333,19 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
+def test_the_models_of_the_results_are_those_of_today():
+    # What an arm does not say is the default of this version, which may have changed since it was run.
+    for path in CONFIGS:
+        file = Path(__file__).parents[1] / "results" / f"{path.stem}.csv"
+        experiment = Experiment.read(path)
+        task = TASKS[experiment.task]
+        measured = {cell.arm: row for cell, row in experiments.read_results(experiment, file).items()}
+        for arm, row in measured.items():
+            model = experiments.make_model(experiment, arm)
+            assert model.num_parameters() == row["parameters"], f"{path.stem}: {arm}"
+            assert experiments.gflops(model, task) == pytest.approx(row["gflops"]), f"{path.stem}: {arm}"
+
+
 def test_the_results_have_the_tables_of_every_experiment_that_was_run():
     results = Path(__file__).parents[1] / "results"
     text = (results / "README.md").read_text(encoding="utf-8")

@@ -169,7 +169,8 @@ def add_code(folder: Path, marker: Path) -> None:
     code = f"open({str(marker)!r}, 'w').close()\nclass Evil: pass\n"
     for name in ("evil", "__init__", "conftest", "context_pool", "modeling_cp_bert", "modeling_cp_vit"):
         (folder / f"{name}.py").write_text(code)
-    edit(folder / "config.json", auto_map=dict.fromkeys(AUTOS, "evil.Evil"))
+    pipelines = {"text-classification": {"impl": "evil.Evil", "pt": ["AutoModel"], "tf": []}}
+    edit(folder / "config.json", auto_map=dict.fromkeys(AUTOS, "evil.Evil"), custom_pipelines=pipelines)
     edit(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Evil", "evil.Evil"]})
     processor = {"AutoImageProcessor": ["evil.Evil", "evil.Evil"], "AutoProcessor": "evil.Evil"}
     edit(folder / "preprocessor_config.json", auto_map=processor)

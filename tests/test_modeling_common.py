@@ -7,6 +7,7 @@ import importlib.util
 import math
 import shutil
 import sys
+import warnings
 from collections import Counter
 from itertools import cycle
 from pathlib import Path
@@ -757,6 +758,25 @@ def test_a_compiled_model_has_the_same_outputs(case, variant, output_pool_sizes,
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     expected = run(model, case, output_pool_sizes=output_pool_sizes)
     assert_same_outputs(run(compiled, case, output_pool_sizes=output_pool_sizes), expected, atol=1e-5)
+
+
+@every_family
+def test_pool_sizes_come_out_of_parts_that_are_compiled_by_themselves(case, fresh_compiler):
+    model = case.model(**case.variants["heads"])
+    expected = run(model, case, output_pool_sizes=True)
+    for module in model.modules():
+        if getattr(module, "context_pool", None) is not None:
+            module.compile(backend="eager")
+    assert_same_outputs(run(model, case, output_pool_sizes=True), expected, atol=1e-5)
+
+
+@every_family
+def test_a_traced_model_passes_the_tracer_s_own_check(case):
+    model = case.model(**case.variants["heads"])
+    inputs = case.inputs()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(model, example_kwarg_inputs=inputs, strict=False)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="needs a C++ compiler")

@@ -29,6 +29,7 @@ from torch import nn
 from transformers import (
     AutoTokenizer,
     BertTokenizer,
+    DataCollatorWithFlattening,
     DataCollatorWithPadding,
     DynamicCache,
     Trainer,
@@ -230,6 +231,20 @@ def test_a_training_step_on_packed_rows_is_that_on_their_sequences(variant, chec
     if checkpointing:
         model.activation_checkpointing_enable()
     torch.testing.assert_close(gradients(model(**inputs, labels=labels).loss), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("said", ["cu_seq_lens_q", "seq_idx"])
+@every_variant
+def test_rows_that_are_packed_for_flash_attention_are_pooled_by_sequence(variant, said):
+    model, sequences = BASE.model(**variant), [[2, 11, 12, 13, 3], [2, 41, 42, 43, 44, 45, 3]]
+    collator = DataCollatorWithFlattening(return_flash_attn_kwargs=True, return_seq_idx=True)
+    batch = collator([{"input_ids": each} for each in sequences])
+    segments = torch.tensor([[1] * 5 + [2] * 7])
+    inputs = {name: batch[name] for name in ("input_ids", "position_ids", said)}
+    attention_mask = (segments[:, :, None] == segments[:, None, :])[:, None]  # flash attention's own, made by hand
+    packed = run(model, inputs, attention_mask=attention_mask)[0]
+    alone = torch.cat([run(model, {"input_ids": torch.tensor([each])})[0] for each in sequences], dim=1)
+    assert_same_outputs(packed, alone, atol=1e-5)
 
 
 @every_variant

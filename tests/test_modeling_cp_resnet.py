@@ -705,3 +705,9 @@ def test_a_field_spoilt_after_construction_is_refused(model_class, field, value)
 def test_fields_of_the_transformers_are_refused(field):
     with pytest.raises(ValueError, match=f"CPResNetConfig of this version has no field {field}; "):
         CPResNetConfig(**{field: None})
+
+
+def test_an_empty_batch_gives_empty_feature_maps():
+    model = random_model(CPResNetBackbone, out_features=["stage1", "stage2"])
+    shapes = [tuple(each.shape[1:]) for each in run(model, images()).feature_maps]
+    assert [tuple(each.shape) for each in run(model, images(batch=0)).feature_maps] == [(0, *each) for each in shapes]

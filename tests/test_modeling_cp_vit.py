@@ -10,6 +10,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import (
+    Trainer,
+    TrainingArguments,
     ViTConfig,
     ViTModel,
 )
@@ -518,3 +520,29 @@ def test_a_lora_adapter_is_reloaded_as_it_was_saved(tmp_path):
     model.save_pretrained(tmp_path)
     reloaded = PeftModel.from_pretrained(base, tmp_path).eval()
     assert torch.equal(run(reloaded, pixel_values=images()).logits, run(model, pixel_values=images()).logits)
+
+
+def test_accumulated_gradients_of_labels_that_are_several_are_those_of_the_whole_batch(tmp_path):
+    generator, norms = torch.Generator().manual_seed(0), []
+    data = [
+        {"pixel_values": torch.randn(3, 12, 12, generator=generator), "labels": torch.tensor([1.0, 0.0, index % 2])}
+        for index in range(8)
+    ]
+    for size in (8, 2):
+        model = random_model(CPViTForImageClassification, num_labels=3, hidden_dropout_prob=0.0)
+        arguments = TrainingArguments(
+            str(tmp_path),
+            max_steps=1,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=8 // size,
+            max_grad_norm=1e9,
+            logging_steps=1,
+            report_to=[],
+            use_cpu=True,
+            disable_tqdm=True,
+            save_strategy="no",
+        )
+        trainer = Trainer(model, arguments, train_dataset=data)
+        trainer.train()
+        norms += [entry["grad_norm"] for entry in trainer.state.log_history if "grad_norm" in entry]
+    assert norms[1] == pytest.approx(norms[0], rel=1e-4)

@@ -49,6 +49,25 @@ def test_the_graph_computes_what_the_model_does_for_other_shapes(case, tmp_path)
             np.testing.assert_allclose(actual[name], tensor.numpy(), rtol=1e-4, atol=1e-5, err_msg=name)
 
 
+def test_a_graph_for_all_lengths_is_right_at_all_lengths_whatever_the_implementation(tmp_path):
+    case = BERT_MODELS[0]
+    model = case.model(max_position_embeddings=700, pool_implementation="linear", pool_range=0.5)
+    with torch.no_grad():  # sizes near the top of their range
+        for name, parameter in model.named_parameters():
+            if name.endswith("proj.bias"):
+                parameter.add_(4)
+    session = exported(model, tmp_path, case.inputs())
+    for length in (5, 100, 600):
+        inputs = {
+            "input_ids": torch.randint(5, 90, (2, length)),
+            "attention_mask": torch.ones(2, length, dtype=torch.int64),
+        }
+        inputs = {name: inputs.get(name, torch.zeros(2, length, dtype=torch.int64)) for name in case.inputs()}
+        with torch.no_grad():
+            expected = model(**inputs).last_hidden_state.numpy()
+        np.testing.assert_allclose(outputs_of(session, inputs)["last_hidden_state"], expected, rtol=1e-3, atol=1e-4)
+
+
 def test_int8_halves_the_file_and_stays_near(tmp_path):
     case = BERT_MODELS[0]
     model = case.model(hidden_size=128, intermediate_size=512, **case.variants["heads"])

@@ -3,12 +3,13 @@
 """The Triton kernels, under Triton's interpreter on the CPU, against the dense pooling in float64."""
 
 import math
+import sys
 
 import pytest
 import torch
 from torch.testing import assert_close
 
-from cp_transformers.context_pool import context_pool
+from cp_transformers.context_pool import ContextPool, context_pool
 
 
 pytest.importorskip("triton")
@@ -50,6 +51,21 @@ def check(pool, tensors, tolerance=5e-5, rows=None, **options):
         error = (number.double() - expected).abs().max().item()
         assert error <= tolerance * expected.abs().max().item() + 1e-6, f"{name}: off by {error}"
     return ours
+
+
+@pytest.mark.parametrize("gate", [False, True])
+def test_the_module_trains(small_blocks, monkeypatch, gate):
+    hidden_states, direction = torch.randn(2, 20, 8), torch.randn(2, 20, 8)
+    pool, found = ContextPool(8, pool_num_heads=2, pool_max_offset=1.0, pool_gate=gate), []
+    if gate:
+        torch.nn.init.normal_(pool.gate)
+    monkeypatch.setitem(sys.modules, "cp_transformers.triton_pool", small_blocks)
+    for implementation in ("dense", "triton"):
+        monkeypatch.setattr(
+            sys.modules[ContextPool.__module__], "choose_implementation", lambda *args, chosen=implementation: chosen
+        )
+        found.append(torch.autograd.grad((pool(hidden_states)[0] * direction).sum(), list(pool.parameters())))
+    assert_close(found[1], found[0], rtol=1e-3, atol=1e-4)
 
 
 # Of 40 and 70 tokens: no multiples of a block, and more than two of them.

@@ -31,7 +31,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from .files import write_json
@@ -55,6 +55,10 @@ REFUSED_FIELDS = ("transformers_weights", "quantization_config", "auto_models")
 DTYPES = {"F64", "F32", "F16", "BF16", "I64"}
 # Options of every `from_pretrained` on a checkpoint that may come from anybody.
 UNTRUSTED = {"trust_remote_code": False, "use_safetensors": True}
+
+
+# Where a configuration names modules that `trust_remote_code` would run.
+CODE_FIELDS = ("auto_map", "custom_pipelines")
 
 
 class CheckpointError(ValueError):
@@ -211,6 +215,14 @@ def check_tokenizer(folder: Path) -> None:
             raise CheckpointError(f"{file} names {name}, which is not a file beside it.")
 
 
+def forget_code(config: PreTrainedConfig) -> None:
+    """Takes the modules that a stranger's configuration names out of it, so that they are not named again where it is
+    saved. What this package's configurations name is their own family."""
+    for field in CODE_FIELDS:
+        if not (field == "auto_map" and "auto_models" in vars(type(config))):
+            vars(config).pop(field, None)
+
+
 def copy_files(source: Path, folder: Path, names: Iterable[str]) -> None:
     """Copies those of the files that are there, unless they are links out of the source's folder (into
     huggingface_hub's cache they may lead).
@@ -347,7 +359,7 @@ def check_written(folder: Path, model: PreTrainedModel) -> None:
     """
     loaded, info = type(model).from_pretrained(folder, output_loading_info=True)
     expected = model.state_dict()
-    same = all(torch.equal(tensor, expected[key]) for key, tensor in loaded.state_dict().items())
+    same = all(torch.equal(tensor, expected[key].cpu()) for key, tensor in loaded.state_dict().items())
     if not same or any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")):
         raise CheckpointError(f"What was written cannot be loaded as it was saved ({info}); nothing was kept.")
 

@@ -97,7 +97,7 @@ def pooling_weights(
     if segments is not None:
         logits = logits.masked_fill(~_same_segment(segments)[:, None], torch.finfo(dtype).min)
     p = logits.softmax(dim=-1)
-    return F.threshold(p, MIN_WEIGHT, 0.0, inplace=not p.requires_grad)
+    return F.threshold(p, MIN_WEIGHT, 0.0, inplace=not p.requires_grad and not is_traced(p))
 
 
 def context_pool(
@@ -127,7 +127,7 @@ def context_pool(
     `"auto"` takes `"linear"` for sequences of 500 tokens and more and grids of 4,096 and more (with gradients 16,384),
     on accelerators for 4,096 tokens and more; and `"dense"` for less, for segments and for float64, and wherever a
     graph is traced, which should serve all lengths. Where one cannot be had, `"dense"` takes its place, of triton with
-    a warning.
+    a warning; and that of `"linear"` in graphs that are exported for any number of tokens.
 
     Raises:
         ValueError: the channels are not divisible by the number of heads, there is no such implementation, or see
@@ -191,10 +191,10 @@ def choose_implementation(
             return "triton" if hidden_states.dtype != torch.float64 else "dense"
         _warn_of_triton()
         return "dense"
-    if implementation == "dense" or segments is not None:
+    if implementation == "dense" or segments is not None or not hidden_states.shape[0]:
         return "dense"
     if implementation == "linear":
-        return "linear"
+        return "dense" if _is_exported_for_all_lengths(hidden_states) else "linear"
     if is_traced(hidden_states) or hidden_states.dtype == torch.float64:
         return "dense"
     shortest = LINEAR_FROM_ON_ACCELERATORS
@@ -203,6 +203,12 @@ def choose_implementation(
         by_dims = LINEAR_FROM_WITH_GRADIENTS if with_gradients else LINEAR_FROM
         shortest = by_dims[1 if grid_size is None else 2]
     return "linear" if hidden_states.shape[1] >= shortest else "dense"
+
+
+def _is_exported_for_all_lengths(hidden_states: torch.Tensor) -> bool:
+    """Whether a graph is made that is to serve other numbers of tokens, without guards: the levels of the pyramid
+    would stay those of the example."""
+    return torch.compiler.is_exporting() and isinstance(hidden_states.shape[1], torch.SymInt)
 
 
 @cache
@@ -320,6 +326,9 @@ class BaseContextPool(nn.Module):
         neighbours = F.pad(feature_map.squeeze(2), (half, half)).unfold(-1, kernel.shape[-1], 1)  # (B, C, tokens, k)
         theirs = F.pad(segments, (half, half)).unfold(-1, kernel.shape[-1], 1)
         within = neighbours * (theirs == segments[..., None])[:, None]
+        if not isinstance(self.conv, nn.Conv2d):  # an adapter's, say, which may add to it: each window by itself
+            windows = within.transpose(1, 2).flatten(0, 1).unsqueeze(2)
+            return self.conv(windows)[..., half].unflatten(0, segments.shape).permute(0, 2, 3, 1)
         hidden = torch.einsum("bcnk,hck->bhn", within, kernel) + self.conv.bias[:, None]  # type: ignore[index]
         return hidden.unsqueeze(2)
 
@@ -454,7 +463,7 @@ class ContextPool(BaseContextPool):
         )
         if self.gate is not None:
             # Counted from zero at invalid tokens, so that what they hold cannot reach the gate's gradient.
-            pooled = hidden_states.addcmul(self.gate, pooled.sub_(valid_states))
+            pooled = hidden_states.addcmul(self.gate, pooled - valid_states)
         return pooled, sigma if mask is None else sigma * mask[:, None]
 
     def extra_repr(self) -> str:

@@ -20,6 +20,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from . import __version__
 from .checkpoints import (
+    CODE_FIELDS,
     PROCESSOR_FILES,
     UNTRUSTED,
     CheckpointError,
@@ -113,7 +114,7 @@ def parse_layers(layers: str | Sequence[int] | None, num_layers: int) -> list[in
 
 
 def cut_layers(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
-    """A model of the same class and dtype that has only these layers of `model`, in this order.
+    """A model of the same class, dtype and device that has only these layers of `model`, in this order.
 
     Raises:
         CheckpointError: the model's family is not one that can be converted, or has no layers that can be left out; an
@@ -124,7 +125,7 @@ def cut_layers(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel
     config = copy.deepcopy(model.config)
     if kept is not None:
         config.num_hidden_layers = len(kept)
-    cut = type(model)(config).to(model.dtype)
+    cut = type(model)(config).to(model.device, model.dtype)
     cut.load_state_dict(_renumber(model.state_dict(), kept, family.layer_key))
     return cut.train(model.training)
 
@@ -138,7 +139,8 @@ def convert_model(model: PreTrainedModel, layers: Sequence[int] | None = None, *
         pool_config: fields of the new configuration that begin with `pool_`; `pool_gate` is True by default.
 
     Returns:
-        A model in evaluation mode, of the dtype of `model`. Its pooling modules are drawn from torch's generator.
+        A model in evaluation mode, of the dtype and on the device of `model`. Its pooling modules are drawn from
+        torch's generator.
 
     Raises:
         CheckpointError: the model cannot be converted, a `pool_` field is wrong, or the keys of the two models differ
@@ -152,7 +154,7 @@ def convert_model(model: PreTrainedModel, layers: Sequence[int] | None = None, *
     config = _converted_config(family, model.config, kept, pool_config)
     config._attn_implementation = model.config._attn_implementation
 
-    converted = model_class(config).to(model.dtype)
+    converted = model_class(config).to(model.device, model.dtype)
     missing, unexpected = converted.load_state_dict(_renumber(model.state_dict(), kept, family.layer_key), False)
     foreign = [key for key in missing if ".context_pool." not in key] + unexpected
     if foreign:
@@ -291,7 +293,7 @@ def _converted_config(
     """The configuration of the converted model."""
     if foreign := [name for name in pool_config if not name.startswith("pool_")]:
         raise CheckpointError(f"Only fields that begin with pool_ can be set, not {some(foreign)}.")
-    fields = {name: value for name, value in config.to_dict().items() if name not in ("model_type", "auto_map")}
+    fields = {name: value for name, value in config.to_dict().items() if name not in ("model_type", *CODE_FIELDS)}
     fields.update({"pool_gate": True, **pool_config})
     if layers is not None:
         fields["num_hidden_layers"] = len(layers)

@@ -28,6 +28,7 @@ from .checkpoints import (
     copy_files,
     copy_processor,
     first_line,
+    forget_code,
     hub_errors,
     parity,
     quiet,
@@ -76,6 +77,7 @@ def load_checkpoint(folder: str | os.PathLike) -> PreTrainedModel:
     model_class = next(each for each in AUTO_MODELS[type(config)].values() if each.__name__ == class_name)
     with quiet(), reading(f"{folder} as {class_name}"):
         model, info = model_class.from_pretrained(folder, config=config, output_loading_info=True, **UNTRUSTED)
+    forget_code(model.config)
     for kind in ("missing", "unexpected"):
         if keys := sorted(info[f"{kind}_keys"]):
             raise CheckpointError(f"The weights in {folder} are not those of {class_name}: {kind} {some(keys)}.")

@@ -253,7 +253,7 @@ def sum_of_products(factors: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.T
     views of overlapping windows are multiplied where they stand; all together they would be copied first, which only
     pays where they are [`SMALL`]."""
     first = factors[0][0]
-    if is_traced(first) or first[0, 0].numel() <= SMALL:
+    if is_traced(first) or first.shape[0] == 0 or first[0, 0].numel() <= SMALL:
         return reduce(torch.add, [left @ right for left, right in factors])
     shape = first.shape[:2]
     # Unbound, not indexed: the gradient of an index is as large as all that it was taken from.

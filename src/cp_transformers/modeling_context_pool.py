@@ -54,7 +54,8 @@ class _Collector:
     """Where the pooling modules leave their support sizes during a forward pass that was asked for them.
 
     Upstream's models hand unknown arguments down in part and nothing new up, so the sizes go past them. Each thread
-    and task has a collection of its own; under torch.compile, which cannot trace a ContextVar, a plain attribute does.
+    and task has a collection of its own; under torch.compile, which cannot trace a ContextVar, a plain attribute does,
+    also of layers that are compiled by themselves.
     """
 
     def __init__(self) -> None:
@@ -65,9 +66,8 @@ class _Collector:
         return self._of_compiler if torch.compiler.is_compiling() else self._of_context.get()
 
     def set(self, collected: list[torch.Tensor] | None) -> None:
-        if torch.compiler.is_compiling():
-            self._of_compiler = collected
-        else:
+        self._of_compiler = collected
+        if not torch.compiler.is_compiling():
             self._of_context.set(collected)
 
 

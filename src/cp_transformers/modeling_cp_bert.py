@@ -5,7 +5,9 @@
 Only constructors are written anew, since upstream's build stock layers; what they compute is inherited.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -104,6 +106,17 @@ def class_tokens(mask: torch.Tensor, segments: torch.Tensor | None = None) -> to
     if segments is None:
         return mask & (mask.cumsum(dim=1) == 1)
     return F.pad(segments[:, 1:] != segments[:, :-1], (1, 0), value=True)
+
+
+def packed_segments(num_tokens: int, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
+    """The segments, `(1, tokens)`, of a row that [`~transformers.DataCollatorWithFlattening`] has packed, by what it
+    gives for flash attention (`cu_seq_lens_q`, the bounds of the sequences) or as `seq_idx`; of others None."""
+    if (number := kwargs.get("seq_idx")) is not None:
+        return number + 1
+    if (bounds := kwargs.get("cu_seq_lens_q")) is not None:
+        positions = torch.arange(num_tokens, device=bounds.device)
+        return torch.searchsorted(bounds[1:].contiguous(), positions, right=True)[None] + 1
+    return None
 
 
 def leave_class_tokens_out(
@@ -242,7 +255,8 @@ class CPBertModel(CPBertPreTrainedModel, BertModel):
       this shape and is required where it has not.
     - `pool_segments`, `(batch, tokens)`, integers, for rows into which several sequences are packed: the number of the
       sequence that a token belongs to, 0 at padding, which takes the place of `pool_mask`. Each sequence is pooled as
-      if it stood alone; that attention keeps to it is for a 4-D `attention_mask` and `position_ids` to say.
+      if it stood alone; that attention keeps to it is for a 4-D `attention_mask` and `position_ids` to say. Rows that
+      [`~transformers.DataCollatorWithFlattening`] has packed for flash attention say it by themselves.
     """
 
     _no_split_modules = ["BertEmbeddings", "CPBertLayer"]
@@ -272,6 +286,9 @@ class CPBertModel(CPBertPreTrainedModel, BertModel):
         for name in ("encoder_hidden_states", "past_key_values"):
             if kwargs.get(name) is not None:
                 raise ValueError(f"CP-BERT is an encoder and takes no {name}.")
+        tokens = inputs_embeds if input_ids is None else input_ids
+        if pool_segments is None and tokens is not None:
+            pool_segments = packed_segments(tokens.shape[1], kwargs)
         if pool_mask is None and pool_segments is not None:
             pool_mask = pool_segments != 0
         if pool_mask is None and attention_mask is not None:
@@ -283,7 +300,6 @@ class CPBertModel(CPBertPreTrainedModel, BertModel):
             pool_mask = attention_mask
         pool_mask = None if pool_mask is None else pool_mask.bool()
         pool_passing: int | torch.Tensor = 0
-        tokens = inputs_embeds if input_ids is None else input_ids
         if not self.config.pool_class_token and tokens is not None:
             valid = attention_mask if getattr(attention_mask, "ndim", None) == 2 else pool_mask
             pool_passing, pool_mask = leave_class_tokens_out(tokens, valid, pool_mask, pool_segments)

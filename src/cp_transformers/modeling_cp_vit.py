@@ -121,6 +121,7 @@ class CPViTLayer(ViTLayer):
 class CPViTPreTrainedModel(ViTPreTrainedModel):
     config_class = CPViTConfig
     config: CPViTConfig
+    accepts_loss_kwargs = False  # else Trainer takes losses to divide by `num_items_in_batch`: not all of them do
     _no_split_modules = ["ViTEmbeddings", "CPViTLayer"]
     _can_record_outputs = {"hidden_states": CPViTLayer, "attentions": ViTAttention}
 

@@ -197,7 +197,7 @@ def load_processor(name: str) -> Any:
         raise OSError(
             f"{name} has no image processor (preprocessor_config.json); add one to the checkpoint."
         ) from error
-    vars(processor).pop("auto_map", None)  # as of a model
+    vars(processor).pop("auto_map", None)  # as [`forget_code`] of a model
     return processor
 
 

@@ -32,8 +32,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from ..checkpoints import UNTRUSTED, check_tokenizer, fetch, read_model_type, reading, weight_files
-from ..registration import AUTO_MODELS
+from ..checkpoints import UNTRUSTED, check_tokenizer, fetch, forget_code, read_model_type, reading, weight_files
 from ..training import param_groups
 from .arguments import as_mapping, resolve, save_arguments
 from .digits import load_digits
@@ -304,8 +303,7 @@ def load_model(name: str, auto_class: Any, **options: Any) -> PreTrainedModel:
     """
     with reading(name):
         model = auto_class.from_pretrained(fetch(name)[0], dtype=torch.float32, **UNTRUSTED, **options)
-    if type(model.config) not in AUTO_MODELS:  # modules of its own, which it would name again where it is saved
-        vars(model.config).pop("auto_map", None)
+    forget_code(model.config)
     return model
 
 
@@ -319,7 +317,7 @@ def load_tokenizer(name: str | os.PathLike) -> PreTrainedTokenizerBase:
         check_tokenizer(Path(name))
     with reading(f"The tokenizer of {name}"):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    tokenizer.init_kwargs.pop("auto_map", None)  # as of a model
+    tokenizer.init_kwargs.pop("auto_map", None)  # as [`forget_code`] of a model
     return tokenizer
 
 
