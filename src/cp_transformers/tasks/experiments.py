@@ -99,7 +99,8 @@ class Experiment:
         return experiment
 
     def digest(self, arm: str) -> str:
-        """Of all that decides what comes of an arm's run, so that two experiments may have an arm in common."""
+        """Of all that the file says of an arm's run, so that two experiments may have an arm in common. What it leaves
+        to the defaults of this version is not in it."""
         said = json.dumps([self.task, {**self.model, **self.arms[arm]}, self.steps], sort_keys=True)
         return hashlib.blake2b(said.encode(), digest_size=6).hexdigest()
 
