@@ -77,6 +77,8 @@ def test_what_the_image_demo_printed_is_what_results_hold():
         ("texts", "CP-BERT, 2 layers", "BERT, 4 layers", "film_reviews", "behind four (+{:.1f} ± {:.1f} points)"),
         ("texts", "CP-BERT, 2 layers", "BERT, 6 layers", "film_reviews", "or six (+{:.1f} ± {:.1f}) after"),
         ("texts", "CP-BERT, 4 layers", "BERT, 4 layers", "film_reviews", "nothing measurable (+{:.1f} ± {:.1f})"),
+        ("texts_long", "CP-BERT, 2 layers", "BERT, 2 layers", "loss", "for-longer): {:.2f} ± {:.2f} nats"),
+        ("texts_long", "CP-BERT, 2 layers", "BERT, 2 layers", "film_reviews", "nats and {:.1f} ± {:.1f} points |"),
         ("images", "CP-ViT, 1 layer", "ViT, 4 layers", "accuracy", "pooling is {:.1f} ± {:.1f} points ahead of four"),
         ("images", "CP-ViT, 1 layer", "ViT, 1 layer", "accuracy", "and {:.1f} ± {:.1f} of one; two"),
         ("images", "CP-ViT, 2 layers", "ViT, 6 layers", "accuracy", "two layers are {:.1f} ± {:.1f} ahead of six"),
