@@ -26,6 +26,7 @@ HEADS = ("one head", "two heads with offsets", "four heads with offsets")
 FOUR, FACTORED = "4 heads, offsets", "4 heads, factored predictor"
 CONVOLUTION = "bottleneck of as many parameters"
 LONGFORMER, FUNNEL = "Longformer, 2 layers, window of 8", "Funnel, 1 + 1 layers and a decoder of 1"
+CUT = "MiniLM, 2 layers"
 SWIN, POOLFORMER = "Swin, 2 + 2 layers", "PoolFormer, 2 + 2 layers"
 
 
@@ -108,6 +109,8 @@ def test_what_the_image_demo_printed_is_what_results_hold():
         ("texts_ablation", FOUR, f"{FOUR}, weights only, sigma 0.7", "loss", "is as good (+{:.2f} ± {:.2f})"),
         ("texts_ablation", FOUR, "depthwise convolution", "loss", "{:.2f} ± {:.2f} nats ahead of a depthwise"),
         ("texts_ablation", FOUR, "depthwise convolution", "film_reviews", "not shown (+{:.1f} ± {:.1f} points)"),
+        ("pretrained", f"CP-{CUT}", CUT, "film_reviews", "-{:.1f} ± {:.1f} points on film"),
+        ("pretrained", f"CP-{CUT}", CUT, "product_reviews", "and -{:.1f} ± {:.1f} on product"),
         ("convnet", "CP-ResNet, stem", "ResNet, 3 blocks", "accuracy", "one more block (+{:.1f} ± {:.1f})"),
         ("convnet", "CP-ResNet, stem", "ResNet", "accuracy", "{:.1f} ± {:.1f} points over max pooling"),
         (
