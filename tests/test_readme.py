@@ -27,6 +27,8 @@ FOUR, FACTORED = "4 heads, offsets", "4 heads, factored predictor"
 CONVOLUTION = "bottleneck of as many parameters"
 LONGFORMER, FUNNEL = "Longformer, 2 layers, window of 8", "Funnel, 1 + 1 layers and a decoder of 1"
 CUT = "MiniLM, 2 layers"
+DEEP = "4 layers, pooling before {}"
+STEM = "CP-ResNet, stem, predictor of 16 channels"
 SWIN, POOLFORMER = "Swin, 2 + 2 layers", "PoolFormer, 2 + 2 layers"
 
 
@@ -123,15 +125,64 @@ def test_what_the_image_demo_printed_is_what_results_hold():
     ],
 )
 def test_the_claims_are_what_results_hold(name, arm, control, metric, said):
+    mean, half = difference(name, arm, control, metric)
+    lower = metric == "loss"
+    assert ("-{" in said) == (mean < 0 and not lower)
+    assert said.format(abs(mean), half) in README
+
+
+def difference(name: str, arm: str, control: str, metric: str) -> tuple[float, float]:
+    """Of five seeds, paired, and half of its confidence interval."""
     experiment = Experiment.read(ROOT / "configs" / "experiments" / f"{name}.yaml")
     rows = read_results(experiment, ROOT / "results" / f"{name}.csv")
-    metric = next(each for each in TASKS[experiment.task].metrics if each.name == metric)
+    of = next(each for each in TASKS[experiment.task].metrics if each.name == metric)
     mean, half, seeds = paired_interval(
-        *(values(rows, metric, each, experiment.train_samples[0]) for each in (arm, control))
+        *(values(rows, of, each, experiment.train_samples[0]) for each in (arm, control))
     )
     assert seeds == 5
-    assert ("-{" in said) == (mean < 0 and not metric.lower_is_better)
-    assert said.format(abs(mean), half) in README
+    return mean, half
+
+
+@pytest.mark.parametrize(
+    ("name", "arm", "control", "metric", "said"),
+    [
+        ("texts_long", "CP-BERT, 2 layers", "BERT, 2 layers", "loss", "still ahead, by {:.2f} ± {:.2f} nats"),
+        ("texts_long", "CP-BERT, 2 layers", "BERT, 2 layers", "film_reviews", "by {:.1f} ± {:.1f} points; in 1,500"),
+        ("texts", "CP-BERT, 2 layers", "BERT, 2 layers", "loss", "{:.2f} ± {:.2f} and 9.4"),
+        (
+            "images_ablation",
+            DEEP.format("each"),
+            "4 layers, no pooling",
+            "accuracy",
+            "before each gains {:.1f} ± {:.1f}",
+        ),
+        (
+            "images_ablation",
+            DEEP.format("each"),
+            DEEP.format("the first"),
+            "accuracy",
+            "{:.1f} ± {:.1f} more than before",
+        ),
+        (
+            "images_ablation",
+            DEEP.format("each"),
+            DEEP.format("the first two"),
+            "accuracy",
+            "from them (+{:.1f} ± {:.1f})",
+        ),
+        ("images_ablation", FOUR, f"{FOUR}, range 0.15", "accuracy", "distinguishable from it (+{:.1f} ± {:.1f}"),
+        ("images_ablation", FOUR, f"{FOUR}, range 0.6", "accuracy", "and -{:.1f} ± {:.1f})"),
+        ("pretrained", f"CP-{CUT}", CUT, "film_reviews", "help here: -{:.1f} ± {:.1f} points on film"),
+        ("pretrained", f"CP-{CUT}", CUT, "product_reviews", "reviews, -{:.1f} ± {:.1f} on ratings"),
+        ("pretrained", CUT, "MiniLM, 6 layers", "product_reviews", "{:.1f} ± {:.1f} points of rho behind six"),
+        ("pretrained", CUT, f"{CUT}, not distilled", "product_reviews", "brings back {:.1f} ± {:.1f} of that"),
+        ("pretrained", CUT, f"{CUT}, not distilled", "film_reviews", "measured (+{:.1f} ± {:.1f})"),
+        ("convnet", "CP-ResNet, both", STEM, "accuracy", "added to the stem it loses {:.1f} ± {:.1f} points"),
+    ],
+)
+def test_what_is_said_beside_the_tables_is_what_results_hold(name, arm, control, metric, said):
+    mean, half = difference(name, arm, control, metric)
+    assert said.format(abs(mean), half) in RESULTS
 
 
 def test_what_a_classifier_of_the_mean_gains_is_what_results_hold():
