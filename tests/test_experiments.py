@@ -309,6 +309,31 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_results(tmp_path, capsys):
         experiments.main(["--config", str(config), "--output", str(tmp_path / "none.csv"), "--summary"])
 
 
+def test_a_part_is_run_as_it_is_in_the_whole(tmp_path, capsys):
+    config, output = write(tmp_path / "tiny.yaml", train_samples=[32, 64]), tmp_path / "tiny.csv"
+    arguments = ["--config", str(config), "--output", str(output), "--workers", "1"]
+    experiments.main([*arguments, "--arms", "CP-ViT", "--train_samples", "64", "--seeds", "1"])
+    alone = rows(output)
+    assert [(row["stage"], row["arm"], row["train_samples"]) for row in alone] == [
+        *[("search", "CP-ViT", "64")] * 2,
+        ("test", "CP-ViT", "64"),
+    ]
+    assert "Not run" not in capsys.readouterr().out
+    experiments.main([*arguments, "--train_samples", "64", "--seeds", "1"])
+    ours, theirs = (float(row["accuracy"]) for row in rows(output) if row["stage"] == "test")
+    table = capsys.readouterr().out
+    assert f"| CP-ViT | ViT | {100 * ours - 100 * theirs:+.1f} |" in table  # of one seed, without an interval
+    kept = [row for row in rows(output) if row["arm"] == "CP-ViT"]
+    assert kept == alone
+    for more, message in [
+        (["--arms", "CP-ViP"], "no 'CP-ViP' in the experiment; it has CP-ViT; ViT"),
+        (["--train_samples", "33"], "no 33 in the experiment; it has 32; 64"),
+        (["--seeds", "3"], "has 1 to 2 seeds, not 3"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            experiments.main([*arguments, *more])
+
+
 def test_a_worker_ends_with_the_process_that_started_it(tmp_path):
     """However that ends; a worker that went on would train for nobody."""
     script = tmp_path / "start.py"

@@ -16,13 +16,13 @@ import os
 import statistics
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 import yaml
@@ -97,6 +97,26 @@ class Experiment:
             except (ValueError, TypeError, StrictDataclassError) as error:
                 raise ValueError(f"{path}: {name} cannot be made: {error.__cause__ or error}") from error
         return experiment
+
+    def part(self, arms: Collection[str] | None, train_samples: Collection[int] | None, seeds: int | None) -> Self:
+        """These arms and sizes alone, and so many of the seeds; None: all.
+
+        Raises:
+            ValueError: the experiment has no such arm or size, or not so many seeds.
+        """
+        for wanted, known in ((arms, self.arms), (train_samples, self.train_samples)):
+            for each in wanted or ():
+                if each not in known:
+                    raise ValueError(f"There is no {each!r} in the experiment; it has {'; '.join(map(str, known))}.")
+        if seeds is not None and not 0 < seeds <= len(self.seeds):
+            raise ValueError(f"The experiment has 1 to {len(self.seeds)} seeds, not {seeds}.")
+        return replace(
+            self,
+            arms={arm: options for arm, options in self.arms.items() if arms is None or arm in arms},
+            train_samples=[size for size in self.train_samples if train_samples is None or size in train_samples],
+            seeds=self.seeds[:seeds],
+            comparisons=[pair for pair in self.comparisons if arms is None or {*pair} <= {*arms}],
+        )
 
     def digest(self, arm: str) -> str:
         """Of all that the file says of an arm's run, so that two experiments may have an arm in common. What it leaves
@@ -229,22 +249,23 @@ def write_results(experiment: Experiment, results: Results, path: Path) -> None:
     write_csv(path, columns, [[row[name] for name in columns] for row in rows])
 
 
-def run(experiment: Experiment, output: Path, workers: int = 2) -> Results:
+def run(experiment: Experiment, output: Path, workers: int = 2, part: Experiment | None = None) -> Results:
     """Runs what is not yet in `output`, each run in one thread of one of `workers` processes; the file is written anew
-    after each.
+    after each. With a [`Experiment.part`] of the experiment no more than that is run.
 
     Raises:
         ImportError, OSError: see [`Task.prepare`].
         ValueError: see [`read_results`].
     """
     results = read_results(experiment, output)
+    part = part or experiment
     TASKS[experiment.task].prepare()
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_start_worker) as pool:
         try:
-            for train_samples in experiment.train_samples:
-                _finish(experiment, search_cells(experiment, train_samples), results, output, pool)
-                _finish(experiment, test_cells(experiment, train_samples, results), results, output, pool)
+            for train_samples in part.train_samples:
+                _finish(experiment, search_cells(part, train_samples), results, output, pool)
+                _finish(experiment, test_cells(part, train_samples, results), results, output, pool)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -334,7 +355,8 @@ def summary(experiment: Experiment, results: Results) -> str:
         cells = []
         for size, metric, _ in columns:
             mean, half, n = paired_interval(*(values(results, metric, each, size) for each in (arm, control)))
-            cells.append(f"{mean:+.{metric.decimals}f} ± {half:.{metric.decimals}f}" if n > 1 else "-")
+            spread = f" ± {half:.{metric.decimals}f}" if n > 1 else ""
+            cells.append(f"{mean:+.{metric.decimals}f}{spread}" if n else "-")
         lines.append(f"| {arm} | {control} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -385,7 +407,7 @@ def quick(experiment: Experiment) -> Experiment:
         experiment,
         train_samples=[64],
         steps=2,
-        seeds=[1, 2],
+        seeds=experiment.seeds[:2],
         learning_rates=experiment.learning_rates[:1],
         held_out=64,
     )
@@ -400,24 +422,25 @@ def main(args: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--config", type=Path, required=True, help="such as configs/experiments/images.yaml")
     parser.add_argument("--output", type=Path, help="CSV file (default: results/<name>.csv)")
-    parser.add_argument("--seeds", type=int, help="of those in the file, how many (default: all)")
+    parser.add_argument("--arms", nargs="+", help="of those in the file, which to run (default: all)")
+    parser.add_argument("--train_samples", type=int, nargs="+", help="of the sizes in it, which to run (default: all)")
+    parser.add_argument("--seeds", type=int, help="of the seeds in it, how many to run (default: all)")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each (default: 2)")
     parser.add_argument("--summary", action="store_true", help="run nothing; print and draw what is there")
     parser.add_argument("--quick", action="store_true", help="a smoke run, in out/<name>_quick.csv")
     options = parser.parse_args(args)
     disable_progress_bar()
     experiment = Experiment.read(options.config)
-    if options.seeds is not None:
-        experiment.seeds = experiment.seeds[: options.seeds]
     name = options.config.stem + ("_quick" if options.quick else "")
     output = options.output or Path("out" if options.quick else "results") / f"{name}.csv"
+    part = experiment.part(options.arms, options.train_samples, options.seeds)
     if options.quick:
-        experiment = quick(experiment)
-    results = read_results(experiment, output) if options.summary else run(experiment, output, options.workers)
+        experiment, part = quick(experiment), quick(part)
+    results = read_results(experiment, output) if options.summary else run(experiment, output, options.workers, part)
     if not results:
         raise ValueError(f"{output.resolve()} has no runs; run the experiment without --summary first.")
     print("\n" + summary(experiment, results))
-    missing = [arm for arm in experiment.arms if all(cell.arm != arm for cell in results)]
+    missing = [arm for arm in part.arms if all(cell.arm != arm for cell in results)]
     if missing:
         print(f"\nNot run: {'; '.join(missing)}.")
     draw(experiment, results, output.with_suffix(".png"))
