@@ -1,15 +1,9 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
-"""`cp-transformers mlm` on small models and texts: vocabulary, packing, masking, training, evaluation, resuming."""
+"""`cp-transformers mlm` on small models and texts: vocabulary, packing, masking, evaluation, files, training."""
 
 import json
 import math
-import os
-import random
-import shutil
-import signal
-import subprocess
-import sys
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -19,123 +13,62 @@ import torch
 import yaml
 from datasets import Dataset
 from hypothesis import given, settings, strategies as st
-from safetensors.torch import load_file, save_file
+from mlm_cases import (
+    LONG,
+    MAX_LENGTH,
+    MODEL,
+    POOLS,
+    QUIET,
+    TEXTS,
+    TINY,
+    TRAIN,
+    make_data,
+    make_tokenizer,
+    make_trained,
+    mlm,
+    record_rows,
+    results_of,
+    sentences,
+    weights,
+    write,
+)
 from torch.testing import assert_close
-from transformers import AutoModelForMaskedLM, AutoTokenizer, GPT2Config, RobertaConfig, RobertaForMaskedLM
+from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from cp_transformers import CPBertConfig, CPBertForMaskedLM
 from cp_transformers.cli import main as cli
 from cp_transformers.tasks import mlm as task
 from cp_transformers.tasks.mlm import CONFIGS, IGNORED, SPECIAL_TOKENS, Collator, Masking, MlmArguments, pack
-from cp_transformers.tasks.runs import Drawn, DrawnAnew
+from cp_transformers.tasks.runs import DrawnAnew
 
 
 ROOT = Path(__file__).parents[1]
-WORDS = ["a", "film", "the", "story", "is", "and", "it", "was", "running", "play", "unbelievable", "quickly", "Odd"]
-ENDS = [".", "!", "?!", "", ", no", " (bad)"]
-MAX_LENGTH = 16
-
-TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
-TINY |= {"max_position_embeddings": 40, "initializer_range": 0.3}
-POOLS = {"pool_num_heads": 2, "pool_max_offset": 2.0, "pool_range": 0.5}
-QUIET = ["--use_cpu", "true", "--report_to", "none", "--disable_tqdm", "true"]
-MODEL = ["--model_config", json.dumps(TINY), "--pool_config", json.dumps(POOLS), "--vocab_size", "120"]
-MODEL += ["--max_length", str(MAX_LENGTH)]
-TRAIN = ["--do_train", "--max_steps", "2", "--learning_rate", "1e-2", "--save_strategy", "no"]
 
 every_model = pytest.mark.parametrize("model_type", CONFIGS)
 packed_or_not = pytest.mark.parametrize("packed", [True, False], ids=["packed", "unpacked"])
 
 
-# Small texts and runs
-
-
-def sentences(count: int, seed: int, longest: int = 6) -> list[str]:
-    generator = random.Random(seed)
-    lengths = [generator.randint(1, longest) for _ in range(count)]
-    return [" ".join(generator.choices(WORDS, k=length)) + generator.choice(ENDS) for length in lengths]
-
-
-LONG = " ".join(sentences(12, seed=7))  # several rows
-TEXTS = {"train": [*sentences(40, seed=1), LONG], "validation": [*sentences(23, seed=2), LONG]}
-
-
-def write(folder: Path, name: str, texts: list[str], extension: str = "txt", column: str = "text") -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.{extension}"
-    if extension == "txt":
-        path.write_text("".join(text + "\n" for text in texts))
-    else:
-        data = Dataset.from_dict({"number": list(range(len(texts))), column: texts})
-        {"jsonl": data.to_json, "csv": data.to_csv, "parquet": data.to_parquet}[extension](str(path))
-    return path
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("texts")
-    for split, texts in TEXTS.items():
-        write(folder, split, texts)
-    return folder
+    """See [`mlm_cases.make_data`]."""
+    return make_data(tmp_path_factory.mktemp("texts"))
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return task.train_tokenizer(TEXTS["train"], vocab_size=120)
+    return make_tokenizer()
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, data, cache) -> Path:
-    """The output of a run that trained and evaluated."""
-    folder = tmp_path_factory.mktemp("trained") / "out"
-    mlm(data, folder, *TRAIN, "--do_eval")
-    return folder
+    """See [`mlm_cases.make_trained`]."""
+    return make_trained(data, tmp_path_factory.mktemp("trained") / "out")
 
 
 @pytest.fixture
 def seen(monkeypatch) -> dict[str, list[dict]]:
-    """The rows that models were given, in order, by whether in training."""
-    rows: dict[str, list[dict]] = {"train": [], "validation": []}
-
-    def record(name, into):
-        make = getattr(task, name)
-
-        def recording(*args):
-            examples = make(*args)
-            if isinstance(examples, Drawn):
-                draw = examples.draw
-
-                def recorded(row, seed):
-                    into.append(draw(row, seed))
-                    return into[-1]
-
-                examples.draw = recorded
-            return examples
-
-        monkeypatch.setattr(task, name, recording)
-
-    record("_to_train", rows["train"])
-    record("_to_evaluate", rows["validation"])
-    return rows
-
-
-def options(data: Path, output: Path, *more) -> list[str]:
-    paths = ["--train_file", data / "train.txt", "--validation_file", data / "validation.txt", "--output_dir", output]
-    return [str(each) for each in (*paths, *QUIET, *MODEL, *more)]
-
-
-def results_of(output: Path) -> dict:
-    return json.loads((output / "results.json").read_text())
-
-
-def mlm(data: Path, output: Path, *more) -> dict:
-    """Runs the command and returns its metrics."""
-    assert cli(["mlm", *options(data, output, *more)]) == 0
-    return results_of(output)["metrics"]
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
+    """See [`mlm_cases.record_rows`]."""
+    return record_rows(monkeypatch)
 
 
 def same(first: list[dict], second: list[dict]) -> bool:
@@ -191,14 +124,6 @@ def test_the_vocabulary_begins_with_the_special_tokens_and_covers_the_texts(toke
     ids = [token for text in TEXTS["train"] for token in tokenizer(text, add_special_tokens=False).input_ids]
     assert tokenizer.unk_token_id not in ids
     assert tokenizer("FILM").input_ids == tokenizer("film").input_ids
-
-
-def test_the_trained_vocabulary_is_the_same_in_other_processes(killed, two, tokenizer):
-    """One of them with another order of hashes, and stopped before it was done."""
-    for output in (killed, two[0]):
-        assert AutoTokenizer.from_pretrained(output).get_vocab() == tokenizer.get_vocab()
-    for _ in range(3):
-        assert task.train_tokenizer(TEXTS["train"], 120).get_vocab() == tokenizer.get_vocab()
 
 
 def test_files_take_the_place_of_the_data_set_that_a_configuration_names():
@@ -616,347 +541,3 @@ def test_a_configuration_builds_its_model_and_runs(path, tmp_path, monkeypatch):
     more += ["--model_type", config_class.model_type, "--torch_compile", "false"]
     assert cli(["mlm", "--config", str(path), *more]) == 0
     assert math.isfinite(results_of(tmp_path / "out")["metrics"]["loss"])
-
-
-# Stopping, and going on
-
-STEPS = ["--do_train", "--do_eval", "--max_steps", "10", "--save_steps", "2", "--learning_rate", "1e-2"]
-STEPS += ["--per_device_train_batch_size", "5"]
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory, data, cache) -> Path:
-    """The output of a run over more than an epoch, in the midst of which there are checkpoints."""
-    folder = tmp_path_factory.mktemp("whole") / "out"
-    mlm(data, folder, *STEPS)
-    epochs = [
-        json.loads((folder / f"checkpoint-{step}" / "trainer_state.json").read_text())["epoch"] for step in (4, 6)
-    ]
-    assert 0 < epochs[0] < 1 < epochs[1] < 2
-    return folder
-
-
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory, data, cache) -> Path:
-    """The output of a run that was killed in its second epoch."""
-    output = tmp_path_factory.mktemp("killed") / "out"
-    stops = """
-import sys, transformers
-from cp_transformers.cli import main
-step = transformers.Trainer.training_step
-def training_step(self, *args, **kwargs):
-    if self.state.global_step == 7:
-        print("reached", flush=True)
-        sys.stdin.read()  # until it is killed
-    return step(self, *args, **kwargs)
-transformers.Trainer.training_step = training_step
-sys.exit(main(sys.argv[1:]))
-"""
-    command = [sys.executable, "-c", stops, "mlm", *options(data, output, *STEPS)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    environment = {**os.environ, "HF_DATASETS_CACHE": str(cache), "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "1"}
-    with subprocess.Popen(command, env=environment, **pipes) as process:
-        assert any("reached" in line for line in process.stdout)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
-    assert sorted(path.name for path in output.glob("checkpoint-*")) == [
-        "checkpoint-2",
-        "checkpoint-4",
-        "checkpoint-6",
-    ]
-    assert not (output / "results.json").exists()
-    return output
-
-
-def test_a_killed_run_goes_on_as_if_it_had_not_been(data, whole, killed, tmp_path):
-    output = shutil.copytree(killed, tmp_path / "out")
-    resumed = mlm(data, output, *STEPS, "--resume_from_checkpoint", "last")
-    assert resumed == pytest.approx(results_of(whole)["metrics"], abs=1e-5)
-    assert_close(weights(output), weights(whole), rtol=0, atol=1e-6)
-
-
-def test_a_run_does_not_go_on_with_other_options_than_its_own(data, tmp_path, capsys):
-    first = [*TRAIN, "--save_strategy", "steps", "--save_steps", "1"]
-    mlm(data, tmp_path / "out", *first)
-    kept = (tmp_path / "out" / "arguments.yaml").read_text()
-    changed = {"learning_rate": "0.001", "mlm_probability": "0.3", "seed": "1", "neftune_noise_alpha": "5.0"}
-    changed |= {"dataloader_drop_last": "True", "optim_args": "beta1=0.8", "lr_scheduler_kwargs": '{"num_cycles": 2}'}
-    for name, value in changed.items():
-        more = [f"--{name}", value, "--max_steps", "3", "--resume_from_checkpoint", "last"]
-        message = refusal(capsys, [*options(data, tmp_path / "out"), *first, *more])
-        assert f"{name} is {value}, but it was".replace('"', "'") in message
-    assert (tmp_path / "out" / "arguments.yaml").read_text() == kept
-
-
-def test_checkpoints_of_an_earlier_run_are_not_mixed_with_others(data, tmp_path, capsys):
-    (tmp_path / "out" / "checkpoint-7").mkdir(parents=True)
-    assert "checkpoint-7 is of an earlier run" in refusal(capsys, [*options(data, tmp_path / "out"), *TRAIN])
-
-
-def test_another_checkpoint_is_evaluated_although_a_run_is_finished(data, trained, tmp_path):
-    shutil.copytree(trained, tmp_path / "other")
-    tensors = {name: value + 0.1 for name, value in weights(trained).items()}
-    save_file(tensors, tmp_path / "other" / "model.safetensors", metadata={"format": "pt"})
-    measured = [
-        mlm(data, tmp_path / "out", "--do_eval", "--model_name_or_path", model, "--resume_from_checkpoint", "last")
-        for model in (trained, tmp_path / "other", tmp_path / "other")
-    ]
-    assert measured[0]["loss"] != measured[1]["loss"] and measured[1] == measured[2]
-
-
-def test_a_streamed_run_goes_on_in_a_later_pass_as_if_it_had_not_stopped(data, tmp_path):
-    few = ["--streaming", "--max_train_samples", "8", "--per_device_train_batch_size", "2", "--lr_scheduler_type"]
-    steps = [*TRAIN, *few, "constant", "--save_strategy", "steps", "--save_steps", "4"]
-    mlm(data, tmp_path / "whole", *steps, "--max_steps", "7")
-    mlm(data, tmp_path / "stopped", *steps, "--max_steps", "4")
-    mlm(data, tmp_path / "stopped", *steps, "--max_steps", "7", "--resume_from_checkpoint", "last")
-    assert_close(weights(tmp_path / "stopped"), weights(tmp_path / "whole"), rtol=0, atol=0)
-
-
-def test_rows_are_packed_for_bert_alone(data, tokenizer, tmp_path, capsys):
-    config = RobertaConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24)
-    RobertaForMaskedLM(config).save_pretrained(tmp_path / "roberta")
-    tokenizer.save_pretrained(tmp_path / "roberta")
-    args = [*options(data, tmp_path / "out"), "--do_eval", "--model_name_or_path", str(tmp_path / "roberta")]
-    assert "give --pack false" in refusal(capsys, args)
-
-
-@pytest.mark.parametrize("more", [[], ["--pack", "false"], ["--streaming"]], ids=["packed", "unpacked", "streaming"])
-def test_a_run_goes_on_from_the_midst_of_an_epoch_as_if_it_had_not_stopped(more, data, tmp_path):
-    mlm(data, tmp_path / "out", *STEPS, *more)
-    expected, metrics = weights(tmp_path / "out"), results_of(tmp_path / "out")["metrics"]
-    (tmp_path / "out" / "results.json").unlink()
-    for step in (10, 8, 6):  # as if they were being written
-        (tmp_path / "out" / f"checkpoint-{step}" / "trainer_state.json").unlink()
-    assert mlm(data, tmp_path / "out", *STEPS, *more, "--resume_from_checkpoint", "last") == metrics
-    assert_close(weights(tmp_path / "out"), expected, rtol=0, atol=1e-6)
-
-
-def test_a_finished_run_is_not_run_again(data, tmp_path, capsys):
-    metrics = mlm(data, tmp_path / "out", *TRAIN, "--do_eval")
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
-    assert mlm(data, tmp_path / "out", *TRAIN, "--do_eval", "--resume_from_checkpoint", "last") == metrics
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
-
-
-def test_a_full_disk_is_told_in_a_sentence_and_the_run_goes_on_where_there_is_room(data, whole, tmp_path, environment):
-    """The disk is full when the second checkpoint's weights, or its optimiser's state, are written."""
-    size = (whole / "model.safetensors").stat().st_size
-    fills = """
-import json, resource, sys, transformers
-from cp_transformers.cli import main
-_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-step, limit = transformers.Trainer.training_step, None
-def training_step(self, *args, **kwargs):
-    if self.state.global_step == 3:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    return step(self, *args, **kwargs)
-transformers.Trainer.training_step = training_step
-for limit, args in json.loads(sys.argv[1]):
-    print("BEGIN", file=sys.stderr)
-    try:
-        print("status", main(args), file=sys.stderr)
-    except BaseException as error:
-        print("Traceback", type(error).__name__, error, file=sys.stderr)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-"""
-    outputs = {tmp_path / "weights": size // 2, tmp_path / "optimizer": size + size // 2}
-    runs = [(limit, ["mlm", *options(data, output, *STEPS)]) for output, limit in outputs.items()]
-    command = [sys.executable, "-c", fills, json.dumps(runs)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    told = done.stderr.split("BEGIN\n")[1:]
-    assert len(told) == 2, done.stderr[-3000:]
-    for output in outputs:
-        assert (output / "checkpoint-2" / "trainer_state.json").is_file()
-        assert not (output / "results.json").exists() and not (output / "checkpoint-4" / "trainer_state.json").exists()
-        assert mlm(data, output, *STEPS, "--resume_from_checkpoint", "last") == pytest.approx(
-            results_of(whole)["metrics"], abs=1e-5
-        )
-        assert_close(weights(output), weights(whole), rtol=0, atol=1e-6)
-    for text in told:
-        assert "Traceback" not in text and "status 1" in text, text[-2000:]
-        assert [line for line in text.splitlines() if line.startswith("cp-transformers: ")], text[-2000:]
-
-
-# Errors
-
-
-def refusal(capsys, args: list[str]) -> str:
-    """The one line in which a command is refused."""
-    capsys.readouterr()
-    assert cli(["mlm", *args]) == 1
-    printed = capsys.readouterr()
-    lines = printed.err.strip().splitlines()
-    assert lines[-1].startswith("cp-transformers: ") and "Traceback" not in printed.err, printed.err
-    return lines[-1]
-
-
-@pytest.mark.parametrize(
-    ("args", "message"),
-    [
-        ([], "Give the texts by --dataset_name, or by --train_file"),
-        (["--train_file", "HERE/train.txt", "--do_eval"], "Give the texts by --validation_file"),
-        (["--validation_file", "HERE/validation.txt"], "Give the texts by --train_file"),
-        (["--train_file", "HERE/no.txt"], "There is no file HERE/no.txt"),
-        (["--train_file", "HERE/train.doc"], "HERE/train.doc must be a .parquet, .jsonl, .csv, .txt file"),
-        (["--train_file", "HERE/train.jsonl"], "has no column text; its columns are number, words"),
-        (["--train_file", "HERE/empty.txt"], "HERE/empty.txt"),
-        (["--train_file", "HERE/empty.jsonl"], "HERE/empty.jsonl"),
-        (["--train_file", "HERE/empty.parquet"], "HERE/empty.parquet"),
-        (["--train_file", "HERE/blank.txt"], "HERE/blank.txt has no text"),
-        (["--train_file", "HERE/train.txt", "--mlm_probability", "0"], "mlm_probability must be between 0 and 1"),
-        (["--train_file", "HERE/train.txt", "--mlm_probability", "1.5"], "mlm_probability must be between 0 and 1"),
-        (["--train_file", "HERE/train.txt", "--mlm_probability", "nan"], "mlm_probability must be between 0 and 1"),
-        (["--train_file", "HERE/train.txt", "--max_length", "3"], "max_length must be at least 8"),
-        (["--train_file", "HERE/train.txt", "--vocab_size", "0"], "vocab_size must be positive"),
-        (["--train_file", "HERE/train.txt", "--model_type", "gpt2"], "model_type must be cp_bert or bert, not gpt2"),
-        (["--train_file", "HERE/train.txt", "--model_config", "{"], "model_config is not valid JSON"),
-        (["--train_file", "HERE/train.txt", "--model_config", "[1]"], "model_config must be a mapping"),
-        (["--train_file", "HERE/train.txt", "--streaming", "--max_steps", "-1"], "with --max_steps"),
-        (["--train_file", "HERE/train.txt", "--prediction_loss_only", "true"], "prediction_loss_only"),
-        (["--dataset_name", "review-texts", "--validation_split", "no", "--do_eval"], "no split no"),
-    ],
-)
-def test_what_cannot_be_run_is_refused_before_anything_is_written(args, message, data, tmp_path, capsys, monkeypatch):
-    material = tmp_path / "material"
-    for split, texts in TEXTS.items():
-        write(material, split, texts)
-    write(material, "train", TEXTS["train"], "jsonl", column="words")
-    for name in ("empty.txt", "empty.jsonl", "empty.parquet", "train.doc"):
-        (material / name).touch()
-    (material / "blank.txt").write_text("\n  \n")
-    texts = {split: Dataset.from_dict({"text": texts}) for split, texts in TEXTS.items()}
-    monkeypatch.setitem(sys.modules["cp_transformers.tasks.runs"].PACKAGED, "review-texts", lambda: texts)
-    given_args = [each.replace("HERE", str(material)) for each in args]
-    common = [*QUIET, *MODEL, *TRAIN, "--output_dir", str(tmp_path / "out")]
-    assert message.replace("HERE", str(material)) in refusal(capsys, [*common, *given_args])
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (["--model_config", '{"hidden_sise": 16}'], "A cp_bert model has no field hidden_sise"),
-        (["--pool_config", '{"pool_rang": 1}'], "A cp_bert model has no field pool_rang"),
-        (["--pool_config", '{"pool_placement": "nowhere"}'], "pool_placement"),
-        (["--model_config", '{"hidden_size": 15, "num_attention_heads": 2}'], "15"),
-        (["--model_config", json.dumps({**TINY, "vocab_size": 9})], "The model has 9 tokens and the tokenizer"),
-        (["--max_length", "41"], "The model has 40 positions, fewer than max_length, 41"),
-        (["--tokenizer_name", "MATERIAL/maskless"], "has no mask token"),
-        (["--tokenizer_name", "MATERIAL/nowhere"], "MATERIAL/nowhere"),
-        (["--model_name_or_path", "MATERIAL/nowhere"], "MATERIAL/nowhere"),
-        (["--model_name_or_path", "MATERIAL/gpt2", "--tokenizer_name", "MATERIAL/good"], "MATERIAL/gpt2"),
-        (["--model_name_or_path", "MATERIAL/resnet", "--tokenizer_name", "MATERIAL/good"], "MATERIAL/resnet"),
-    ],
-    ids=lambda each: each if isinstance(each, str) else None,
-)
-def test_a_model_that_does_not_fit_is_refused(more, message, data, tmp_path, tokenizer, capsys):
-    tokenizer.save_pretrained(tmp_path / "good")
-    tokenizer.save_pretrained(tmp_path / "maskless")
-    for path in (tmp_path / "maskless").glob("*config.json"):
-        content = json.loads(path.read_text())
-        path.write_text(json.dumps({**content, "mask_token": None}))
-    GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=200).save_pretrained(tmp_path / "gpt2")
-    (tmp_path / "resnet").mkdir()
-    (tmp_path / "resnet" / "config.json").write_text(json.dumps({"model_type": "resnet"}))
-    more = [each.replace("MATERIAL", str(tmp_path)) for each in more]
-    output = tmp_path / "out"
-    assert message.replace("MATERIAL", str(tmp_path)) in refusal(capsys, options(data, output, *TRAIN, *more))
-    assert not [path.name for path in output.glob("*") if path.name in ("results.json", "model.safetensors")]
-    assert not list(output.glob("checkpoint-*"))
-
-
-def test_a_run_that_does_nothing_and_a_new_model_s_evaluation_are_refused(data, tmp_path, capsys):
-    output = tmp_path / "out"
-    assert "nothing to do" in refusal(capsys, options(data, output))
-    assert "A new model has nothing to evaluate" in refusal(capsys, options(data, output, "--do_eval"))
-    assert not output.exists()
-
-
-def test_an_earlier_run_s_results_are_not_overwritten(data, trained, capsys):
-    before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
-    assert "is of an earlier run" in refusal(capsys, options(data, trained, *TRAIN, "--seed", "9"))
-    assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
-
-
-def test_a_file_in_the_place_of_the_output_is_kept_and_named(data, tmp_path, capsys):
-    (tmp_path / "out").write_text("mine")
-    assert f"{tmp_path / 'out'} is not a folder" in refusal(capsys, options(data, tmp_path / "out", *TRAIN))
-    assert (tmp_path / "out").read_text() == "mine"
-
-
-def test_too_little_room_for_the_checkpoints_is_told_before_training(data, trained, tmp_path, capsys, monkeypatch):
-    usage = type("Usage", (), {"free": 2 * (trained / "model.safetensors").stat().st_size})
-    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
-    more = [*TRAIN, "--save_strategy", "steps"]
-    assert "choose another --output_dir, or save less" in refusal(capsys, options(data, tmp_path / "out", *more))
-    assert not list((tmp_path / "out").glob("checkpoint-*"))
-    mlm(data, tmp_path / "out", *TRAIN)  # without checkpoints it has room
-
-
-def test_held_out_texts_of_which_nothing_is_masked_are_refused(data, trained, tmp_path, capsys):
-    more = ["--validation_file", write(tmp_path, "held", ["a"]), "--mlm_probability", "1e-9"]
-    given_args = options(data, tmp_path / "out", "--do_eval", "--model_name_or_path", trained, *more)
-    assert "too few" in refusal(capsys, given_args)
-    assert not (tmp_path / "out" / "results.json").exists()
-
-
-# Several processes
-
-
-IN_TURN = """
-import json, sys
-from cp_transformers.cli import end_together
-from cp_transformers.tasks import mlm
-for args in json.loads(sys.argv[1]):
-    mlm.main(args)
-end_together()
-"""
-
-
-@pytest.fixture(scope="module")
-def two(tmp_path_factory, data, cache) -> tuple[Path, str]:
-    """The output of two processes that trained and evaluated, and what they printed; beside it that of a longer run,
-    and of one that was stopped and went on."""
-    folder = tmp_path_factory.mktemp("two")
-    (folder / "in_turn.py").write_text(IN_TURN)
-    steps = [*TRAIN, "--save_strategy", "steps", "--save_steps", "2", "--lr_scheduler_type", "constant"]
-    runs = [
-        ("out", [*TRAIN, "--do_eval", "--per_device_eval_batch_size", "3"]),
-        ("whole", [*steps, "--max_steps", "4"]),
-        ("stopped", [*steps, "--max_steps", "2"]),
-        ("stopped", [*steps, "--max_steps", "4", "--resume_from_checkpoint", "last"]),
-        ("streamed", [*TRAIN, "--streaming", "--max_steps", "4", "--per_device_train_batch_size", "1"]),
-    ]
-    in_turn = [["--ddp_backend", "gloo", *options(data, folder / name, *more)] for name, more in runs]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [str(folder / "in_turn.py"), json.dumps(in_turn)]
-    environment = {**os.environ, "HF_DATASETS_CACHE": str(cache)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder / "out", done.stdout
-
-
-def test_two_processes_share_a_stream_of_rows_of_several_lengths(two):
-    assert (two[0].parent / "streamed" / "model.safetensors").is_file()
-
-
-def test_two_processes_go_on_as_if_they_had_not_stopped(two):
-    folder = two[0].parent
-    assert_close(weights(folder / "stopped"), weights(folder / "whole"), rtol=0, atol=0)
-
-
-def test_two_processes_write_one_set_of_files(two):
-    output, printed = two
-    names = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
-    assert {"arguments.yaml", "results.json", "model.safetensors", "tokenizer.json"} <= names
-    assert not [name for name in names if name.endswith(".new")] and printed.count("Written to") == 5  # once a run
-
-
-def test_two_processes_count_every_token_once(two, data, tmp_path, seen, tokenizer):
-    output, _ = two
-    one = mlm(data, tmp_path / "one", "--do_eval", "--model_name_or_path", output)
-    assert len(seen["validation"]) % 6  # so that the last batch is filled up
-    assert results_of(output)["metrics"] == pytest.approx(one, abs=1e-5, rel=1e-5)
-    assert one["tokens"] == sum(int((row["labels"] != IGNORED).sum()) for row in seen["validation"])
-    assert AutoTokenizer.from_pretrained(output).get_vocab() == tokenizer.get_vocab()

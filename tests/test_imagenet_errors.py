@@ -1,0 +1,135 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""What `cp-transformers imagenet` refuses."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from imagenet_cases import CLASSES, NEW, STILL, VIT, make_material, options, read_images, rename, save_model
+from transformers import BertConfig, BertForSequenceClassification, ViTImageProcessorPil
+
+from cp_transformers.cli import main as cli
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory) -> Path:
+    """See [`imagenet_cases.make_material`]."""
+    return make_material(tmp_path_factory.mktemp("images"))
+
+
+def refusal(capsys, output: Path, *more) -> str:
+    """The one line in which a command is refused, before anything is trained or measured."""
+    capsys.readouterr()
+    assert cli(["imagenet", *options(output, *more)]) == 1
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.err and not (output / "results.json").exists()
+    lines = printed.err[printed.err.index("cp-transformers: ") :].strip().splitlines()
+    assert len(lines) == 1, lines
+    assert not list(output.glob("*.safetensors"))
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--do_eval", "--model_name_or_path", "vit", "--dataset_name", ""], "--dataset_name or by --data_dir"),
+        (["--do_eval", "--model_name_or_path", "vit", "--data_dir", "nowhere"], "There is no folder"),
+        (["--do_eval", "--model_name_or_path", "vit", "--data_dir", "vit"], "no images in folders of classes"),
+        (["--do_train", "--data_dir", "whole"], "has no folder train"),
+        (["--do_train", "--data_dir", "nowhere"], "There is no folder"),
+        (["--do_eval", "--data_dir", "whole"], "nothing to evaluate"),
+        (["--data_dir", "whole"], "There is nothing to do: give --do_train"),
+        (["--do_train", "--data_dir", "colours", "--model_name_or_path", "vit", "cp_resnet"], "one --model_name"),
+        (["--do_eval", "--data_dir", "whole", "--model_name_or_path", "vit", "vit"], "named twice"),
+        (["--do_eval", "--data_dir", "whole", "--model_name_or_path", "no/where"], "no/where is no folder"),
+        (["--do_train", "--dataset_name", "digits", "--streaming"], "--max_steps"),
+        (["--do_eval", "--data_dir", "whole", "--streaming", "--model_name_or_path", "vit"], "streaming is for"),
+        (["--do_train", "--data_dir", "colours", "--model_config", '{"hiden_size": 3}'], "no field hiden_size"),
+        (["--do_train", "--data_dir", "colours", "--model_config", "[1]"], "must be a mapping"),
+        (["--do_train", "--data_dir", "colours", "--model_type", "bert"], "model_type must be one of cp_vit"),
+        (["--do_eval", "--data_dir", "whole", "--interpolation", "box"], "interpolation must be one of nearest"),
+        (["--do_eval", "--data_dir", "whole", "--crop_pct", "1.5"], "crop_pct must be from 0 to 1"),
+        (["--do_eval", "--data_dir", "whole", "--crop_pct", "0"], "crop_pct must be positive"),
+        (["--do_eval", "--data_dir", "whole", "--model_name_or_path", "vit", "--teacher", "vit"], "--do_train"),
+        (
+            ["--do_eval", "--data_dir", "whole", "--model_name_or_path", "vit", "--real_labels", "real.json"],
+            "real.json",
+        ),
+        (
+            ["--do_eval", "--data_dir", "colours", "--model_name_or_path", "other"],
+            "is not one of the 3 labels of",
+        ),
+        (["--do_train", "--data_dir", "colours", "--model_name_or_path", "other"], "--new_head"),
+        (["--do_eval", "--data_dir", "whole", "--model_name_or_path", "bare"], "no image processor"),
+        (["--do_train", "--data_dir", "colours", "--model_name_or_path", "bare"], "no image processor"),
+        (["--do_eval", "--data_dir", "whole", "--model_name_or_path", "bert"], "bert"),
+        (["--do_train", "--data_dir", "colours", "--model_name_or_path", "bert"], "bert"),
+        (["--do_eval", "--dataset_name", "some/images", "--model_name_or_path", "vit"], "--data_dir"),
+        (["--do_train", "--data_dir", "colours", "--teacher", "large"], "images of 32"),
+        (["--do_train", "--data_dir", "colours", "--teacher", "vit"], "other labels"),
+        (["--do_train", "--data_dir", "colours", "--model_name_or_path", "large", "--image_size", "16"], "of 32"),
+        (["--do_train", "--data_dir", "gone", "--do_eval"], "has no folder validation"),
+    ],
+    ids=lambda value: None if isinstance(value, list) else value,
+)
+def test_what_makes_no_sense_is_refused_in_a_sentence(more, message, refused_material, tmp_path, capsys):
+    names = {path.name for path in refused_material.iterdir()} | {"nowhere"}
+    given = [refused_material / each if each in names and at else each for at, each in enumerate(more)]
+    if "--do_train" in more and "--model_name_or_path" not in more and "--model_config" not in more:
+        given += NEW
+    assert message in refusal(capsys, tmp_path / "out", *given, *STILL)
+
+
+@pytest.fixture(scope="module")
+def refused_material(material) -> Path:
+    """`material` with what cannot be used."""
+    (material / "real.json").write_text('[[1], "2"]')
+    save_model(material / "other", labels=["x", "y", "z"])
+    save_model(material / "large", labels=CLASSES[:3], image_size=32)
+    shutil.copytree(material / "vit", material / "bare")
+    (material / "bare" / "preprocessor_config.json").unlink()
+    shutil.copytree(material / "colours" / "train", material / "gone" / "train")
+    labels = {"id2label": dict(enumerate(CLASSES)), "label2id": {name: i for i, name in enumerate(CLASSES)}}
+    sizes = {name: VIT[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
+    BertForSequenceClassification(BertConfig(**sizes, vocab_size=9, **labels)).save_pretrained(material / "bert")
+    ViTImageProcessorPil().save_pretrained(material / "bert")
+    return material
+
+
+def test_labels_are_matched_before_an_image_is_read(material, tmp_path, capsys, monkeypatch):
+    names = read_images(monkeypatch)
+    model = save_model(tmp_path / "model", labels=CLASSES[:6])
+    more = ["--do_eval", "--model_name_or_path", material / "vit", model, "--data_dir", material / "whole"]
+    assert "a class 'gum_tree'" in refusal(capsys, tmp_path / "out", *more)
+    data = rename(material / "whole", tmp_path / "data", ["0", "1", "2", "3", "10", "5", "6"])
+    more = ["--do_eval", "--model_name_or_path", material / "vit", "--data_dir", data]
+    assert "a class 10, but the model tells only 7 apart" in refusal(capsys, tmp_path / "out", *more)
+    assert not names and not (tmp_path / "out").exists()
+
+
+def test_a_folder_in_which_no_image_can_be_read_is_refused(material, tmp_path, capsys):
+    for name in CLASSES:
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "1.png").write_bytes(b"")
+    more = ["--do_eval", "--model_name_or_path", material / "vit", "--data_dir", tmp_path / "data"]
+    assert str(tmp_path / "data") in refusal(capsys, tmp_path / "out", *more)
+
+
+def test_an_earlier_run_s_results_are_not_overwritten(material, tmp_path, capsys):
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "results.json").write_text("{}")
+    more = ["--do_eval", "--model_name_or_path", material / "vit", "--data_dir", material / "whole"]
+    assert cli(["imagenet", *options(output, *more)]) == 1
+    assert "earlier run" in capsys.readouterr().err
+    assert {path.name: path.read_text() for path in output.iterdir()} == {"results.json": "{}"}
+
+
+def test_a_teacher_of_images_that_are_normalised_otherwise_is_refused(material, tmp_path, capsys):
+    shutil.copytree(material / "vit", tmp_path / "teacher")
+    file = tmp_path / "teacher" / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "image_mean": [0.1, 0.2, 0.3]}))
+    more = ["--do_train", "--data_dir", material / "colours", "--model_name_or_path", material / "vit"]
+    assert "normalised otherwise" in refusal(capsys, tmp_path / "out", *more, "--teacher", tmp_path / "teacher")
