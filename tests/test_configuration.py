@@ -339,6 +339,15 @@ def test_a_file_of_a_later_version_is_refused(config_class, tmp_path):
 
 
 @every_config
+def test_what_is_given_on_loading_is_checked_as_well(config_class, tmp_path):
+    config_class().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="no field pool_rangee; did you mean pool_range"):
+        AutoConfig.from_pretrained(tmp_path, pool_rangee=0.5)
+    with pytest.raises(ValueError, match="pool_range must be positive and finite, not -1"):
+        AutoConfig.from_pretrained(tmp_path, pool_range=-1.0)
+
+
+@every_config
 def test_other_unknown_names_are_taken_as_upstream_does(config_class):
     config = config_class(anything="kept", pooler_hidden_size=3, attn_implementation="eager", is_decoder=False)
     assert (config.anything, config.pooler_hidden_size) == ("kept", 3)

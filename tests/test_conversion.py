@@ -11,6 +11,7 @@ import tempfile
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors
 import torch
@@ -46,6 +47,7 @@ from cp_transformers.conversion import (
     parity,
     parse_layers,
 )
+from cp_transformers.hub import export_checkpoint
 from cp_transformers.tasks.comparison import make_trainer
 from cp_transformers.tasks.demo_image import encode, make_model, make_processor
 from cp_transformers.tasks.demo_text import minilm_folder
@@ -231,6 +233,42 @@ def test_a_checkpoint_with_all_pretraining_heads_keeps_them_all(tmp_path):
     assert not info["missing_keys"] and not info["unexpected_keys"]
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "lacks"),
+    [
+        ("BertModel", {"add_pooling_layer": False}, "pooler"),
+        ("ViTModel", {"add_pooling_layer": False}, "pooler"),  # DINO's
+        ("ViTModel", {"use_mask_token": True}, None),
+    ],
+)
+def test_bare_models_keep_what_they_were_made_with(name, options, lacks, tmp_path):
+    stock = getattr(transformers, name)(tiny_stock(name).config, **options)
+    stock.save_pretrained(tmp_path / "source")
+    convert_checkpoint(tmp_path / "source", tmp_path / "cp", layers="first:2")
+    exported = export_checkpoint(tmp_path / "cp", tmp_path / "export")
+    loaded, info = AutoModel.from_pretrained(tmp_path / "export", output_loading_info=True, **options)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    for model in (exported, loaded, convert_model(stock, [0, 1])):
+        assert parity(cut_layers(stock, [0, 1]), model) == 0.0
+        assert not any(key.startswith("pooler") for key in model.state_dict()) or lacks is None
+        assert ("embeddings.mask_token" in model.state_dict()) is ("use_mask_token" in options)
+
+
+@pytest.mark.parametrize("name", ["BertForTokenClassification", "BertForQuestionAnswering", "BertForMaskedLM"])
+def test_a_pooler_that_a_head_does_not_use_is_left_out_and_recorded(name, tmp_path, capsys):
+    """As such models were saved with until transformers 4.0."""
+    stock = tiny_stock(name)
+    stock.save_pretrained(tmp_path / "source")
+    file = tmp_path / "source" / "model.safetensors"
+    pooler = {f"bert.pooler.dense.{part}": torch.ones(size) for part, size in {"weight": (16, 16), "bias": 16}.items()}
+    save_file({**load_file(file), **pooler}, file, metadata={"format": "pt"})
+    assert cli(["convert", str(tmp_path / "source"), str(tmp_path / "cp")]) == 0
+    assert f"since {name} does not use it: bert.pooler.dense.bias" in capsys.readouterr().out
+    record = json.loads((tmp_path / "cp" / "conversion.json").read_text())
+    assert record["left_out"] == sorted(pooler)
+    assert parity(stock, FAMILIES["bert"].models[name].from_pretrained(tmp_path / "cp")) == 0.0
+
+
 def test_layers_are_taken_in_the_order_given(source):
     stock = BertModel.from_pretrained(source)
     converted = convert_model(stock, layers=[3, 1])
@@ -252,6 +290,17 @@ def test_layer_notation(text, layers):
 def test_wrong_layers_are_refused(text):
     with pytest.raises(CheckpointError):
         parse_layers(text, 6)
+
+
+@pytest.mark.parametrize("layers", [range(2), (0, 1), {0, 1}, np.arange(2), torch.arange(2)])
+def test_indices_of_layers_may_be_of_any_kind(layers):
+    assert json.dumps(parse_layers(layers, 4)) == "[0, 1]"
+
+
+@pytest.mark.parametrize("layers", [4, [0.5], ["a"], [None]])
+def test_what_are_no_indices_is_refused(layers):
+    with pytest.raises(CheckpointError, match="give the layers' indices"):
+        parse_layers(layers, 4)
 
 
 def test_half_precision_is_checked_in_float32_and_saved_in_half(source, tmp_path):
@@ -297,6 +346,50 @@ def test_labels_and_tokenizer_come_along(source, tmp_path):
     assert loaded.config.problem_type == "single_label_classification"
     assert (tmp_path / "cp" / "vocab.txt").read_bytes() == (source / "vocab.txt").read_bytes()
     assert AutoTokenizer.from_pretrained(tmp_path / "cp").tokenize("a good film") == ["a", "good", "film"]
+
+
+SENTENCE_MODULES = [
+    {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+    {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
+]
+
+
+@pytest.fixture
+def sentence_source(source) -> Path:
+    """As a model of sentence-transformers is saved."""
+    (source / "modules.json").write_text(json.dumps(SENTENCE_MODULES))
+    (source / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 3, "do_lower_case": False}))
+    (source / "1_Pooling").mkdir()
+    pooling = {"word_embedding_dimension": 16, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    (source / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    return source
+
+
+def test_sentence_transformers_gives_the_embeddings_of_the_source(sentence_source, tmp_path):
+    SentenceTransformer = pytest.importorskip("sentence_transformers").SentenceTransformer
+    record = convert_checkpoint(sentence_source, tmp_path / "cp")
+    assert {"modules.json", "1_Pooling/config.json"} < {*record["processor_files"]}
+    convert_checkpoint(sentence_source, tmp_path / "cp", overwrite=True)
+    export_checkpoint(tmp_path / "cp", tmp_path / "export")
+    texts = ["a good film good bad", "bad"]
+    expected = SentenceTransformer(str(sentence_source), device="cpu").encode(texts)
+    assert np.linalg.norm(expected, axis=1) == pytest.approx(1)
+    for folder in (tmp_path / "cp", tmp_path / "export"):
+        model = SentenceTransformer(str(folder), device="cpu")
+        assert "CPBertModel" in str(model)
+        assert np.abs(model.encode(texts) - expected).max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    "module", [{"type": "evil.Transformer"}, {"path": "../1_Pooling"}, {"path": "1_Pooling/../.."}, {"type": None}]
+)
+def test_modules_that_are_not_those_of_sentence_transformers_are_left(module, sentence_source, tmp_path):
+    modules = [*SENTENCE_MODULES[:2], {**SENTENCE_MODULES[2], **module}]
+    (sentence_source / "modules.json").write_text(json.dumps(modules))
+    convert_checkpoint(sentence_source, tmp_path / "cp")
+    names = {path.name for path in (tmp_path / "cp").iterdir()}
+    assert not names & {"modules.json", "sentence_bert_config.json", "1_Pooling"}
 
 
 def test_the_record_and_the_card_name_no_path_of_this_machine(source, tmp_path):
@@ -488,6 +581,18 @@ def test_overwrite_spares_what_is_more_than_a_checkpoint(more, source, tmp_path)
     if "/" in more:
         (tmp_path / "run" / more).parent.rmdir()
     convert_checkpoint(source, tmp_path / "run", overwrite=True)
+
+
+def test_a_mount_point_is_refused_before_any_work(source, capsys):
+    assert cli(["convert", str(source), "/"]) == 1
+    assert "/ is a mount point, which cannot be replaced; choose a folder in it." in capsys.readouterr().err
+
+
+def test_what_is_changed_in_memory_does_not_bear_the_name_of_its_source(source):
+    """By which peft would take the source for the base of an adapter."""
+    stock = BertModel.from_pretrained(source)
+    assert stock.name_or_path == str(source)
+    assert convert_model(stock).name_or_path == cut_layers(stock, [0]).name_or_path == ""
 
 
 def test_models_stay_on_their_device(source):

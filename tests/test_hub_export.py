@@ -34,7 +34,13 @@ from transformers import (
 )
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-from cp_transformers import CPBertConfig, CPBertForSequenceClassification, CPViTForImageClassification
+from cp_transformers import (
+    CPBertConfig,
+    CPBertForMaskedLM,
+    CPBertForSequenceClassification,
+    CPViTConfig,
+    CPViTForImageClassification,
+)
 from cp_transformers.checkpoints import CheckpointError, aligned
 from cp_transformers.cli import main as cli
 from cp_transformers.configuration_context_pool import FORMAT_VERSION
@@ -295,6 +301,33 @@ def test_an_export_whose_code_computes_something_else_is_not_kept(converted, tmp
 
 
 # ------------------------------------------------------------------------- a process that has transformers alone
+
+
+def test_processors_that_the_type_of_the_model_told_are_those_of_the_source(tmp_path):
+    """In the source's files no class is named, as in google-bert/bert-base-uncased's, or there is no such file."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "film"]
+    for name, files in {"named": ("vocab.txt", "tokenizer_config.json"), "bare": ("vocab.txt",)}.items():
+        CPBertForMaskedLM(CPBertConfig(**TINY_BERT)).save_pretrained(tmp_path / name)
+        contents = {"vocab.txt": "\n".join(words), "tokenizer_config.json": '{"do_lower_case": true}'}
+        for file in files:
+            (tmp_path / name / file).write_text(contents[file])
+        export_checkpoint(tmp_path / name, tmp_path / f"{name}-export")
+    CPViTForImageClassification(
+        CPViTConfig(image_size=8, patch_size=2, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    ).save_pretrained(tmp_path / "vit")
+    (tmp_path / "vit" / "preprocessor_config.json").write_text(json.dumps({"size": {"height": 9, "width": 5}}))
+    export_checkpoint(tmp_path / "vit", tmp_path / "vit-export")
+    code = """
+        import sys
+        from transformers import AutoImageProcessor, AutoTokenizer
+        for name in ("named", "bare"):
+            tokenizer = AutoTokenizer.from_pretrained(f"{sys.argv[1]}/{name}-export", trust_remote_code=True)
+            print(tokenizer.mask_token, tokenizer("A FILM", "a")["token_type_ids"])
+        print(AutoImageProcessor.from_pretrained(f"{sys.argv[1]}/vit-export", trust_remote_code=True).size)
+    """
+    lines = run_without_the_package(code, tmp_path).splitlines()
+    assert lines == [*["[MASK] [0, 0, 0, 0, 1, 1]"] * 2, lines[2]]
+    assert "9" in lines[2] and "5" in lines[2]
 
 
 def test_without_the_package_every_model_loads_and_saves_again_with_equal_outputs(tmp_path):

@@ -7,6 +7,7 @@ import importlib.util
 import math
 import shutil
 import sys
+import threading
 import warnings
 from collections import Counter
 from itertools import cycle
@@ -768,6 +769,21 @@ def test_pool_sizes_come_out_of_parts_that_are_compiled_by_themselves(case, fres
         if getattr(module, "context_pool", None) is not None:
             module.compile(backend="eager")
     assert_same_outputs(run(model, case, output_pool_sizes=True), expected, atol=1e-5)
+
+
+@every_family
+def test_pool_sizes_are_not_those_of_a_compiled_model_in_another_thread(case, fresh_compiler):
+    model, compiled = case.model(), torch.compile(case.model(), backend="eager")
+    expected = run(model, case, output_pool_sizes=True)
+    run(compiled, case)
+
+    def run_the_other(*args) -> None:
+        thread = threading.Thread(target=run, args=(compiled, case))
+        thread.start()
+        thread.join()
+
+    context_pools(model)[0].register_forward_hook(run_the_other)
+    assert_same_outputs(run(model, case, output_pool_sizes=True), expected)
 
 
 @every_family

@@ -40,6 +40,7 @@ from transformers import (
 from cp_transformers import (
     CPBertConfig,
     CPBertForMaskedLM,
+    CPBertForMultipleChoice,
     CPBertForPreTraining,
     CPBertForSequenceClassification,
     CPBertForTokenClassification,
@@ -254,6 +255,15 @@ def test_segments_of_ones_are_none(variant):
     assert_same_outputs(run(model, inputs, pool_segments=ones), run(model, inputs), atol=1e-5)
 
 
+@every_variant
+def test_packed_rows_are_pooled_where_weights_are_fetched_for_each_module(variant, tmp_path):
+    model, (inputs, _) = BASE.model(**variant), packed_inputs()
+    model.save_pretrained(tmp_path / "model")
+    places = {"embeddings": "cpu", "encoder": "disk", "pooler": "cpu"}
+    offloaded = CPBertModel.from_pretrained(tmp_path / "model", device_map=places, offload_folder=tmp_path / "offload")
+    assert_same_outputs(run(offloaded.eval(), inputs)[0], run(model, inputs)[0], atol=1e-5)
+
+
 # ----------------------------------------------------------------------------------------------------------- masks
 
 
@@ -288,6 +298,32 @@ def test_a_pool_mask_overrules_the_attention_mask(case):
     everything = torch.ones_like(inputs["attention_mask"])
     sizes = run(model, inputs, pool_mask=everything, output_pool_sizes=True).pool_sizes
     assert all(layer[..., 1:].all() and not layer[..., 0].any() for layer in sizes)
+
+
+@every_variant
+def test_which_token_is_the_class_token_is_not_for_the_pool_mask_to_say(variant):
+    model, ids = BASE.model(**variant), text_inputs(2)["input_ids"].clamp(min=1)
+    inner = torch.ones_like(ids)
+    inner[:, 0] = inner[:, -1] = 0
+    expected = run(model, {"input_ids": ids}, attention_mask=torch.ones_like(ids), pool_mask=inner)
+    assert_same_outputs(run(model, {"input_ids": ids}, pool_mask=inner), expected)
+
+
+def test_choices_have_masks_of_their_own():
+    case = CASES[CPBertForMultipleChoice]
+    model, inputs = case.model(), case.inputs()
+    expected = run(model, inputs, output_pool_sizes=True)
+    inputs["pool_mask"] = inputs["attention_mask"]
+    assert_same_outputs(run(model, inputs, output_pool_sizes=True), expected)
+    inputs["pool_segments"] = inputs.pop("pool_mask")
+    assert_same_outputs(run(model, inputs, output_pool_sizes=True).logits, expected.logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["attention_mask", "pool_mask", "pool_segments"])
+def test_a_mask_of_another_shape_is_refused_by_its_name_and_shape(name):
+    ids = text_inputs(2)["input_ids"]
+    with pytest.raises(ValueError, match=rf"{name} must be of shape \(2, {ids.shape[1]}\), not \(2, 3\)"):
+        BASE.model()(ids, **{name: torch.ones(2, 3, dtype=torch.long)})
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.float32], ids=str)

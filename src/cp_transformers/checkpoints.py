@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -46,6 +47,12 @@ PROCESSOR_FILES = (
     "vocab.txt",
     "preprocessor_config.json",
 )
+# And what sentence-transformers adds to them: how an embedding is made of hidden states. Its modules have folders.
+SENTENCE_FILES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
+SENTENCE_MODULE = r"\d+_\w+"
+SENTENCE_MODULE_FILES = ("config.json", "model.safetensors")
+# Of both, what to ask the Hub for.
+PROCESSOR_PATTERNS = (*PROCESSOR_FILES, *SENTENCE_FILES, *(f"[0-9]*_*/{name}" for name in SENTENCE_MODULE_FILES))
 # The records of how it was made, by `convert` and by the tasks.
 RECORDS = ("conversion.json", "training.json")
 # What transformers would take from a configuration: weights of another name (outside the folder, or pickled) or in
@@ -57,6 +64,17 @@ DTYPES = {"F64", "F32", "F16", "BF16", "I64"}
 UNTRUSTED = {"trust_remote_code": False, "use_safetensors": True}
 
 
+# By the type of a model: the file that tells the class of its tokenizer or image processor, the fields of it or of the
+# model's configuration that do, and the class where none does.
+PROCESSOR_CLASSES = {
+    "cp_bert": ("tokenizer_config.json", ("tokenizer_class",), "BertTokenizer"),
+    "cp_vit": ("preprocessor_config.json", ("image_processor_type", "feature_extractor_type"), "ViTImageProcessor"),
+    "cp_resnet": (
+        "preprocessor_config.json",
+        ("image_processor_type", "feature_extractor_type"),
+        "ConvNextImageProcessor",
+    ),
+}
 # Where a configuration names modules that `trust_remote_code` would run.
 CODE_FIELDS = ("auto_map", "custom_pipelines")
 
@@ -116,7 +134,7 @@ def fetch(source: str | os.PathLike, revision: str | None = None) -> tuple[Path,
         if revision is not None:
             raise CheckpointError(f"--revision is for models on the Hub, but {source} is a folder; leave it out.")
         return Path(source), None
-    patterns = [CONFIG_NAME, "README.md", "model*.safetensors", SAFE_WEIGHTS_INDEX_NAME, *RECORDS, *PROCESSOR_FILES]
+    patterns = [CONFIG_NAME, "README.md", "model*.safetensors", SAFE_WEIGHTS_INDEX_NAME, *RECORDS, *PROCESSOR_PATTERNS]
     try:
         with hub_errors(source, revision):
             folder = Path(snapshot_download(str(source), revision=revision, allow_patterns=patterns))
@@ -238,21 +256,51 @@ def copy_files(source: Path, folder: Path, names: Iterable[str]) -> None:
             raise CheckpointError(
                 f"{source / name} is a link to {real}, outside the folder; put the file in its place."
             )
+        (folder / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(real, folder / name)
 
 
-def copy_processor(source: Path, folder: Path) -> None:
-    """Copies the files of a tokenizer or image processor, without the names of modules that `trust_remote_code` would
-    run: the modules themselves are not copied, or lie in somebody else's repository.
+def copy_processor(source: Path, folder: Path) -> list[str]:
+    """Copies the files of a tokenizer or image processor, and those of sentence-transformers, to the folder of a model
+    of this package. They name the class also where in the source the model's type told it, since transformers alone
+    does not know the types of ours; and no modules that `trust_remote_code` would run, which are not copied, or lie in
+    somebody else's repository.
+
+    Returns:
+        The files' names.
 
     Raises:
         CheckpointError: one is a link out of the source's folder, or is damaged.
     """
-    copy_files(source, folder, PROCESSOR_FILES)
+    copy_files(source, folder, [*PROCESSOR_FILES, *_sentence_files(source)])
     for file in (folder / "tokenizer_config.json", folder / "preprocessor_config.json"):
         content = read_json(file) if file.is_file() else {}
         if isinstance(content, dict) and content.pop("auto_map", None) is not None:
             write_json(file, content)
+    there = [name for name in PROCESSOR_FILES if (folder / name).is_file()]
+    if there:
+        config = read_json(folder / CONFIG_NAME)
+        name, fields, class_name = PROCESSOR_CLASSES[config["model_type"]]
+        content = read_json(folder / name) if name in there else {}
+        if isinstance(content, dict) and not any(each.get(field) for each in (content, config) for field in fields):
+            write_json(folder / name, {**content, fields[0]: class_name})
+    names = [*PROCESSOR_FILES, *_sentence_files(folder)]
+    return [name for name in names if (folder / name).is_file()]
+
+
+def _sentence_files(folder: Path) -> list[str]:
+    """Those of sentence-transformers that may be there; none, where they name modules that are not its own."""
+    try:
+        modules = read_json(folder / "modules.json")
+    except FileNotFoundError:
+        return []
+    paths = []
+    for module in modules if isinstance(modules, list) else [None]:
+        kind, path = (str(module.get(field)) for field in ("type", "path")) if isinstance(module, dict) else ("", "")
+        if not kind.startswith("sentence_transformers.") or not re.fullmatch(f"({SENTENCE_MODULE})?", path):
+            return []
+        paths += [f"{path}/{name}" for name in SENTENCE_MODULE_FILES] if path else []
+    return [*SENTENCE_FILES, *paths]
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -351,13 +399,44 @@ def _tensors(output: Any) -> Iterable[torch.Tensor]:
             yield from _tensors(part)
 
 
+def load_model(
+    model_class: Any, folder: Path, config: PreTrainedConfig
+) -> tuple[PreTrainedModel, list[str], list[str]]:
+    """A checkpoint's model, what the class has and the weights lack, and what they hold that it has not. A bare model
+    is made without a pooler where the weights have none, as those of DINO, and with a mask token where they have one.
+    """
+    options: dict[str, bool] = {}
+    for _ in range(2):
+        model, info = model_class.from_pretrained(
+            folder, config=config, output_loading_info=True, **UNTRUSTED, **options
+        )
+        missing, unexpected = (sorted(info[f"{kind}_keys"]) for kind in ("missing", "unexpected"))
+        if any(key.startswith("pooler.") for key in missing):
+            options["add_pooling_layer"] = False
+        if "embeddings.mask_token" in unexpected:
+            options["use_mask_token"] = True
+        if not options:
+            break
+    return model, missing, unexpected
+
+
+def made_with(model: PreTrainedModel) -> dict[str, bool]:
+    """What a bare model was made with, besides its configuration."""
+    options = {}
+    if getattr(model, "pooler", model) is None:
+        options["add_pooling_layer"] = False
+    if getattr(getattr(model, "embeddings", None), "mask_token", None) is not None:
+        options["use_mask_token"] = True
+    return options
+
+
 def check_written(folder: Path, model: PreTrainedModel) -> None:
     """Loads what was written of a model and compares every tensor.
 
     Raises:
         CheckpointError: it differs.
     """
-    loaded, info = type(model).from_pretrained(folder, output_loading_info=True)
+    loaded, info = type(model).from_pretrained(folder, output_loading_info=True, **made_with(model))
     expected = model.state_dict()
     same = all(torch.equal(tensor, expected[key].cpu()) for key, tensor in loaded.state_dict().items())
     if not same or any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")):

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """The configuration fields of ContextPool, shared by every model family."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, ClassVar
@@ -69,18 +70,30 @@ class ContextPoolConfigMixin:
         self.context_pool_version = FORMAT_VERSION  # that of what is saved
         for name in ("auto_models", "_auto_class"):  # a checkpoint has no say in these
             kwargs.pop(name, None)
-        # Configurations take any keyword, so a misspelt field, or one of a later version, would do nothing, silently.
-        known = [field.name for field in fields(self) if field.name.startswith("pool_")]
-        for name in kwargs:
-            if name.startswith("pool_"):
-                close = get_close_matches(name, known, n=1, cutoff=0.75)
-                hint = f"did you mean {close[0]}?" if close else f"the fields are {', '.join(known)}."
-                raise ValueError(f"{type(self).__name__} of this version has no field {name}; {hint}")
+        self._check_names(kwargs)
         super().__post_init__(**kwargs)  # type: ignore[misc]
         if "auto_models" in vars(type(self)):  # a subclass elsewhere is exported from where it is
             family = type(self).model_type  # type: ignore[attr-defined]
             models = {auto: f"modeling_{family}.{name}" for auto, name in type(self).auto_models.items()}
             self.auto_map = {"AutoConfig": f"configuration_{family}.{type(self).__name__}", **models}
+
+    @classmethod
+    def _check_names(cls, names: Iterable[str]) -> None:
+        """Raises, since configurations take any keyword: a misspelt field, or one of a later version, did nothing."""
+        known = [field.name for field in fields(cls) if field.name.startswith("pool_")]
+        for name in names:
+            if name.startswith("pool_") and name not in known:
+                close = get_close_matches(name, known, n=1, cutoff=0.75)
+                hint = f"did you mean {close[0]}?" if close else f"the fields are {', '.join(known)}."
+                raise ValueError(f"{cls.__name__} of this version has no field {name}; {hint}")
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        """Upstream's, which sets `kwargs` when the configuration has been made and checked: they are checked, too."""
+        cls._check_names(kwargs)
+        result = super().from_dict(config_dict, **kwargs)  # type: ignore[misc]
+        (result[0] if isinstance(result, tuple) else result).validate_context_pool()
+        return result
 
     def validate_context_pool(self):
         """Checks the `pool_*` fields; run by transformers after construction and before saving."""

@@ -39,6 +39,7 @@ class CPBertConfig(LayerPoolConfigMixin, BertConfig):
     keys_to_ignore_at_inference = ["past_key_values", "pool_sizes"]
     auto_models = {
         "AutoModel": "CPBertModel",
+        "AutoModelForTextEncoding": "CPBertModel",
         "AutoModelForPreTraining": "CPBertForPreTraining",
         "AutoModelForMaskedLM": "CPBertForMaskedLM",
         "AutoModelForNextSentencePrediction": "CPBertForNextSentencePrediction",

@@ -4,6 +4,7 @@
 
 import argparse
 import copy
+import operator
 import os
 import re
 from collections.abc import Sequence
@@ -21,13 +22,13 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from . import __version__
 from .checkpoints import (
     CODE_FIELDS,
-    PROCESSOR_FILES,
-    UNTRUSTED,
     CheckpointError,
     check_written,
     copy_processor,
     fetch,
     first_line,
+    load_model,
+    made_with,
     parity,
     quiet,
     read_model_type,
@@ -88,7 +89,7 @@ def parse_layers(layers: str | Sequence[int] | None, num_layers: int) -> list[in
         num_layers: how many layers there are.
 
     Raises:
-        CheckpointError: the string has another form, or an index is out of range or repeated.
+        CheckpointError: the string has another form, or an index is no integer, out of range or repeated.
     """
     if layers is None:
         return list(range(num_layers))
@@ -102,7 +103,10 @@ def parse_layers(layers: str | Sequence[int] | None, num_layers: int) -> list[in
         if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", layers):
             raise CheckpointError(f"{layers}: give layers as in 0,1,2,3, or first:4, last:4 or every:2.")
         layers = [int(index) for index in layers.split(",")]
-    layers = list(layers)
+    try:
+        layers = [operator.index(each) for each in layers]
+    except TypeError as error:
+        raise CheckpointError(f"{layers}: give the layers' indices, as in [0, 1, 2, 3].") from error
     if not layers:
         raise CheckpointError("No layer would be left; name at least one.")
     outside = [index for index in layers if not 0 <= index < num_layers]
@@ -125,7 +129,8 @@ def cut_layers(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel
     config = copy.deepcopy(model.config)
     if kept is not None:
         config.num_hidden_layers = len(kept)
-    cut = type(model)(config).to(model.device, model.dtype)
+    config._name_or_path = ""  # where the layers are that it has no more
+    cut = type(model)(config, **made_with(model)).to(model.device, model.dtype)
     cut.load_state_dict(_renumber(model.state_dict(), kept, family.layer_key))
     return cut.train(model.training)
 
@@ -154,7 +159,7 @@ def convert_model(model: PreTrainedModel, layers: Sequence[int] | None = None, *
     config = _converted_config(family, model.config, kept, pool_config)
     config._attn_implementation = model.config._attn_implementation
 
-    converted = model_class(config).to(model.device, model.dtype)
+    converted = model_class(config, **made_with(model)).to(model.device, model.dtype)
     missing, unexpected = converted.load_state_dict(_renumber(model.state_dict(), kept, family.layer_key), False)
     foreign = [key for key in missing if ".context_pool." not in key] + unexpected
     if foreign:
@@ -209,7 +214,7 @@ def convert_checkpoint(
         kept = _kept_layers(family, source_config, layers)
         _converted_config(family, source_config, kept, pool_config)  # what is wrong there is said at once
         sources = weight_files(source_folder)
-        model = _load_source(source_folder, family, source_config)
+        model, left_out = _load_source(source_folder, family, source_config)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             converted = convert_model(model, kept, **pool_config)
@@ -235,7 +240,7 @@ def convert_checkpoint(
             "layers": kept,
             "pool_config": {k: v for k, v in converted.config.to_dict().items() if k.startswith("pool_")},
             "dtype": dtype or str(source_dtype).removeprefix("torch."),
-            "processor_files": [name for name in PROCESSOR_FILES if (source_folder / name).is_file()],
+            "left_out": left_out,
             "parity": {"max_abs_difference": difference, "dtype": "float32"},
             "versions": {
                 "cp_transformers": __version__,
@@ -250,7 +255,7 @@ def convert_checkpoint(
             converted.save_pretrained(folder)
         except safetensors.SafetensorError as error:  # a full disk
             raise OSError(f"The weights cannot be written ({first_line(error)}).") from error
-        copy_processor(source_folder, folder)
+        record["processor_files"] = copy_processor(source_folder, folder)
         record["weights_sha256"] = digests(folder)
         write_json(folder / "conversion.json", record)
         write_card(folder, Path(output).name)
@@ -293,7 +298,9 @@ def _converted_config(
     """The configuration of the converted model."""
     if foreign := [name for name in pool_config if not name.startswith("pool_")]:
         raise CheckpointError(f"Only fields that begin with pool_ can be set, not {some(foreign)}.")
-    fields = {name: value for name, value in config.to_dict().items() if name not in ("model_type", *CODE_FIELDS)}
+    # Not its name either, by which adapters of the converted model would find the source as their base.
+    own = ("model_type", "_name_or_path", "name_or_path", *CODE_FIELDS)
+    fields = {name: value for name, value in config.to_dict().items() if name not in own}
     fields.update({"pool_gate": True, **pool_config})
     if layers is not None:
         fields["num_hidden_layers"] = len(layers)
@@ -336,23 +343,25 @@ def _load_config(folder: Path, family: Family) -> PreTrainedConfig:
     return config
 
 
-def _load_source(folder: Path, family: Family, config: PreTrainedConfig) -> PreTrainedModel:
+def _load_source(folder: Path, family: Family, config: PreTrainedConfig) -> tuple[PreTrainedModel, list[str]]:
     """The source's model, in the class that its config names, with all of its weights: where they hold more than that
-    class (as BERT's own do: masked language modelling is named, all pretraining heads are there), the full one."""
+    class (as BERT's own do: masked language modelling is named, all pretraining heads are there), the full one. And
+    what was left out: a pooler that the class does not use, as it was saved with heads for tokens in earlier times."""
     named = config.architectures[0]
-    problems = {}
+    found = {}
     for name in dict.fromkeys([named, family.full_head or named]):
         with reading(f"{folder} as {name}"):
-            model, info = getattr(transformers, name).from_pretrained(
-                folder, config=config, output_loading_info=True, **UNTRUSTED
-            )
-        missing = sorted(info["missing_keys"])
-        unexpected = sorted(key for key in info["unexpected_keys"] if not key.endswith(".position_ids"))
+            model, missing, unexpected = load_model(getattr(transformers, name), folder, config)
+        unexpected = [key for key in unexpected if not key.endswith(".position_ids")]
         if not missing and not unexpected:
-            return model
-        problems[name] = f"missing {some(missing)}" if missing else f"not part of it {some(unexpected)}"
+            return model, []
+        found[name] = model, missing, unexpected
+    model, missing, unexpected = found[named]
+    if not missing and all(".pooler." in key for key in unexpected):
+        return model, unexpected
+    problem = f"missing {some(missing)}" if missing else f"not part of it {some(unexpected)}"
     raise CheckpointError(
-        f"The weights in {folder} are not those of {named}, which its config.json names: {problems[named]}. "
+        f"The weights in {folder} are not those of {named}, which its config.json names: {problem}. "
         'Correct "architectures", or save the model again with its class.'
     )
 
@@ -437,5 +446,7 @@ def main(args: Sequence[str] | None = None) -> None:
     layers = "" if record["layers"] is None else f", {len(record['layers'])} layers"
     print(f"{options['source']} ({record['source_class']}) -> {options['output']} ({record['model_class']}{layers})")
     print(f"largest difference of any output, in float32: {record['parity']['max_abs_difference']}")
+    if record["left_out"]:
+        print(f"left out, since {record['source_class']} does not use it: {some(record['left_out'])}")
     if not record["processor_files"]:
         print("The source has no tokenizer or image processor; none was copied.")

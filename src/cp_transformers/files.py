@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,19 +23,22 @@ def new_checkpoint_folder(output: str | os.PathLike, overwrite: bool = False) ->
     or an interruption leaves it as it was.
 
     Raises:
-        FileExistsError: `output` exists and is not an empty folder, and `overwrite` is False; or it is True, but what
-            stands there is no checkpoint (it has no `config.json`), or more than one (the output of a run, a folder
-            with others in it), so that a slip of the hand deletes nothing else.
+        FileExistsError: `output` is a mount point; or it exists and is not an empty folder, and `overwrite` is False;
+            or it is True, but what stands there is no checkpoint (it has no `config.json`), or more than one (the
+            output of a run, a folder with others in it), so that a slip of the hand deletes nothing else.
         OSError: `output` cannot be written.
     """
     output = Path(output).resolve()
+    if output.is_mount():
+        raise FileExistsError(f"{output} is a mount point, which cannot be replaced; choose a folder in it.")
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         if not overwrite:
             raise FileExistsError(f"{output} exists; choose another output, or replace it with --overwrite.")
         if not (output / "config.json").is_file():
             raise FileExistsError(f"{output} is not a checkpoint, so it is not overwritten; choose another output.")
         for path in sorted(output.iterdir()):
-            if path.name == "arguments.yaml" or (path.is_dir() and path.name not in (".eval_results", "__pycache__")):
+            part = re.fullmatch(r"\.eval_results|__pycache__|\d+_\w+", path.name)  # the last of sentence-transformers
+            if path.name == "arguments.yaml" or (path.is_dir() and not part):
                 raise FileExistsError(
                     f"{output} holds more than a checkpoint ({path.name}), so it is not overwritten; choose another "
                     "output."

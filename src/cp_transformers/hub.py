@@ -20,6 +20,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from .checkpoints import (
     PROCESSOR_FILES,
+    PROCESSOR_PATTERNS,
     RECORDS,
     UNTRUSTED,
     CheckpointError,
@@ -30,6 +31,8 @@ from .checkpoints import (
     first_line,
     forget_code,
     hub_errors,
+    load_model,
+    made_with,
     parity,
     quiet,
     reading,
@@ -43,7 +46,7 @@ from .registration import AUTO_MODELS
 
 
 # The files of an export, besides its modules.
-WRITTEN = ["model*.safetensors", SAFE_WEIGHTS_INDEX_NAME, *PROCESSOR_FILES, *RECORDS, ".eval_results/*.yaml"]
+WRITTEN = ["model*.safetensors", SAFE_WEIGHTS_INDEX_NAME, *PROCESSOR_PATTERNS, *RECORDS, ".eval_results/*.yaml"]
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,10 @@ def load_checkpoint(folder: str | os.PathLike) -> PreTrainedModel:
     weight_files(folder)
     model_class = next(each for each in AUTO_MODELS[type(config)].values() if each.__name__ == class_name)
     with quiet(), reading(f"{folder} as {class_name}"):
-        model, info = model_class.from_pretrained(folder, config=config, output_loading_info=True, **UNTRUSTED)
+        model, missing, unexpected = load_model(model_class, folder, config)
     forget_code(model.config)
-    for kind in ("missing", "unexpected"):
-        if keys := sorted(info[f"{kind}_keys"]):
+    for kind, keys in (("missing", missing), ("unexpected", unexpected)):
+        if keys:
             raise CheckpointError(f"The weights in {folder} are not those of {class_name}: {kind} {some(keys)}.")
     return model
 
@@ -237,7 +240,8 @@ def _check_self_contained(folder: Path, model: PreTrainedModel) -> None:
     reference = f"{type(model).__module__.rpartition('.')[2]}.{type(model).__name__}"
     model_class: Any = get_class_from_dynamic_module(reference, folder, local_files_only=True)
     attention = model.config._attn_implementation
-    exported = model_class.from_pretrained(folder, attn_implementation=attention, **UNTRUSTED).to(model.device)
+    options = {"attn_implementation": attention, **UNTRUSTED, **made_with(model)}
+    exported = model_class.from_pretrained(folder, **options).to(model.device)
     difference = parity(model, exported)
     if difference != 0.0:  # or NaN
         raise CheckpointError(

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """What the models of every family share: how a layer gets its ContextPool, and how support sizes get out."""
 
+import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import wraps
@@ -54,19 +55,21 @@ class _Collector:
     """Where the pooling modules leave their support sizes during a forward pass that was asked for them.
 
     Upstream's models hand unknown arguments down in part and nothing new up, so the sizes go past them. Each thread
-    and task has a collection of its own; under torch.compile, which cannot trace a ContextVar, a plain attribute does,
-    also of layers that are compiled by themselves.
+    and task has a collection of its own; under torch.compile, which cannot trace a ContextVar, each thread does, also
+    of layers that are compiled by themselves.
     """
 
     def __init__(self) -> None:
         self._of_context: ContextVar[list[torch.Tensor] | None] = ContextVar("pool_sizes", default=None)
-        self._of_compiler: list[torch.Tensor] | None = None
+        self._of_thread = threading.local()
 
     def get(self) -> list[torch.Tensor] | None:
-        return self._of_compiler if torch.compiler.is_compiling() else self._of_context.get()
+        if torch.compiler.is_compiling():
+            return getattr(self._of_thread, "collected", None)
+        return self._of_context.get()
 
     def set(self, collected: list[torch.Tensor] | None) -> None:
-        self._of_compiler = collected
+        self._of_thread.collected = collected
         if not torch.compiler.is_compiling():
             self._of_context.set(collected)
 
@@ -86,7 +89,7 @@ def with_pool_sizes(output_class: type[ModelOutput]) -> Callable:
 
     With it, the output is an `output_class`, which adds `pool_sizes`: a tuple with the predicted sigma of every module
     that pools, in positions and float32; `(batch, heads, tokens)` for text, zero at what is not pooled; `(batch,
-    heads, rows, columns)` for images.
+    heads, rows, columns)` for images. Under gradient checkpointing of the reentrant kind they have no gradient.
     """
 
     def decorator(forward: Callable) -> Callable:

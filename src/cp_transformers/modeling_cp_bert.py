@@ -119,6 +119,14 @@ def packed_segments(num_tokens: int, kwargs: Mapping[str, Any]) -> torch.Tensor 
     return None
 
 
+def rows_of(name: str, given: torch.Tensor | None, tokens: torch.Tensor) -> torch.Tensor | None:
+    """A mask or segments as `(batch, tokens)`, also where they are given as `(batch, choices, tokens)`."""
+    rows = given.flatten(0, 1) if given is not None and given.ndim == 3 else given
+    if rows is not None and rows.shape != tokens.shape[:2]:
+        raise ValueError(f"{name} must be of shape {tuple(tokens.shape[:2])}, not {tuple(rows.shape)}.")
+    return rows
+
+
 def leave_class_tokens_out(
     tokens: torch.Tensor,
     valid: torch.Tensor | None,
@@ -252,7 +260,7 @@ class CPBertModel(CPBertPreTrainedModel, BertModel):
 
     - `output_pool_sizes=True` adds `pool_sizes` to the output, see [`CPBertModelOutput`]; so it does in every head.
     - `pool_mask`, `(batch, tokens)`, True where a token may be pooled. It defaults to `attention_mask` where that has
-      this shape and is required where it has not.
+      this shape and is required where it has not; [CLS] is then the first token that it names.
     - `pool_segments`, `(batch, tokens)`, integers, for rows into which several sequences are packed: the number of the
       sequence that a token belongs to, 0 at padding, which takes the place of `pool_mask`. Each sequence is pooled as
       if it stood alone; that attention keeps to it is for a 4-D `attention_mask` and `position_ids` to say. Rows that
@@ -289,19 +297,24 @@ class CPBertModel(CPBertPreTrainedModel, BertModel):
         tokens = inputs_embeds if input_ids is None else input_ids
         if pool_segments is None and tokens is not None:
             pool_segments = packed_segments(tokens.shape[1], kwargs)
+        valid = attention_mask if getattr(attention_mask, "ndim", None) == 2 else None
+        if tokens is not None:
+            pool_mask = rows_of("pool_mask", pool_mask, tokens)
+            pool_segments = rows_of("pool_segments", pool_segments, tokens)
+            valid = rows_of("attention_mask", valid, tokens)
         if pool_mask is None and pool_segments is not None:
             pool_mask = pool_segments != 0
         if pool_mask is None and attention_mask is not None:
-            if getattr(attention_mask, "ndim", None) != 2:
+            if valid is None:
                 raise ValueError(
                     "With an attention_mask that is not of shape (batch, tokens), say which tokens may be pooled: "
                     "pass pool_mask of that shape, True where a token is valid."
                 )
-            pool_mask = attention_mask
+            pool_mask = valid
         pool_mask = None if pool_mask is None else pool_mask.bool()
         pool_passing: int | torch.Tensor = 0
         if not self.config.pool_class_token and tokens is not None:
-            valid = attention_mask if getattr(attention_mask, "ndim", None) == 2 else pool_mask
+            valid = pool_mask if valid is None and attention_mask is not None else valid
             pool_passing, pool_mask = leave_class_tokens_out(tokens, valid, pool_mask, pool_segments)
         return super().forward(
             input_ids,
