@@ -37,6 +37,7 @@ from cp_transformers.cli import main as cli
 from cp_transformers.conversion import convert_checkpoint, cut_layers
 from cp_transformers.tasks import distill as distill_task
 from cp_transformers.tasks.mlm import train_tokenizer
+from cp_transformers.tasks.runs import last_checkpoint
 
 
 CONFIG_FILES = sorted((Path(__file__).parents[1] / "configs" / "distill").glob("*.yaml"))
@@ -292,6 +293,23 @@ def test_evaluations_leave_the_training_as_it_is_and_no_text_out(texts, tmp_path
     assert whole["metrics"]["before"] != half["metrics"]["before"]
     dropped = distill(tmp_path / "student", teacher, tmp_path / "drop", *plain, "--dataloader_drop_last", "true")
     assert dropped["metrics"]["before"] == whole["metrics"]["before"]
+
+
+@pytest.mark.parametrize("given", [[], ["--metric_for_best_model", "hidden"]], ids=["loss", "hidden"])
+def test_the_best_checkpoint_is_the_nearest_to_the_teacher(given, texts, tmp_path):
+    teacher = save_bert(tmp_path / "teacher", BertForMaskedLM)
+    convert_checkpoint(teacher, tmp_path / "student", layers=[0, 2])
+    wild = ["--do_train", "--do_eval", "--num_train_epochs", "3", "--learning_rate", "1", "--load_best_model_at_end"]
+    wild += ["--eval_strategy", "epoch", "--save_strategy", "epoch", "--distillation_hidden_weight", "2.0"]
+    after = distill(tmp_path / "student", teacher, tmp_path / "out", *texts, *wild, *given)["metrics"]["after"]
+    state = json.loads((Path(last_checkpoint(tmp_path / "out")) / "trainer_state.json").read_text())
+    measured = [each for each in state["log_history"] if "eval_loss" in each]
+    for each in measured:  # by the weights of training
+        assert each["eval_loss"] == pytest.approx(2 * each["eval_hidden"] + 0.5 * each["eval_logits"])
+    metric = "eval_hidden" if given else "eval_loss"
+    best = min(measured, key=lambda each: each[metric])
+    assert len({each[metric] for each in measured}) == 3
+    assert after["hidden"] == pytest.approx(best["eval_hidden"]) and "loss" not in after
 
 
 def test_feature_maps_are_learned_as_well(images, tmp_path):

@@ -299,6 +299,22 @@ def test_the_test_split_may_be_the_one_to_evaluate_on(predicts, material, tmp_pa
     assert not predicts or len(predictions(tmp_path / "out", "test")) == 12
 
 
+def test_each_use_of_a_split_has_its_own_limit(material, tmp_path):
+    data = write_own(tmp_path / "data")
+    limits = ["--max_eval_samples", "3", "--max_predict_samples", "5"]
+    plain = own(material / "cp", data, tmp_path / "plain", *TEXT, *TRAIN, "--do_eval", *limits)
+    for split, limit, count in (("test", [], 12), ("train", [], 24), ("train", limits[2:], 5)):
+        output = tmp_path / f"{split} {count}"
+        if split == "test":
+            (data / "validation.jsonl").rename(data / "test.jsonl")
+        else:
+            (data / "test.jsonl").write_text((data / "train.jsonl").read_text())
+        more = ["--validation_split", split, "--test_split", split, "--do_predict", *limits[:2], *limit]
+        metrics = own(material / "cp", data, output, *TEXT, *TRAIN, "--do_eval", *more)
+        assert len(predictions(output, split)) == count and equal_weights(output, tmp_path / "plain")
+        assert split == "train" or metrics == {"test": plain["validation"]}
+
+
 def test_numbers_on_a_scale_are_learned_and_evaluated(material, tmp_path):
     for split, count in SPLITS.items():
         examples = rows("stsb", split, count)
@@ -376,8 +392,57 @@ def test_what_is_no_label_is_refused(fault, material, tmp_path, capsys):
     assert str(path) in message and (fault == "list" or "row 5" in message)
 
 
-def test_numbers_that_all_differ_are_taken_for_a_scale(material, tmp_path, capsys):
-    examples = [{**row, "label": 0.5 * index} for index, row in enumerate(own_rows("train", 24))]
+@pytest.mark.parametrize("labels", [["bad", "good", ""], ["bad", "good", " "], ["0.0", "1.0", ""]])
+def test_a_blank_is_no_label(labels, material, tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    for split in ("train", "validation"):
+        lines = ["text,label", *(f"a film,{label}" for label in labels * 4)]
+        (tmp_path / "data" / f"{split}.csv").write_text("\n".join(lines) + "\n")
+    given = own_options(material / "cp", tmp_path / "data", tmp_path / "out", *TEXT, *TRAIN, "--do_eval")
+    message = refusal(capsys, tmp_path / "out", given)
+    assert f"{tmp_path / 'data' / 'train.csv'} has the label {labels[2]!r} in row 2" in message
+
+
+@pytest.mark.parametrize("kind", ["none", "nan"])
+def test_a_missing_label_is_not_the_class_of_that_name(kind, material, tmp_path, capsys):
+    if kind == "none":
+        labels, missing = ["for", "against", "none"], ["for", "none", None]
+    else:
+        labels, missing = ["nan", "inf"], [float("inf"), float("nan")]
+    write(tmp_path / "data", "train", [{"text": "a film", "label": label} for label in labels * 4])
+    examples = [{"text": "a film", "label": label} for label in missing]
+    path = write(tmp_path / "data", "validation", examples, "parquet")
+    given = own_options(material / "cp", tmp_path / "data", tmp_path / "out", *TEXT, *TRAIN, "--do_eval")
+    row, names = len(missing) - 1, ", ".join(sorted(labels))
+    expected = f"{path} has the label {missing[row]!r} in row {row}; the labels must be {names}."
+    assert expected in refusal(capsys, tmp_path / "out", given)
+
+
+def test_what_is_not_a_number_is_no_label(material, tmp_path, capsys):
+    examples = [{"text": "a film", "label": label} for label in (0.0, 1.0, float("nan"), 1.0)]
+    path = write(tmp_path / "data", "train", examples, "parquet")
+    given = own_options(material / "cp", tmp_path / "data", tmp_path / "out", *TEXT, *TRAIN)
+    assert f"{path} has the label nan in row 2" in refusal(capsys, tmp_path / "out", given)
+
+
+@pytest.mark.parametrize("features", [None, Features({"text": Value("string"), "label": ClassLabel(names=["good"])})])
+def test_a_single_class_is_not_trained_on(features, material, tmp_path, capsys):
+    data = write_own(tmp_path / "data", lambda label: "good" if features is None else 0, "parquet", features)
+    message = refusal(capsys, tmp_path / "out", own_options(material / "cp", data, tmp_path / "out", *TEXT, *ALL))
+    assert f"{data / 'train.parquet'} has only one label, good; training needs two or more." in message
+
+
+def test_a_few_rows_may_be_of_many_classes(material, tmp_path):
+    examples = [{"text": "a film", "label": f"class {index % 15:02d}"} for index in range(20)]
+    write(tmp_path / "data", "train", examples)
+    own(material / "cp", tmp_path / "data", tmp_path / "out", *TEXT, *TRAIN)
+    names = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").config.id2label.values()
+    assert list(names) == [f"class {index:02d}" for index in range(15)]
+
+
+@pytest.mark.parametrize("shown", [float, str])
+def test_numbers_that_all_differ_are_taken_for_a_scale(shown, material, tmp_path, capsys):
+    examples = [{**row, "label": shown(0.5 * index)} for index, row in enumerate(own_rows("train", 24))]
     data = write_own(tmp_path / "data", float)
     write(data, "train", examples)
     message = refusal(capsys, tmp_path / "out", own_options(material / "cp", data, tmp_path / "out", *TEXT, *ALL))

@@ -20,6 +20,8 @@ from cp_transformers.cli import main as cli
         (["--learning_rat", "1"], "there is no option --learning_rat; did you mean learning_rate?"),
         (["--max_steps", "two"], "invalid int value: 'two'"),
         (["--max_length", "0"], "max_length must be positive, not 0"),
+        (["--metric_for_best_model", "f1"], "no metric f1 for metric_for_best_model; there are loss, accuracy"),
+        (["--batch_eval_metrics", "true"], "need all predictions: leave out prediction_loss_only"),
         (["--seeds", "1", "1"], "seeds names a seed twice"),
         (["--seeds", "1", "2", "--resume_from_checkpoint", "out/checkpoint-1"], "--resume_from_checkpoint last"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),

@@ -6,6 +6,7 @@ import functools
 import io
 import itertools
 import json
+import re
 from pathlib import Path
 
 import datasets
@@ -134,6 +135,47 @@ def test_a_folder_without_the_images_is_refused(names, split, message, tmp_path)
         load_folder(str(tmp_path), split)
     with pytest.raises(FileNotFoundError, match="There is no folder"):
         load_folder(str(tmp_path / "nowhere"), split)
+
+
+@pytest.mark.parametrize(
+    "name", ["loose.png", "loose.JPEG", "cat/sub/4.png", "more/dog/4.png", "cat/loose/deep/4.png"]
+)
+def test_an_image_that_is_not_one_folder_deep_is_refused_before_any_work(name, tmp_path, monkeypatch):
+    folder_of(tmp_path, "train/cat/1.png", "train/dog/2.png", f"train/{name}")
+    assert len(load_folder(str(tmp_path), "train", labelled=False).rows) == 3
+    monkeypatch.setattr(datasets.DatasetBuilder, "download_and_prepare", None)
+    with pytest.raises(ValueError, match=re.escape(f"{tmp_path / 'train' / name} is not in the folder of a class")):
+        load_folder(str(tmp_path), "train")
+
+
+def test_what_is_no_image_may_lie_anywhere(tmp_path):
+    folder_of(tmp_path / "val", "cat/1.png", "dog/2.jpg", "dog/3.webp")
+    for name in ("notes.txt", "cat/more/notes.txt", ".hidden/4.png", "cat/.hidden.png"):
+        (tmp_path / "val" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "val" / name).write_text("no image")
+    found = contents(load_folder(str(tmp_path), "validation"))
+    assert found == {"1.png": "cat", "2.jpg": "dog", "3.webp": "dog"}
+
+
+def test_folders_and_images_may_be_links(tmp_path):
+    folder_of(tmp_path / "elsewhere", "cats/1.png", "2.png", "hidden/3.png")
+    folder_of(tmp_path / "set" / "training", "dog/4.png")
+    links = {"cat": "elsewhere/cats", "dog/5.png": "elsewhere/2.png", ".hidden": "elsewhere/hidden", "gone": "nowhere"}
+    for name, target in links.items():
+        (tmp_path / "set" / "training" / name).symlink_to(tmp_path / target)
+    (tmp_path / "set" / "train").symlink_to("training")
+    (tmp_path / "data").symlink_to(tmp_path / "set")
+    data = load_folder(str(tmp_path / "data"), "train")
+    assert contents(data) == {"1.png": "cat", "4.png": "dog", "5.png": "dog"} and len(data.rows) == 3
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("name", ["img [x]", "img *", "img ?", "[!i]mg"])
+def test_a_folder_s_name_is_no_pattern(name, labelled, tmp_path):
+    folder_of(tmp_path, f"{name}/val/cat/1.png", f"{name}/val/dog [a]/2.png", "img x/val/cow/3.png")
+    data = load_folder(str(tmp_path / name), "validation", labelled)
+    assert sorted(Path(row["image"]["path"]).name for row in data.rows) == ["1.png", "2.png"]
+    assert data.names == (["cat", "dog [a]"] if labelled else None)
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -477,6 +519,14 @@ def test_the_next_image_takes_the_place_of_one_that_cannot_be_read(tmp_path):
         assert [images[index] for index in range(5)] == [0, 3, 3, 3, 0]
     lines = (tmp_path / "corrupt.txt").read_text().splitlines()
     assert sorted(line.split(":")[0] for line in lines) == ["1.png", "2.png", "4.png"]
+
+
+def test_training_images_end_after_the_last(tmp_path):
+    images = TrainingImages(rows_with(None, None, b"text"), draw, 0, lambda message: None)
+    assert list(itertools.islice(images, 9)) == [0, 1, 0] and images[-1] == 0
+    for index in (3, 7, -4):
+        with pytest.raises(IndexError):
+            images[index]
 
 
 def test_another_process_does_not_name_an_image_again(tmp_path):

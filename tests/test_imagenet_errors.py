@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from imagenet_cases import CLASSES, NEW, STILL, VIT, make_material, options, read_images, rename, save_model
+from imagenet_cases import CLASSES, NEW, STILL, TRAIN, VIT, make_material, options, read_images, rename, save_model
 from transformers import BertConfig, BertForSequenceClassification, ViTImageProcessorPil
 
 from cp_transformers.cli import main as cli
@@ -40,6 +40,7 @@ def refusal(capsys, output: Path, *more) -> str:
         (["--do_train", "--data_dir", "whole"], "has no folder train"),
         (["--do_train", "--data_dir", "nowhere"], "There is no folder"),
         (["--do_eval", "--data_dir", "whole"], "nothing to evaluate"),
+        (["--do_train", "--data_dir", "colours", "--metric_for_best_model", "accuracy"], "there are loss, top1, top5"),
         (["--data_dir", "whole"], "There is nothing to do: give --do_train"),
         (["--do_train", "--data_dir", "colours", "--model_name_or_path", "vit", "cp_resnet"], "one --model_name"),
         (["--do_eval", "--data_dir", "whole", "--model_name_or_path", "vit", "vit"], "named twice"),
@@ -71,6 +72,10 @@ def refusal(capsys, output: Path, *more) -> str:
         (["--do_train", "--data_dir", "colours", "--teacher", "vit"], "other labels"),
         (["--do_train", "--data_dir", "colours", "--model_name_or_path", "large", "--image_size", "16"], "of 32"),
         (["--do_train", "--data_dir", "gone", "--do_eval"], "has no folder validation"),
+        (["--do_train", "--data_dir", "colours", "--rand_augment", "31"], "rand_augment must be from 0 to 30, not 31"),
+        (["--do_train", "--data_dir", "colours", "--rand_augment", "-1"], "rand_augment must be from 0 to 30, not -1"),
+        (["--do_train", "--data_dir", "colours", "--train_sampling_strategy", "group_by_length"], "no lengths"),
+        (["--do_train", "--data_dir", "colours", "--train_sampling_strategy", "batch_rebalance"], "no lengths"),
     ],
     ids=lambda value: None if isinstance(value, list) else value,
 )
@@ -79,7 +84,7 @@ def test_what_makes_no_sense_is_refused_in_a_sentence(more, message, refused_mat
     given = [refused_material / each if each in names and at else each for at, each in enumerate(more)]
     if "--do_train" in more and "--model_name_or_path" not in more and "--model_config" not in more:
         given += NEW
-    assert message in refusal(capsys, tmp_path / "out", *given, *STILL)
+    assert message in refusal(capsys, tmp_path / "out", *STILL, *given)
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +112,17 @@ def test_labels_are_matched_before_an_image_is_read(material, tmp_path, capsys, 
     more = ["--do_eval", "--model_name_or_path", material / "vit", "--data_dir", data]
     assert "a class 10, but the model tells only 7 apart" in refusal(capsys, tmp_path / "out", *more)
     assert not names and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("source", ["new", "fine-tuned"])
+def test_labels_of_the_evaluation_are_matched_before_training(source, material, tmp_path, capsys):
+    data = shutil.copytree(material / "colours", tmp_path / "data")
+    shutil.copytree(data / "val" / CLASSES[0], data / "val" / "fish")
+    model = NEW
+    if source == "fine-tuned":
+        model = ["--model_name_or_path", save_model(tmp_path / "model", labels=CLASSES[:3])]
+    more = ["--data_dir", data, *TRAIN, *STILL, *model, "--do_eval"]
+    assert "a class 'fish', which is not one of the 3 labels" in refusal(capsys, tmp_path / "out", *more)
 
 
 def test_a_folder_in_which_no_image_can_be_read_is_refused(material, tmp_path, capsys):

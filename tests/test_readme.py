@@ -80,8 +80,16 @@ def test_what_the_image_demo_printed_is_what_results_hold():
         ("texts", "CP-BERT, 2 layers", "BERT, 4 layers", "film_reviews", "behind four (+{:.1f} ± {:.1f} points)"),
         ("texts", "CP-BERT, 2 layers", "BERT, 6 layers", "film_reviews", "or six (+{:.1f} ± {:.1f}) after"),
         ("texts", "CP-BERT, 4 layers", "BERT, 4 layers", "film_reviews", "nothing measurable (+{:.1f} ± {:.1f})"),
-        ("texts_long", "CP-BERT, 2 layers", "BERT, 2 layers", "loss", "for-longer): {:.2f} ± {:.2f} nats"),
-        ("texts_long", "CP-BERT, 2 layers", "BERT, 2 layers", "film_reviews", "nats and {:.1f} ± {:.1f} points |"),
+        ("texts_long", "CP-BERT, 2 layers", "BERT, 2 layers", "loss", "for-longer) of two by {:.2f} ± {:.2f} nats"),
+        (
+            "texts_long",
+            "CP-BERT, 2 layers",
+            "BERT, 2 layers",
+            "film_reviews",
+            "nats and {:.1f} ± {:.1f} points, and of four",
+        ),
+        ("texts_long", "CP-BERT, 2 layers", "BERT, 4 layers", "loss", "and of four by {:.2f} ± {:.2f} nats"),
+        ("texts_long", "CP-BERT, 2 layers", "BERT, 4 layers", "film_reviews", "nats (+{:.1f} ± {:.1f} points) |"),
         ("images", "CP-ViT, 1 layer", "ViT, 4 layers", "accuracy", "pooling is {:.1f} ± {:.1f} points ahead of four"),
         ("images", "CP-ViT, 1 layer", "ViT, 1 layer", "accuracy", "and {:.1f} ± {:.1f} of one; two"),
         ("images", "CP-ViT, 2 layers", "ViT, 6 layers", "accuracy", "two layers are {:.1f} ± {:.1f} ahead of six"),
@@ -146,7 +154,9 @@ def difference(name: str, arm: str, control: str, metric: str) -> tuple[float, f
 @pytest.mark.parametrize(
     ("name", "arm", "control", "metric", "said"),
     [
-        ("texts_long", "CP-BERT, 2 layers", "BERT, 2 layers", "loss", "still ahead, by {:.2f} ± {:.2f} nats"),
+        ("texts_long", "CP-BERT, 2 layers", "BERT, 2 layers", "loss", "as many layers, by {:.2f} ± {:.2f} nats"),
+        ("texts_long", "CP-BERT, 2 layers", "BERT, 4 layers", "loss", "are {:.2f} ± {:.2f} nats ahead of four"),
+        ("texts_long", "CP-BERT, 2 layers", "BERT, 4 layers", "film_reviews", "them (+{:.1f} ± {:.1f} points)"),
         ("texts_long", "CP-BERT, 2 layers", "BERT, 2 layers", "film_reviews", "by {:.1f} ± {:.1f} points; in 1,500"),
         ("texts", "CP-BERT, 2 layers", "BERT, 2 layers", "loss", "{:.2f} ± {:.2f} and 9.4"),
         (

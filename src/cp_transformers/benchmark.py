@@ -32,7 +32,7 @@ from transformers.models.vit.modeling_vit import ViTLayer
 from .configuration_cp_bert import CPBertConfig
 from .configuration_cp_vit import CPViTConfig
 from .context_pool import ContextPool, choose_implementation
-from .files import write_csv
+from .files import check_csv, write_csv
 from .modeling_context_pool import build_context_pool
 
 
@@ -294,7 +294,8 @@ def main(args: Sequence[str] | None = None) -> None:
     """The command `cp-transformers benchmark`.
 
     Raises:
-        ValueError: the number of rounds or threads is too small.
+        ValueError: the number of rounds or threads is too small, or the output is no CSV file.
+        OSError: the output cannot be written.
     """
     parser = argparse.ArgumentParser(
         prog="cp-transformers benchmark",
@@ -317,12 +318,13 @@ def main(args: Sequence[str] | None = None) -> None:
     options = parser.parse_args(args)
     if options.rounds < 2 or options.threads < 1:
         raise ValueError("Give --rounds of 2 or more, and --threads of 1 or more.")
+    output = options.output or Path(f"results/benchmark_{options.suite}.csv")
+    check_csv(output)
     import matplotlib  # noqa: F401  (before any work, so that a missing extra is found now)
 
     from .benchmark_models import keep_freed_memory, run_models
 
     torch.set_num_threads(options.threads)
-    output = options.output or Path(f"results/benchmark_{options.suite}.csv")
     if options.suite == "pooling":
         run_pooling(output, options.rounds, options.threads, seconds=20.0)
     else:

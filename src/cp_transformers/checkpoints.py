@@ -58,6 +58,9 @@ RECORDS = ("conversion.json", "training.json")
 # What transformers would take from a configuration: weights of another name (outside the folder, or pickled) or in
 # another form, and modules of another name.
 REFUSED_FIELDS = ("transformers_weights", "quantization_config", "auto_models")
+# Files that may hold weights as pickle, and those of Trainer's among them that do not.
+PICKLES = ("*.bin", "*.pt", "*.pth")
+OF_RUNS = {"training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth"}
 # As safetensors name them; of others the bits would be taken for numbers of the parameter's type.
 DTYPES = {"F64", "F32", "F16", "BF16", "I64"}
 # Options of every `from_pretrained` on a checkpoint that may come from anybody.
@@ -319,7 +322,7 @@ def weight_files(folder: Path) -> list[Path]:
         if not isinstance(weight_map, dict) or not weight_map or not isinstance(content.get("metadata", {}), dict):
             raise CheckpointError(f"{index} is corrupted; fetch the source again.")
         names = sorted(set(map(str, weight_map.values())))
-    elif pickles := sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern)):
+    elif pickles := sorted({path.name for pattern in PICKLES for path in folder.glob(pattern)} - OF_RUNS):
         raise CheckpointError(
             f"{folder} has its weights only as pickle ({pickles[0]}), which is never loaded here, because loading it "
             "can run any code; save the model as safetensors first."

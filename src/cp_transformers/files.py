@@ -3,6 +3,7 @@
 """Writing files and folders whole or not at all."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -71,6 +72,24 @@ def write_whole(path: str | os.PathLike, text: str) -> None:
     temporary = path.with_name(f".{path.name}.new")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
+
+
+def check_csv(path: Path) -> None:
+    """Refuses a file into which the figures of long work, and a picture beside it, could not be written.
+
+    Raises:
+        ValueError: it is not named as a CSV file.
+        OSError: it cannot be written.
+    """
+    if path.suffix != ".csv":
+        raise ValueError(f"{path} must end in .csv; a picture is drawn beside it.")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise OSError(f"{path} cannot be written ({error.strerror}); choose another --output.") from error
 
 
 def write_csv(path: str | os.PathLike, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

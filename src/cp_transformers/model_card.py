@@ -112,6 +112,7 @@ def make_card(
     elif base_model is None and not start and conversion.get("commit") is not None:
         base_model = conversion["source"]
     evaluations, data = training.get("evaluations", []), training.get("data", {})
+    evaluated = data.get("held_out") or data.get("name")
     auto_class = next(auto for auto, each in config.auto_models.items() if each == class_name)
     pipeline_tag = next((tag for end, tag in PIPELINE_TAGS.items() if class_name.endswith(end)), None)
     metadata = ModelCardData(
@@ -126,8 +127,8 @@ def make_card(
         eval_results=[
             EvalResult(
                 task_type=pipeline_tag or "other",
-                dataset_type=data["name"],
-                dataset_name=data["name"],
+                dataset_type=evaluated,
+                dataset_name=evaluated,
                 dataset_config=data.get("config"),
                 dataset_split=each["split"],
                 metric_type=each["metric"],
@@ -152,7 +153,7 @@ def make_card(
         model=_model_table(config, class_name),
         conversion=_conversion(conversion),
         training=_options(training.get("options", {})),
-        data=data.get("name"),
+        data=evaluated,
         evaluations=[{**each, "shown": f"{each['value']:.4f}"} for each in evaluations],
         limits=_limits(config, training, untrained),
     )
@@ -289,7 +290,7 @@ def read_record(folder: Path, name: str) -> dict[str, Any]:
         content.setdefault("teacher", None)
     ours = all(key in content and isinstance(content[key], kind) for key, kind in required.items())
     if ours and name == "training.json":
-        named = [content["data"].get("name")]
+        named = [content["data"].get("name"), content["data"].get("held_out", "")]
         named += [(content[model] or {"name": ""}).get("name") for model in ("model", "teacher")]
         texts = [
             each.get(key) if isinstance(each, dict) else None for each in content["evaluations"] for key in FIGURE

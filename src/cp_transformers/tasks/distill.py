@@ -7,6 +7,7 @@ import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,12 @@ from .image_data import (
 )
 from .image_training import CorruptImages, load_teacher
 from .mlm import MlmArguments, encode, load_texts
-from .records import finish, prepare, unpushed
+from .records import finish, prepare, push, unpushed
 from .runs import (
+    BestCallback,
     EpochCallback,
     asked_for,
+    check_metrics,
     check_output,
     check_positive,
     finished,
@@ -162,6 +165,7 @@ def run(
     output = Path(training.output_dir)
     asked = asked_for(training, arguments, distillation)
     if training.resume_from_checkpoint == "last" and (results := finished(output / "results.json", asked)):
+        push(training)
         return results
     config = load_config(arguments.model_name_or_path, AutoModel)
     teacher_config = load_config(str(distillation.teacher), AutoModel)
@@ -182,9 +186,9 @@ def run(
         train_dataset=data.train,
         eval_dataset=data.validation,
         processing_class=data.processing,
-        compute_metrics=mean_scores,
+        compute_metrics=partial(mean_scores, distillation=data.teacher["distillation"]),
         optimizers=(make_optimizer(model, training, arguments.pool_learning_rate), None),
-        callbacks=[EpochCallback()],
+        callbacks=[EpochCallback(), BestCallback()],
         **data.teacher,
     )
 
@@ -234,8 +238,9 @@ def _check(arguments: DistillArguments, training: TrainingArguments, distillatio
     for file in (arguments.train_file, arguments.validation_file):
         if file is not None and not Path(file).is_file():
             raise FileNotFoundError(f"There is no file {file}.")
-    if training.prediction_loss_only or training.batch_eval_metrics:
-        raise ValueError("The metrics need all predictions: leave out prediction_loss_only and batch_eval_metrics.")
+    if training.do_predict:
+        raise ValueError("There is nothing to predict without labels: leave out --do_predict.")
+    check_metrics(training, ("loss", *SCORES))
     check_output(training, arguments, distillation)
 
 
@@ -303,6 +308,8 @@ def _load_images(
     name = arguments.model_name_or_path
     if arguments.train_file is not None or arguments.validation_file is not None:
         raise ValueError(f"{name} reads images: give them by --data_dir or --dataset_name.")
+    if training.do_train and training.train_sampling_strategy in ("group_by_length", "batch_rebalance"):
+        raise ValueError("Images have no lengths to sort them by: leave out --train_sampling_strategy.")
     processor = load_processor(name)
     preprocess = resolve_preprocessing(processor)
     teacher = load_teacher(distillation, config, processor)
@@ -402,13 +409,18 @@ def _one(batch: Mapping[str, Any], index: int) -> ModelOutput:
     )
 
 
-def mean_scores(prediction: EvalPrediction) -> dict[str, float]:
-    """Of all tokens, or rows of logits, each with the same weight; what was not compared is left out."""
+def mean_scores(prediction: EvalPrediction, distillation: DistillationArguments) -> dict[str, float]:
+    """Of all tokens, or rows of logits, each with the same weight; what was not compared is left out. The loss is that
+    of training."""
     hidden, tokens, soft, agreed, rows = prediction.predictions.sum(axis=0).tolist()
     if not tokens:
         raise ValueError("None of the held-out images can be read.")
-    of_logits = {"logits": soft / rows, "agreement": agreed / rows} if rows else {}
-    return {"hidden": hidden / tokens, **of_logits}
+    scores = {"hidden": hidden / tokens}
+    loss = distillation.distillation_hidden_weight * scores["hidden"]
+    if rows:
+        scores |= {"logits": soft / rows, "agreement": agreed / rows}
+        loss += distillation.distillation_logits_weight * scores["logits"]
+    return {"loss": loss, **scores}
 
 
 def report(results: dict[str, Any]) -> str:

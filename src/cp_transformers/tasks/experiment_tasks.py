@@ -353,7 +353,7 @@ class Pretrained(Task):
             DataCollatorWithPadding(data["tokenizer"]),
             pool_learning_rate=DISTILLATION_POOL_RATE,
             trainer_class=partial(RecoveryTrainer, **of_hidden_states),
-            metrics=mean_scores,
+            metrics=partial(mean_scores, distillation=of_hidden_states["distillation"]),
         ) as trainer:
             return trainer.evaluate(rows)["eval_hidden"]
 

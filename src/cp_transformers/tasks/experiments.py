@@ -34,7 +34,7 @@ from transformers.utils.logging import disable_progress_bar
 
 import cp_transformers  # noqa: F401  (registers the models)
 
-from ..files import write_csv
+from ..files import check_csv, write_csv
 from .controls import replace_pools
 from .experiment_tasks import TASKS, Metric, Run, Task
 
@@ -433,6 +433,7 @@ def main(args: Sequence[str] | None = None) -> None:
     experiment = Experiment.read(options.config)
     name = options.config.stem + ("_quick" if options.quick else "")
     output = options.output or Path("out" if options.quick else "results") / f"{name}.csv"
+    check_csv(output)
     part = experiment.part(options.arms, options.train_samples, options.seeds)
     if options.quick:
         experiment, part = quick(experiment), quick(part)

@@ -39,7 +39,9 @@ from .distillation import DistillationArguments, DistillationTrainer, make_layer
 from .glue_data import TASKS, GlueArguments, Task, encode, load_task, write_predictions
 from .records import finish, prepare, unpushed
 from .runs import (
+    BestCallback,
     asked_for,
+    check_metrics,
     check_output,
     draw_new_head,
     finished,
@@ -76,6 +78,7 @@ def run(
         return _run_all(arguments, training, distillation)
     with training.main_process_first():  # the others then find what it has cached
         task, data = load_task(arguments, training)
+        check_metrics(training, ["loss", *_names(task)])
     config, to_task = load_task_config(arguments.model_name_or_path, task, training.do_train, arguments.new_head)
     tokenizer = load_tokenizer(arguments.model_name_or_path)
     teacher = {}
@@ -83,7 +86,7 @@ def run(
         teacher = load_teacher(distillation, config, tokenizer, task, to_task)
     with training.main_process_first():
         max_length = min(arguments.max_length, config.max_position_embeddings)
-        encoded = {split: encode(part, task, tokenizer, max_length, to_task) for split, part in data.items()}
+        encoded = {use: encode(part, task, tokenizer, max_length, to_task) for use, part in data.items()}
 
     output = Path(training.output_dir)
     training = start_output(training, arguments, distillation)
@@ -113,6 +116,11 @@ def run(
     elif not arguments.seeds:
         record(training, arguments, results, _figures(results["metrics"]))
     return results
+
+
+def _names(task: Task) -> list[str]:
+    """Of a task's metrics."""
+    return [metric.__name__.lower() for metric in task.metrics]
 
 
 def _figures(metrics: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
@@ -245,8 +253,6 @@ def _check(arguments: GlueArguments, training: TrainingArguments, distillation: 
         raise ValueError(f"{arguments.task} is for prediction alone: give --do_predict and a model trained on mnli.")
     if training.resume_from_checkpoint not in (None, "last") and (len(arguments.seeds) > 1 or arguments.task == "all"):
         raise ValueError("With several runs, resume each from its last checkpoint: --resume_from_checkpoint last.")
-    if training.prediction_loss_only or training.batch_eval_metrics:
-        raise ValueError("GLUE's metrics need all predictions: leave out prediction_loss_only and batch_eval_metrics.")
     if arguments.early_stopping_patience is not None and not training.load_best_model_at_end:
         raise ValueError("Early stopping needs --load_best_model_at_end true, and --eval_strategy epoch or steps.")
     if distillation.teacher is not None:
@@ -290,6 +296,7 @@ def _run_all(
         for mine, own in (*planned.values(), *diagnostic.values()):
             # What is wrong with any of them is said before the first is trained.
             task, _ = load_task(mine, own)
+            check_metrics(own, ["loss", *_names(task)])
             if task.validation:
                 config, to_task = load_task_config(mine.model_name_or_path, task, new_head=mine.new_head)
     if distillation.teacher is not None:
@@ -343,7 +350,7 @@ def _run_seed(
     task: Task,
     config: PreTrainedConfig,
     tokenizer: PreTrainedTokenizerBase,
-    encoded: dict[str, Dataset],
+    encoded: dict[tuple[str, str], Dataset],
     to_task: np.ndarray | None,
     teacher: dict[str, Any],
 ) -> dict[str, dict[str, float]]:
@@ -380,11 +387,12 @@ def _run_seed(
         model,
         unpushed(training),
         data_collator=DataCollatorWithPadding(tokenizer),
-        train_dataset=encoded.get("train"),
-        eval_dataset=encoded.get(task.validation[0]) if task.validation else None,
+        train_dataset=encoded.get(("train", "train")),
+        eval_dataset=encoded.get(("eval", task.validation[0])) if task.validation else None,
         compute_metrics=compute_metrics,
         processing_class=tokenizer,
         optimizers=(make_optimizer(model, training, arguments.pool_learning_rate), None),
+        callbacks=[BestCallback()],
         **teacher,
     )
     if arguments.early_stopping_patience is not None:
@@ -407,12 +415,12 @@ def _run_seed(
     values: dict[str, dict[str, float]] = {}
     if training.do_eval:
         for split in task.validation:
-            measured = trainer.evaluate(encoded[split])
-            names = [type(metric).__name__.lower() for metric in metrics]
-            values[split] = {"loss": measured["eval_mean_loss"], **{name: measured[f"eval_{name}"] for name in names}}
+            measured = trainer.evaluate(encoded["eval", split])
+            own = {name: measured[f"eval_{name}"] for name in _names(task)}
+            values[split] = {"loss": measured["eval_mean_loss"], **own}
     if training.do_predict:
         for split, name in task.server_files.items():
-            predicted = to_numbers(trainer.predict(encoded[split]).predictions)
+            predicted = to_numbers(trainer.predict(encoded["predict", split]).predictions)
             if trainer.is_world_process_zero():
                 write_predictions(folder / "predictions" / f"{name}.tsv", predicted, task)
     return values

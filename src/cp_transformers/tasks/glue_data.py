@@ -150,62 +150,71 @@ class GlueArguments:
         )
 
 
-def load_task(arguments: GlueArguments, training: TrainingArguments) -> tuple[Task, dict[str, Dataset]]:
-    """The task, and the splits that the run needs, each checked: not empty, with the task's columns, and with labels
-    in the task's numbers, as `label`; test splits need have none (there they are dropped)."""
+def load_task(arguments: GlueArguments, training: TrainingArguments) -> tuple[Task, dict[tuple[str, str], Dataset]]:
+    """The task, and the splits that the run needs, by what it does with them ("train", "eval" or "predict") and their
+    names: each checked to be not empty, with the task's columns, and with labels in the task's numbers, as `label`;
+    those to predict need have none (there they are dropped)."""
     task = arguments.find_task()
-    needed: dict[str, int | None] = {}
-    with_labels: list[str] = []
+    needed: dict[tuple[str, str], int | None] = {}
     if training.do_train:
-        needed["train"] = arguments.max_train_samples
-        with_labels.append("train")
+        needed["train", "train"] = arguments.max_train_samples
     if training.do_eval or training.eval_strategy != "no":
-        needed.update(dict.fromkeys(task.validation, arguments.max_eval_samples))
-        with_labels += task.validation
+        needed.update({("eval", split): arguments.max_eval_samples for split in task.validation})
     if training.do_predict:
-        for split in task.server_files:
-            needed.setdefault(split, arguments.max_predict_samples)
-    parts = {split: _load_split(arguments, split) for split in needed}
-    for split, (part, where) in parts.items():
-        columns = [*task.columns, task.label_column] if split in with_labels else list(task.columns)
+        needed.update({("predict", split): arguments.max_predict_samples for split in task.server_files})
+    parts = {split: _load_split(arguments, split) for split in dict.fromkeys(split for _, split in needed)}
+    for use, split in needed:
+        part, where = parts[split]
+        columns = list(task.columns) if use == "predict" else [*task.columns, task.label_column]
         missing = [column for column in columns if column not in part.column_names]
         if missing:
             raise ValueError(f"{where} has no column {missing[0]}; its columns are {', '.join(part.column_names)}.")
         if not len(part):
             raise ValueError(f"{where} is empty.")
     if task.labels == ():
-        labelled = [parts[split] for split in with_labels]
+        labelled = [parts[split] for use, split in needed if use != "predict"]
         task = dataclasses.replace(task, labels=_find_labels(arguments, labelled, training.do_train))
     data = {}
-    for split, limit in needed.items():
+    for (use, split), limit in needed.items():
         part, where = parts[split]
         if limit is not None:
             part = part.select(range(min(limit, len(part))))
-        data[split] = _checked(part, where, task, labelled=split in with_labels)
+        data[use, split] = _checked(part, where, task, labelled=use != "predict")
     return task, data
 
 
 def _find_labels(arguments: GlueArguments, labelled: list[tuple[Dataset, str]], train: bool) -> tuple[str, ...]:
     """The names of the labels of a data set that is not GLUE's: those it declares, or that its training split has, or,
-    without training, the checkpoint's."""
+    without training, the checkpoint's.
+
+    Raises:
+        ValueError: to train on, there is a label that is none, a single one, or as many numbers as on a scale.
+        OSError: the checkpoint cannot be read.
+    """
     feature = labelled[0][0].features[arguments.label_column] if labelled else None
-    if isinstance(feature, ClassLabel):
-        return tuple(feature.names)
     if not train:
+        if isinstance(feature, ClassLabel):
+            return tuple(feature.names)
         config = load_config(arguments.model_name_or_path, AutoModelForSequenceClassification)
         return tuple(str(config.id2label[index]) for index in range(config.num_labels))
     data, where = labelled[0]
-    labels = list(data[arguments.label_column])
-    for row, label in enumerate(labels):
-        if not isinstance(label, (str, int, float)):
-            raise ValueError(f"{where} has the label {label!r} in row {row}; a label is a name or a number.")
-    names = {_name(label).lower(): label for label in reversed(labels)}  # of several spellings the first
-    if len(names) > max(10, len(labels) // 2):
-        raise ValueError(
-            f"{arguments.label_column} has {len(names)} different values in {len(labels)} rows; if they are numbers "
-            "on a scale, give --regression true."
-        )
-    return tuple(map(_name, sorted(names.values(), key=lambda label: (isinstance(label, str), label))))
+    if isinstance(feature, ClassLabel):
+        found = tuple(feature.names)
+    else:
+        labels = list(data[arguments.label_column])
+        for row, label in enumerate(labels):
+            if _is_missing(label) or not isinstance(label, (str, int, float)):
+                raise ValueError(f"{where} has the label {label!r} in row {row}; a label is a name or a number.")
+        names = {_name(label).lower(): label for label in reversed(labels)}  # of several spellings the first
+        if len(names) > max(10, len(labels) // 2) and all(map(_is_number, names)):
+            raise ValueError(
+                f"{arguments.label_column} has {len(names)} different values in {len(labels)} rows; if they are "
+                "numbers on a scale, give --regression true."
+            )
+        found = tuple(map(_name, sorted(names.values(), key=lambda label: (isinstance(label, str), label))))
+    if len(found) < 2:
+        raise ValueError(f"{where} has only one label, {', '.join(found)}; training needs two or more.")
+    return found
 
 
 def _load_split(arguments: GlueArguments, split: str) -> tuple[Dataset, str]:
@@ -276,6 +285,8 @@ def _checked(data: Dataset, where: str, task: Task, labelled: bool) -> Dataset:
 
 def _number(label: Any, task: Task, known: dict[str, int]) -> float | int | None:
     """A label as the task's number, by its `known` names; None for one that it has not."""
+    if _is_missing(label):
+        return None
     try:
         if task.labels is None:
             return float(label) if np.isfinite(float(label)) else None
@@ -285,6 +296,19 @@ def _number(label: Any, task: Task, known: dict[str, int]) -> float | int | None
         return number if task.numbered and number == float(label) and 0 <= number < len(known) else None
     except (TypeError, ValueError, OverflowError):
         return None
+
+
+def _is_missing(label: Any) -> bool:
+    """Whether it is what stands in the place of a label: null, NaN, or in .csv nothing."""
+    return label is None or label != label or (isinstance(label, str) and not label.strip())
+
+
+def _is_number(name: str) -> bool:
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _name(label: Any) -> str:

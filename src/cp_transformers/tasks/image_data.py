@@ -3,8 +3,10 @@
 """Labelled images: where they come from, which of a model's labels theirs are, and how they become pixel values, in
 evaluation as the checkpoint's image processor says and in training with the field's augmentations."""
 
+import glob
 import io
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import ClassLabel, Dataset, Image, IterableDataset, load_dataset
+from datasets import ClassLabel, Dataset, Image, IterableDataset, load_dataset_builder
 from transformers import AutoImageProcessor, PreTrainedConfig
 
 from .runs import DrawnAnew, load_by_name
@@ -46,7 +48,7 @@ def load_folder(data_dir: str, split: str, labelled: bool = True) -> LabelledIma
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: it has no images in folders.
+        ValueError: it has no images in folders, or one that is not in the folder of a class.
     """
     root = Path(data_dir)
     if not root.is_dir():
@@ -56,20 +58,43 @@ def load_folder(data_dir: str, split: str, labelled: bool = True) -> LabelledIma
         if split == "train" or any((root / name).is_dir() for names in SPLIT_FOLDERS.values() for name in names):
             raise FileNotFoundError(f"{data_dir} has no folder {' or '.join(SPLIT_FOLDERS[split])}.")
         folder = root
+    # All files are named, or datasets would take those with "val" or "test" in a name for another split; and so are
+    # the folders that are links, which "**" does not follow.
+    base = str(folder.resolve())
+    links = [entry.name for entry in os.scandir(base) if entry.is_symlink() and entry.is_dir()]
+    folders = [base, *(os.path.join(base, name) for name in sorted(links) if not name.startswith((".", "__")))]
+    files = {"train": [f"{glob.escape(path)}/**" for path in folders]}
+    stray = None
     try:
-        # All files are named, or datasets would take those with "val" or "test" in a name for another split.
-        files = {"train": ["**"]}
-        rows = load_dataset(
-            "imagefolder", data_dir=str(folder), data_files=files, split="train", drop_labels=not labelled
-        )
+        builder = load_dataset_builder("imagefolder", data_files=files, drop_labels=not labelled)
+        if labelled:
+            stray = _find_stray(builder.config.data_files["train"], base, builder.EXTENSIONS)
+        if stray is None:
+            builder.download_and_prepare()
+            rows = builder.as_dataset("train")
     except (ValueError, OSError) as error:
         raise ValueError(
             f"{folder} has no images{' in folders of classes' * labelled}: {' '.join(str(error).split())[:200]}"
         ) from error
+    if stray is not None:
+        raise ValueError(
+            f"{folder / Path(stray).relative_to(base)} is not in the folder of a class, {folder / '<class>'}; move it "
+            "there, or take it out."
+        )
     if not len(rows) or (labelled and not isinstance(rows.features.get("label"), ClassLabel)):
         raise ValueError(f"{folder} has no images{' in folders of classes' * labelled}.")
     names = rows.features["label"].names if labelled else None
     return LabelledImages(rows.cast_column("image", Image(decode=False)), names, str(folder))
+
+
+def _find_stray(files: Sequence[str], folder: str, extensions: Sequence[str]) -> str | None:
+    """The first image that is not in a folder in `folder`."""
+    for file in files:  # of ImageNet there are 1.3 million
+        if os.path.dirname(os.path.dirname(file)) != folder:
+            name, extension = os.path.splitext(file)
+            if {extension.lower(), os.path.splitext(name)[1].lower()} & set(extensions):  # as datasets looks for them
+                return file
+    return None
 
 
 def load_images(
@@ -394,6 +419,8 @@ class TrainingImages(DrawnAnew):
         self.report = report
 
     def __getitem__(self, index: int) -> Any:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"There is no training image {index}; there are {len(self)}.")
         for step in range(len(self)):
             try:
                 return super().__getitem__((index + step) % len(self))

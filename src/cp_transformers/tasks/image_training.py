@@ -48,6 +48,7 @@ from .image_evaluation import Preprocessed
 from .imagenet_arguments import CONFIGS, ImageNetArguments
 from .records import prepare, unpushed
 from .runs import (
+    BestCallback,
     EpochCallback,
     Stream,
     draw_new_head,
@@ -118,9 +119,16 @@ def train_model(
     train: LabelledImages,
     validation: LabelledImages | None,
 ) -> None:
-    """Trains and saves the model."""
+    """Trains and saves the model.
+
+    Raises:
+        ValueError: the labels of `train` or `validation` are not the model's, or an option or the teacher does not go
+            with it.
+        OSError: the checkpoint or the teacher cannot be read.
+    """
     output = Path(training.output_dir)
     config, processor, load = make_model(arguments, train)
+    of_validation = None if validation is None else match_labels(validation.names, config, validation.where)
     own = resolve_preprocessing(processor, arguments.image_size, arguments.crop_pct, arguments.interpolation)
     for name, value in own.options.items():  # what is saved is to see images as the model was trained to
         setattr(processor, name, value)
@@ -152,7 +160,7 @@ def train_model(
         data = TrainingImages(train.rows, draw, training.seed, report)
     evaluated = None
     if validation is not None and training.eval_strategy != "no":
-        evaluated = _Evaluated(validation, own, match_labels(validation.names, config, validation.where), num_labels)
+        evaluated = _Evaluated(validation, own, of_validation, num_labels)
     smoothing, training.label_smoothing_factor = training.label_smoothing_factor, 0.0
 
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
@@ -168,7 +176,7 @@ def train_model(
         compute_loss_func=loss,
         compute_metrics=top_metrics,
         optimizers=(make_optimizer(model, training, arguments.pool_learning_rate, arguments.layer_decay), None),
-        callbacks=[EpochCallback()],
+        callbacks=[EpochCallback(), BestCallback()],
         **teacher,
     )
     ema = None

@@ -17,8 +17,8 @@ from .image_data import LabelledImages, load_folder, load_images, load_processor
 from .image_evaluation import evaluate_checkpoint
 from .image_training import train_model
 from .imagenet_arguments import ImageNetArguments
-from .records import finish
-from .runs import asked_for, check_output, finished, load_config, start_output
+from .records import finish, push
+from .runs import asked_for, check_metrics, check_output, finished, load_config, start_output
 
 
 # Of results.csv.
@@ -51,6 +51,7 @@ def run(
     output = Path(training.output_dir)
     asked = asked_for(training, arguments, distillation)
     if training.resume_from_checkpoint == "last" and (results := finished(output / "results.json", asked)):
+        push(training)
         return results
     real_labels = None if arguments.real_labels is None else load_real_labels(arguments.real_labels)
     needed = {"train": training.do_train, "validation": training.do_eval or training.eval_strategy != "no"}
@@ -121,8 +122,12 @@ def _check(arguments: ImageNetArguments, training: TrainingArguments, distillati
         raise ValueError("The average of --ema_decay is of the last weights: leave out --load_best_model_at_end.")
     if distillation.teacher is not None and not training.do_train:
         raise ValueError("A teacher teaches in training: give --do_train, or leave out --teacher.")
-    if training.prediction_loss_only or training.batch_eval_metrics:
-        raise ValueError("The metrics need all predictions: leave out prediction_loss_only and batch_eval_metrics.")
+    if training.do_train and training.train_sampling_strategy in ("group_by_length", "batch_rebalance"):
+        raise ValueError(
+            "Images have no lengths to sort them by: leave out --train_sampling_strategy "
+            f"{training.train_sampling_strategy}."
+        )
+    check_metrics(training, ("loss", "top1", "top5"))
     if distillation.teacher is not None:
         if not (distillation.distillation_logits_weight or distillation.distillation_hidden_weight):
             raise ValueError("Both weights of distillation are 0, so the teacher would teach nothing.")

@@ -98,9 +98,11 @@ class ImageNetArguments:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name} must be from 0 to 1, not {value}.")
-        for name in ("mixup", "cutmix", "rand_augment"):
+        for name in ("mixup", "cutmix"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative: {getattr(self, name)}.")
+        if not 0 <= self.rand_augment <= 30:  # torchvision's magnitudes
+            raise ValueError(f"rand_augment must be from 0 to 30, not {self.rand_augment}.")
         check_positive(
             self, "num_labels", "max_train_samples", "max_eval_samples", "image_size", "crop_pct", "pool_learning_rate"
         )

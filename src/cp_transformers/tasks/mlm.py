@@ -33,13 +33,15 @@ from transformers import (
 
 from ..configuration_cp_bert import CPBertConfig
 from .arguments import ArgumentParser, as_mapping
-from .records import finish, prepare, unpushed
+from .records import finish, prepare, push, unpushed
 from .runs import (
+    BestCallback,
     Drawn,
     DrawnAnew,
     EpochCallback,
     Stream,
     asked_for,
+    check_metrics,
     check_output,
     check_positive,
     finished,
@@ -138,6 +140,7 @@ def run(arguments: MlmArguments, training: TrainingArguments) -> dict[str, Any]:
     output = Path(training.output_dir)
     asked = asked_for(training, arguments)
     if training.resume_from_checkpoint == "last" and (results := finished(output / "results.json", asked)):
+        push(training)
         return results
     with training.main_process_first():  # the others then find what it has cached
         texts = load_texts(arguments, training)
@@ -162,7 +165,7 @@ def run(arguments: MlmArguments, training: TrainingArguments) -> dict[str, Any]:
         preprocess_logits_for_metrics=score_rows,
         compute_metrics=sum_scores,
         optimizers=(make_optimizer(model, training, arguments.pool_learning_rate), None),
-        callbacks=[EpochCallback()],
+        callbacks=[EpochCallback(), BestCallback()],
     )
     # The loss of a batch is a mean over its masked tokens, which Trainer would take for a sum over all batches'.
     trainer.model_accepts_loss_kwargs = False
@@ -207,8 +210,9 @@ def _check(arguments: MlmArguments, training: TrainingArguments) -> None:
         for does, name in ((training.do_train, "train_file"), (training.do_eval, "validation_file")):
             if does and getattr(arguments, name) is None:
                 raise ValueError(f"Give the texts by --{name}.")
-    if training.prediction_loss_only or training.batch_eval_metrics:
-        raise ValueError("The metrics need all predictions: leave out prediction_loss_only and batch_eval_metrics.")
+    if training.do_predict:
+        raise ValueError("A language model has nothing to predict here: leave out --do_predict.")
+    check_metrics(training, ("loss", "perplexity", "accuracy"))
     check_output(training, arguments)
     if arguments.model_name_or_path is not None:
         config = load_config(arguments.model_name_or_path, AutoModelForMaskedLM)

@@ -99,14 +99,25 @@ def finish(
         if is_cp and is_made(card):
             write_card(output, training.hub_model_id or output.resolve().name)
     write_json(output / "results.json", results)  # last: by it a run is known to be finished
-    if training.do_train and training.push_to_hub:
-        repo = training.hub_model_id or output.resolve().name
-        try:
-            pushed = push_checkpoint(output, repo, private=training.hub_private_repo, revision=training.hub_revision)
-        except CheckpointError as error:
-            hint = f"The run is finished in {output}; push it with `cp-transformers push {output} {repo}`."
-            raise CheckpointError(f"{error} {hint}") from error
-        print(f"Pushed to {pushed.url}, commit {pushed.commit}.")
+    push(training)
+
+
+def push(training: TrainingArguments) -> None:
+    """Pushes the model of a run that is finished, where it is to be pushed.
+
+    Raises:
+        CheckpointError: it could not be pushed.
+    """
+    if not (training.do_train and training.push_to_hub and training.process_index == 0):
+        return
+    output = Path(training.output_dir)
+    repo = training.hub_model_id or output.resolve().name
+    try:
+        pushed = push_checkpoint(output, repo, private=training.hub_private_repo, revision=training.hub_revision)
+    except CheckpointError as error:
+        hint = f"The run is finished in {output}; push it with `cp-transformers push {output} {repo}`."
+        raise CheckpointError(f"{error} {hint}") from error
+    print(f"Pushed to {pushed.url}, commit {pushed.commit}.")
 
 
 def _describe_model(source: str) -> dict[str, Any]:
@@ -116,10 +127,12 @@ def _describe_model(source: str) -> dict[str, Any]:
 
 
 def describe_data(arguments: Any) -> dict[str, Any]:
-    """The name of a run's data, and whether it is that of a data set on the Hub; of files, not where they lie."""
-    files = arguments.data_dir if hasattr(arguments, "data_dir") else None
-    files = files or getattr(arguments, "validation_file", None) or getattr(arguments, "train_file", None)
+    """The name of the data that a run has trained on, and whether it is that of a data set on the Hub; of files, not
+    where they lie, and where it is another one, the name of the file that it was evaluated on, as `held_out`."""
+    held_out = getattr(arguments, "validation_file", None)
+    files = getattr(arguments, "data_dir", None) or getattr(arguments, "train_file", None) or held_out
     if files is not None:
-        return {"name": Path(files).resolve().name, "on_the_hub": False}
+        names = [Path(file).resolve().name for file in (files, held_out or files)]
+        return {"name": names[0], "on_the_hub": False} | ({"held_out": names[1]} if names[1] != names[0] else {})
     name = arguments.dataset_name or "nyu-mll/glue"
     return {"name": name, "on_the_hub": name not in PACKAGED and not Path(name).exists()}

@@ -4,12 +4,13 @@
 
 import copy
 import dataclasses
+import glob
 import hashlib
 import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,20 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
-from ..checkpoints import UNTRUSTED, check_tokenizer, fetch, forget_code, read_model_type, reading, weight_files
+from ..checkpoints import (
+    UNTRUSTED,
+    CheckpointError,
+    check_tokenizer,
+    fetch,
+    forget_code,
+    read_json,
+    read_model_type,
+    reading,
+    weight_files,
+)
 from ..training import param_groups
 from .arguments import as_mapping, resolve, save_arguments
 from .digits import load_digits
@@ -50,6 +62,8 @@ warmup_steps per_device_train_batch_size gradient_accumulation_steps label_smoot
 lr_scheduler_kwargs neftune_noise_alpha dataloader_drop_last train_sampling_strategy load_best_model_at_end
 metric_for_best_model greater_is_better
 """.split()
+# Metrics of which the best is the lowest.
+LOWER_IS_BETTER = {"loss", "perplexity", "hidden", "logits"}
 # Of the tasks' own arguments, what training has nothing to do with.
 OF_EVALUATION = """
 max_eval_samples max_predict_samples real_labels crop_pct validation_split validation_file test_split seeds
@@ -65,6 +79,26 @@ def check_positive(arguments: Any, *names: str) -> None:
         value = getattr(arguments, name)
         if value is not None and not value > 0:
             raise ValueError(f"{name} must be positive, not {value}.")
+
+
+def check_metrics(training: TrainingArguments, names: Sequence[str]) -> None:
+    """Refuses what would spoil the metrics, which have these names, or the choice of the best checkpoint by them; and
+    says which way is better, which transformers guesses from the name.
+
+    Raises:
+        ValueError: the metrics would lack predictions, or `metric_for_best_model` is none of them.
+    """
+    if training.prediction_loss_only or training.batch_eval_metrics or not training.eval_do_concat_batches:
+        raise ValueError(
+            "The metrics need all predictions: leave out prediction_loss_only, batch_eval_metrics and "
+            "eval_do_concat_batches."
+        )
+    if training.metric_for_best_model is None:
+        return
+    name = training.metric_for_best_model.removeprefix("eval_")
+    if name not in names:
+        raise ValueError(f"There is no metric {name} for metric_for_best_model; there are {', '.join(names)}.")
+    training.greater_is_better = name not in LOWER_IS_BETTER
 
 
 def check_output(training: TrainingArguments, *arguments: Any) -> None:
@@ -141,25 +175,45 @@ def check_free_space(training: TrainingArguments, model: nn.Module) -> None:
     if free < needed:
         raise OSError(
             f"{training.output_dir} has {free / 1e9:.2f} GB left, and the run's checkpoints take {needed / 1e9:.2f} "
-            "GB; choose another --output_dir, or save less (--save_only_model true, --save_strategy no)."
+            "GB; choose another --output_dir, or save less (--save_strategy no, or --save_only_model true, from which "
+            "a run cannot go on)."
         )
 
 
 def last_checkpoint(folder: Path, *also: str) -> str | None:
     """The last whole checkpoint of Trainer in a folder: one that was being written when its run was killed lacks its
-    state, which is written last, or a file that is written after it."""
-    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    state, which is written last, or has a part of it, or lacks a file that is written after it."""
+    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json") if _is_json(path)]
     whole = [path for path in whole if all((path / name).is_file() for name in also)]
     return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
 
 
+def _is_json(file: Path) -> bool:
+    try:
+        read_json(file)
+    except CheckpointError:
+        return False
+    return True
+
+
 def resume(training: TrainingArguments, folder: Path, *also: str) -> None:
     """Puts the last whole checkpoint in a folder in the place of `--resume_from_checkpoint last`; see
-    [`last_checkpoint`]."""
+    [`last_checkpoint`].
+
+    Raises:
+        ValueError: the checkpoint holds the model alone, so that the learning rate would start anew.
+    """
     if training.resume_from_checkpoint == "last":
         training.resume_from_checkpoint = last_checkpoint(folder, *also)
         if training.do_train and training.resume_from_checkpoint is None:
             logger.warning(f"There is no checkpoint in {folder} to go on from: this run starts at the beginning.")
+    checkpoint = training.resume_from_checkpoint
+    if training.do_train and checkpoint is not None and training.deepspeed is None:
+        if Path(checkpoint).is_dir() and not (Path(checkpoint) / "scheduler.pt").is_file():
+            raise ValueError(
+                f"{checkpoint} holds the model alone (--save_only_model true), so that its training cannot go on: "
+                "choose another --output_dir, and fine-tune it with --model_name_or_path."
+            )
 
 
 def asked_for(training: TrainingArguments, *arguments: Any) -> dict[str, Any]:
@@ -170,8 +224,27 @@ def asked_for(training: TrainingArguments, *arguments: Any) -> dict[str, Any]:
     compared = [(name, values.get(name)) for name in names]
     # A number that has been read from a file may have become a fraction.
     compared = [(name, float(value) if isinstance(value, int) else value) for name, value in compared]
+    compared += [(name, _content(path)) for name in own for path in _paths(values.get(name))]
     digest = hashlib.blake2b(repr(compared).encode(), digest_size=8).hexdigest()
     return {**{name: getattr(training, name) for name in ASKED}, "arguments": digest}
+
+
+def _paths(value: Any) -> Iterator[Path]:
+    """The files and folders that an option names."""
+    for each in value if isinstance(value, list) else [value]:
+        if isinstance(each, str) and each and len(each) < 256 and Path(each).exists():
+            yield Path(each)
+
+
+def _content(path: Path) -> list[tuple[str, int, int]]:
+    """What tells whether a file or folder has been changed since: names, sizes and times; of a checkpoint those of its
+    weights, of other folders those of two levels."""
+    files = [path]
+    if path.is_dir():
+        patterns = ["*.safetensors"] if (path / "config.json").is_file() else ["*", "*/*"]
+        files = sorted(file for pattern in patterns for file in path.glob(pattern))
+    stats = [(str(file.relative_to(path)), file.stat()) for file in files]
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
 
 def finished(path: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
@@ -249,6 +322,16 @@ class Stream(TorchIterableDataset):
                 yield example
             if not any_left:
                 return
+
+
+class BestCallback(TrainerCallback):
+    """Finds the best checkpoint of a run that goes on where it lies now: Trainer looks where it was, by the name that
+    the output folder was given then."""
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        best = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
+        if state.best_global_step and best.is_dir():
+            state.best_model_checkpoint = str(best)
 
 
 class EpochCallback(TrainerCallback):
@@ -366,7 +449,7 @@ def load_file(path: str | os.PathLike) -> Dataset:
         raise FileNotFoundError(f"There is no file {path}.")
     try:
         options = {"keep_default_na": False} if kind == "csv" else {}  # or "null" would be no sentence
-        return load_dataset(kind, data_files=str(path), split="train", **options)
+        return load_dataset(kind, data_files=glob.escape(str(path)), split="train", **options)
     except (DatasetGenerationError, StopIteration, ValueError) as error:
         cause = " ".join(str(error.__cause__ or error).split())[:200]
         raise ValueError(f"{path} cannot be read as {kind}, or is empty: {cause}") from error
@@ -391,6 +474,9 @@ def load_by_name(
         return load_dataset(
             name, config_name, split=split, streaming=streaming, download_config=DownloadConfig(max_retries=3)
         )
+    except DatasetGenerationError as error:
+        cause = " ".join(str(error.__cause__ or error).split())[:200]
+        raise ValueError(f"{name} cannot be read: {cause}") from error
     except (ConnectionError, OSError) as error:
         cause = " ".join(str(error).split())[:200]
         hint = ""

@@ -1,0 +1,180 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""What the runs of every task share: the best checkpoint, going on, files by name, and what is pushed."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from mlm_cases import TRAIN, make_data, mlm, options, refusal, results_of, weights
+from transformers import TrainingArguments
+
+from cp_transformers.cli import main as cli
+from cp_transformers.files import check_csv
+from cp_transformers.hub import Pushed
+from cp_transformers.tasks import records
+from cp_transformers.tasks.runs import check_metrics, last_checkpoint, load_file
+
+
+STEPS = ["--do_train", "--do_eval", "--max_steps", "6", "--save_steps", "2", "--per_device_train_batch_size", "5"]
+BEST = ["--eval_strategy", "steps", "--eval_steps", "2", "--load_best_model_at_end", "true"]
+WILD = ["--learning_rate", "1.0", "--lr_scheduler_type", "constant"]  # so that the last steps are not the best
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """See [`mlm_cases.make_data`]."""
+    return make_data(tmp_path_factory.mktemp("texts"))
+
+
+def history(output: Path, metric: str) -> dict[int, float]:
+    """By the step, what was measured."""
+    state = json.loads((output / "checkpoint-6" / "trainer_state.json").read_text())
+    return {each["step"]: each[f"eval_{metric}"] for each in state["log_history"] if f"eval_{metric}" in each}
+
+
+# The best checkpoint
+
+
+@pytest.mark.parametrize("given", [[], ["--metric_for_best_model", "perplexity"]], ids=["loss", "perplexity"])
+def test_the_best_checkpoint_is_that_of_the_lowest_loss(given, data, tmp_path):
+    metrics = mlm(data, tmp_path / "out", *STEPS, *BEST, *WILD, *given)
+    measured = history(tmp_path / "out", "perplexity")
+    assert len({*measured.values()}) == 3 and min(measured, key=measured.__getitem__) != 6
+    assert metrics["perplexity"] == pytest.approx(min(measured.values()))
+
+
+@pytest.mark.parametrize(
+    ("metric", "greater"), [("loss", False), ("eval_hidden", False), ("logits", False), ("accuracy", True)]
+)
+def test_which_way_is_better_is_known_of_every_metric(metric, greater, tmp_path):
+    best = {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch"}
+    training = TrainingArguments(str(tmp_path), metric_for_best_model=metric, **best)
+    check_metrics(training, ["loss", "hidden", "logits", "accuracy"])
+    assert training.greater_is_better is greater
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--metric_for_best_model", "f1"], "no metric f1 for metric_for_best_model; there are loss, perplexity, acc"),
+        (["--eval_do_concat_batches", "false"], "need all predictions: leave out prediction_loss_only"),
+        (["--do_predict"], "nothing to predict here"),
+    ],
+)
+def test_what_would_fail_after_training_is_refused_before(more, message, data, tmp_path, capsys):
+    assert message in refusal(capsys, [*options(data, tmp_path / "out"), *TRAIN, *more])
+    assert not (tmp_path / "out").exists()
+
+
+# Going on
+
+
+def test_the_best_checkpoint_is_found_where_the_run_lies_now(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = ["--do_train", "--num_train_epochs", "3", "--load_best_model_at_end", "true", *WILD]
+    run += ["--eval_strategy", "epoch", "--save_strategy", "epoch"]
+    mlm(data, Path("out"), *run)
+    expected, last = weights(tmp_path / "out"), weights(tmp_path / "out" / "checkpoint-9")
+    assert any((expected[name] != last[name]).any() for name in expected)
+    moved = shutil.move(tmp_path / "out", tmp_path / "moved")
+    for name in ("results.json", "model.safetensors"):  # as if it had been killed after its last step
+        (moved / name).unlink()
+    mlm(data, moved, *run, "--resume_from_checkpoint", "last")
+    found = weights(moved)
+    assert all((found[name] == expected[name]).all() for name in expected)
+
+
+def test_a_run_does_not_go_on_from_a_checkpoint_of_the_model_alone(data, tmp_path, capsys):
+    alone = [*STEPS, "--save_only_model", "true"]
+    mlm(data, tmp_path / "out", *alone)
+    again = [*alone, "--resume_from_checkpoint", "last"]
+    mlm(data, tmp_path / "out", *again)  # it is finished
+    (tmp_path / "out" / "results.json").unlink()
+    message = refusal(capsys, [*options(data, tmp_path / "out"), *again])
+    assert "checkpoint-6 holds the model alone (--save_only_model true), so that its training cannot go on" in message
+
+
+@pytest.mark.parametrize("content", ["", '{"epoch": 1.0, "glo'])
+def test_a_checkpoint_whose_state_is_damaged_is_passed_over(content, tmp_path):
+    for step in (2, 4):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}" if step == 2 else content)
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
+
+
+def test_a_finished_run_is_done_again_when_its_files_have_changed(data, tmp_path):
+    texts = shutil.copytree(data, tmp_path / "texts")
+    mlm(texts, tmp_path / "trained", *TRAIN, "--do_eval")
+    evaluation = ["--do_eval", "--model_name_or_path", tmp_path / "trained", "--resume_from_checkpoint", "last"]
+    first = mlm(texts, tmp_path / "out", *evaluation)
+    assert mlm(texts, tmp_path / "out", *evaluation) == first
+    held_out = texts / "validation.txt"
+    held_out.write_text("\n".join(held_out.read_text().splitlines()[:5]))
+    second = mlm(texts, tmp_path / "out", *evaluation)
+    assert second["tokens"] < first["tokens"]
+    file = tmp_path / "trained" / "model.safetensors"
+    os.utime(file, ns=(0, 0))
+    (tmp_path / "out" / "results.json").write_text(json.dumps({**results_of(tmp_path / "out"), "metrics": {}}))
+    assert mlm(texts, tmp_path / "out", *evaluation) == second
+
+
+def test_a_finished_run_is_pushed_when_that_is_asked_for_later(data, tmp_path, monkeypatch):
+    pushed = []
+
+    def push_checkpoint(folder, repo, **options) -> Pushed:
+        pushed.append(repo)
+        return Pushed("url", "0" * 40, (), True)
+
+    mlm(data, tmp_path / "out", *TRAIN)
+    monkeypatch.setattr(records, "push_checkpoint", push_checkpoint)
+    mlm(data, tmp_path / "out", *TRAIN, "--resume_from_checkpoint", "last")
+    assert pushed == []
+    push = ["--push_to_hub", "--hub_model_id", "me/films"]
+    mlm(data, tmp_path / "out", *TRAIN, "--resume_from_checkpoint", "last", *push)
+    assert pushed == ["me/films"]
+
+
+# Files
+
+
+def test_the_name_of_a_file_is_no_pattern(tmp_path):
+    for name in ("d1", "d[1]", "d?", "d*"):
+        (tmp_path / f"{name}.txt").write_text(f"of {name}\n")
+    for name in ("d1", "d[1]", "d?", "d*"):
+        assert load_file(tmp_path / f"{name}.txt")["text"] == [f"of {name}"]
+
+
+def test_the_card_says_what_was_trained_on_and_what_was_evaluated(data, tmp_path):
+    mlm(data, tmp_path / "out", *TRAIN, "--do_eval")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "on local files named `train.txt`" in card and "| validation.txt | validation | perplexity |" in card
+    named = json.loads((tmp_path / "out" / "training.json").read_text())["data"]
+    assert (named["name"], named["held_out"]) == ("train.txt", "validation.txt")
+
+
+def test_a_run_s_folder_without_weights_is_not_said_to_have_pickled_ones(data, tmp_path, capsys):
+    mlm(data, tmp_path / "out", *TRAIN)
+    (tmp_path / "out" / "model.safetensors").unlink()
+    assert cli(["convert", str(tmp_path / "out"), str(tmp_path / "cp")]) == 1
+    more = [*options(data, tmp_path / "again"), "--do_eval", "--model_name_or_path", str(tmp_path / "out")]
+    assert "it has no model.safetensors" in refusal(capsys, more)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("out.png", ValueError, "must end in .csv"),
+        ("folder.csv", OSError, "Is a directory"),
+        ("file/out.csv", OSError, "cannot be written"),
+    ],
+)
+def test_where_figures_cannot_be_written_is_known_before_they_are_measured(name, error, message, tmp_path):
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(error, match=message):
+        check_csv(tmp_path / name)
+    check_csv(tmp_path / "new" / "out.csv")
+    assert [*(tmp_path / "new").iterdir()] == []
