@@ -595,6 +595,23 @@ def test_what_is_changed_in_memory_does_not_bear_the_name_of_its_source(source):
     assert convert_model(stock).name_or_path == cut_layers(stock, [0]).name_or_path == ""
 
 
+@pytest.mark.parametrize("name", ["BertForSequenceClassification", "ViTForImageClassification"])
+def test_what_is_frozen_stays_frozen_and_the_pooling_is_trained(name):
+    stock = tiny_stock(name)
+    stock.base_model.requires_grad_(False)
+    for parameter in next(
+        each for each in stock.modules() if type(each).__name__ in ("BertLayer", "ViTLayer")
+    ).parameters():
+        parameter.requires_grad_(True)  # of the first layer
+    trained = {key for key, each in stock.named_parameters() if each.requires_grad}
+    moved = {key.replace("layer.0.", "layer.1.").replace("layers.0.", "layers.1.") for key in trained}
+    for model in (cut_layers(stock, [2, 0]), convert_model(stock, [2, 0])):
+        found = {key for key, each in model.named_parameters() if each.requires_grad}
+        assert {key for key in found if ".context_pool." not in key} == moved
+        pools = {key for key, _ in model.named_parameters() if ".context_pool." in key}
+        assert pools <= found
+
+
 def test_models_stay_on_their_device(source):
     model = AutoModel.from_pretrained(source).to("meta")
     for made in (conversion.cut_layers(model, [0]), conversion.convert_model(model, [0])):

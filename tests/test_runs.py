@@ -62,6 +62,7 @@ def test_which_way_is_better_is_known_of_every_metric(metric, greater, tmp_path)
         (["--metric_for_best_model", "f1"], "no metric f1 for metric_for_best_model; there are loss, perplexity, acc"),
         (["--eval_do_concat_batches", "false"], "need all predictions: leave out prediction_loss_only"),
         (["--do_predict"], "nothing to predict here"),
+        (["--gradient_accumulation_steps", "0"], "gradient_accumulation_steps must be positive, not 0"),
     ],
 )
 def test_what_would_fail_after_training_is_refused_before(more, message, data, tmp_path, capsys):

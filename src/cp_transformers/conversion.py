@@ -7,7 +7,7 @@ import copy
 import operator
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,8 @@ def parse_layers(layers: str | Sequence[int] | None, num_layers: int) -> list[in
 
 
 def cut_layers(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
-    """A model of the same class, dtype and device that has only these layers of `model`, in this order.
+    """A model of the same class, dtype and device that has only these layers of `model`, in this order. What is frozen
+    there is frozen here.
 
     Raises:
         CheckpointError: the model's family is not one that can be converted, or has no layers that can be left out; an
@@ -132,6 +133,7 @@ def cut_layers(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel
     config._name_or_path = ""  # where the layers are that it has no more
     cut = type(model)(config, **made_with(model)).to(model.device, model.dtype)
     cut.load_state_dict(_renumber(model.state_dict(), kept, family.layer_key))
+    _freeze(cut, _renumber(dict(model.named_parameters()), kept, family.layer_key))
     return cut.train(model.training)
 
 
@@ -144,8 +146,8 @@ def convert_model(model: PreTrainedModel, layers: Sequence[int] | None = None, *
         pool_config: fields of the new configuration that begin with `pool_`; `pool_gate` is True by default.
 
     Returns:
-        A model in evaluation mode, of the dtype and on the device of `model`. Its pooling modules are drawn from
-        torch's generator.
+        A model in evaluation mode, of the dtype and on the device of `model`; what is frozen there is frozen here. Its
+        pooling modules are drawn from torch's generator.
 
     Raises:
         CheckpointError: the model cannot be converted, a `pool_` field is wrong, or the keys of the two models differ
@@ -164,6 +166,7 @@ def convert_model(model: PreTrainedModel, layers: Sequence[int] | None = None, *
     foreign = [key for key in missing if ".context_pool." not in key] + unexpected
     if foreign:
         raise CheckpointError(f"The source's weights do not fit {model_class.__name__}: {some(foreign)}.")
+    _freeze(converted, _renumber(dict(model.named_parameters()), kept, family.layer_key))
     return converted.eval()
 
 
@@ -313,8 +316,8 @@ def _converted_config(
 
 
 def _renumber(
-    state_dict: dict[str, torch.Tensor], layers: Sequence[int] | None, layer_key: str | None
-) -> dict[str, torch.Tensor]:
+    state_dict: Mapping[str, torch.Tensor], layers: Sequence[int] | None, layer_key: str | None
+) -> Mapping[str, torch.Tensor]:
     """The entries outside the layers, and those of `layers` under their new indices."""
     if layers is None or layer_key is None:
         return state_dict
@@ -327,6 +330,12 @@ def _renumber(
         elif int(match[2]) in new_index:
             renumbered[f"{match[1]}{new_index[int(match[2])]}{match[3]}"] = tensor
     return renumbered
+
+
+def _freeze(model: PreTrainedModel, as_in: Mapping[str, torch.Tensor]) -> None:
+    """Lets those of a model's parameters be trained that are `as_in` the mapping, and all that it has not."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in as_in or as_in[name].requires_grad)
 
 
 def _load_config(folder: Path, family: Family) -> PreTrainedConfig:

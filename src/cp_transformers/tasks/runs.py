@@ -107,9 +107,11 @@ def check_output(training: TrainingArguments, *arguments: Any) -> None:
 
     Raises:
         FileExistsError: it is not a folder, or has a run that is not to be gone on with.
-        ValueError: an option is not that of the run which is to be gone on with, or is the Hub's token.
+        ValueError: an option is not that of the run which is to be gone on with, or is the Hub's token, or makes no
+            sense.
     """
     output = Path(training.output_dir)
+    check_positive(training, "gradient_accumulation_steps")
     if training.hub_token is not None:
         raise ValueError(
             "Trainer would write --hub_token into the output folder: set HF_TOKEN, or log in with `hf auth login`."
