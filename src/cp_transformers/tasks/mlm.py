@@ -92,7 +92,8 @@ class MlmArguments:
     validation_split: str = field(default="validation", metadata={"help": "the split of it to evaluate on"})
     text_column: str = field(default="text", metadata={"help": "the column of the texts"})
     streaming: bool = field(
-        default=False, metadata={"help": "read the training texts while training; needs --max_steps"}
+        default=False,
+        metadata={"help": "read the texts while training, those on the Hub from there; needs --max_steps"},
     )
     max_length: int = field(default=128, metadata={"help": "tokens in a row; longer texts are split"})
     pack: bool = field(default=True, metadata={"help": "whether several short texts share a row"})
@@ -239,7 +240,7 @@ def load_texts(arguments: MlmArguments, training: TrainingArguments) -> dict[str
                 str(arguments.dataset_name),
                 arguments.dataset_config_name,
                 name,
-                streaming=arguments.streaming and split == "train",
+                streaming=arguments.streaming,  # of both, or all splits would be downloaded for the one
                 instead="--train_file and --validation_file",
             )
             where = f"{name} of {arguments.dataset_name}"
@@ -252,6 +253,8 @@ def load_texts(arguments: MlmArguments, training: TrainingArguments) -> dict[str
         limit = arguments.max_train_samples if split == "train" else arguments.max_eval_samples
         if limit is not None:
             data = data.take(limit) if isinstance(data, IterableDataset) else data.select(range(min(limit, len(data))))
+        if split == "validation" and isinstance(data, IterableDataset):
+            data = Dataset.from_dict({"text": [row["text"] for row in data]}, Features({"text": Value("string")}))
         data = data.filter(_is_text, input_columns="text")
         if isinstance(data, Dataset) and not len(data):
             raise ValueError(f"{where} has no text.")
