@@ -27,6 +27,7 @@ FOUR, FACTORED = "4 heads, offsets", "4 heads, factored predictor"
 CONVOLUTION = "bottleneck of as many parameters"
 LONGFORMER, FUNNEL = "Longformer, 2 layers, window of 8", "Funnel, 1 + 1 layers and a decoder of 1"
 CUT = "MiniLM, 2 layers"
+BOTTLENECK = "2 layers, bottleneck of as many parameters on the block"
 DEEP = "4 layers, pooling before {}"
 STEM = "CP-ResNet, stem, predictor of 16 channels"
 SWIN, POOLFORMER = "Swin, 2 + 2 layers", "PoolFormer, 2 + 2 layers"
@@ -121,6 +122,8 @@ def test_what_the_image_demo_printed_is_what_results_hold():
         ("texts_ablation", FOUR, "depthwise convolution", "film_reviews", "not shown (+{:.1f} ± {:.1f} points)"),
         ("pretrained", f"CP-{CUT}", CUT, "film_reviews", "-{:.1f} ± {:.1f} points on film"),
         ("pretrained", f"CP-{CUT}", CUT, "product_reviews", "and -{:.1f} ± {:.1f} on product"),
+        ("pretrained", BOTTLENECK, CUT, "film_reviews", "parameters gains {:.1f} ± {:.1f} and"),
+        ("pretrained", BOTTLENECK, CUT, "product_reviews", "and {:.1f} ± {:.1f}; cut to four"),
         ("convnet", "CP-ResNet, stem", "ResNet, 3 blocks", "accuracy", "one more block (+{:.1f} ± {:.1f})"),
         ("convnet", "CP-ResNet, stem", "ResNet", "accuracy", "{:.1f} ± {:.1f} points over max pooling"),
         (
@@ -184,6 +187,11 @@ def difference(name: str, arm: str, control: str, metric: str) -> tuple[float, f
         ("images_ablation", FOUR, f"{FOUR}, range 0.6", "accuracy", "and -{:.1f} ± {:.1f})"),
         ("pretrained", f"CP-{CUT}", CUT, "film_reviews", "help here: -{:.1f} ± {:.1f} points on film"),
         ("pretrained", f"CP-{CUT}", CUT, "product_reviews", "reviews, -{:.1f} ± {:.1f} on ratings"),
+        ("pretrained", f"CP-{CUT}, pooling the block", CUT, "film_reviews", "block: -{:.1f} ± {:.1f} points"),
+        ("pretrained", f"CP-{CUT}, pooling the block", CUT, "product_reviews", "and -{:.1f} ± {:.1f} of rho."),
+        ("pretrained", BOTTLENECK, CUT, "film_reviews", "help: {:.1f} ± {:.1f} points on film"),
+        ("pretrained", BOTTLENECK, CUT, "product_reviews", "and {:.1f} ± {:.1f} of rho, with"),
+        ("pretrained", BOTTLENECK, CUT, "hidden", "that is {:.4f} ± {:.4f} lower"),
         ("pretrained", CUT, "MiniLM, 6 layers", "product_reviews", "{:.1f} ± {:.1f} points of rho behind six"),
         ("pretrained", CUT, f"{CUT}, not distilled", "product_reviews", "brings back {:.1f} ± {:.1f} of that"),
         ("pretrained", CUT, f"{CUT}, not distilled", "film_reviews", "measured (+{:.1f} ± {:.1f})"),
