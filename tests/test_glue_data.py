@@ -367,14 +367,14 @@ def test_an_unknown_label_is_refused_with_its_row(material, tmp_path, capsys):
     examples[4]["label"] = "odd"
     path = write(data, "validation", examples)
     message = refusal(capsys, tmp_path / "out", own_options(material / "cp", data, tmp_path / "out", *TEXT, *ALL))
-    assert f"{path} has the label 'odd' in row 4; the labels must be bad, good." in message
+    assert f"{path} has the label 'odd' in row 4 (the first is 0); it must be bad, good." in message
 
 
 def test_the_numbers_of_named_labels_are_no_labels(material, tmp_path, capsys):
     data = write_own(tmp_path / "data")
     write(data, "validation", own_rows("validation", 6, int))
     message = refusal(capsys, tmp_path / "out", own_options(material / "cp", data, tmp_path / "out", *TEXT, *ALL))
-    assert "the labels must be bad, good." in message
+    assert "it must be bad, good." in message
 
 
 @pytest.mark.parametrize("fault", ["missing", "list", "class"])
@@ -414,7 +414,7 @@ def test_a_missing_label_is_not_the_class_of_that_name(kind, material, tmp_path,
     path = write(tmp_path / "data", "validation", examples, "parquet")
     given = own_options(material / "cp", tmp_path / "data", tmp_path / "out", *TEXT, *TRAIN, "--do_eval")
     row, names = len(missing) - 1, ", ".join(sorted(labels))
-    expected = f"{path} has the label {missing[row]!r} in row {row}; the labels must be {names}."
+    expected = f"{path} has the label {missing[row]!r} in row {row} (the first is 0); it must be {names}."
     assert expected in refusal(capsys, tmp_path / "out", given)
 
 

@@ -78,7 +78,10 @@ def test_a_missing_file_is_named(material, tmp_path, capsys):
         (lambda row: {**row, "label": 2 if row["idx"] == 3 else 1}, "has the label 2 in row 3"),
         (lambda row: {**row, "label": 0.5 if row["idx"] == 2 else 1.0}, "has the label 0.5 in row 2"),
         (lambda row: {**row, "label": "fine" if row["idx"] == 4 else "negative"}, "has the label 'fine' in row 4"),
-        (lambda row: {**row, "label": None if row["idx"] == 1 else 1}, "in row 1; the labels must be negative"),
+        (
+            lambda row: {**row, "label": None if row["idx"] == 1 else 1},
+            "in row 1 (the first is 0); it must be negative",
+        ),
         (lambda row: {**row, "sentence": row["idx"]}, "has entries in column sentence that are no text"),
     ],
 )

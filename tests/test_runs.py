@@ -41,6 +41,8 @@ def history(output: Path, metric: str) -> dict[int, float]:
 @pytest.mark.parametrize("given", [[], ["--metric_for_best_model", "perplexity"]], ids=["loss", "perplexity"])
 def test_the_best_checkpoint_is_that_of_the_lowest_loss(given, data, tmp_path):
     metrics = mlm(data, tmp_path / "out", *STEPS, *BEST, *WILD, *given)
+    metric = (given or ["loss"])[-1]
+    assert f"| metric_for_best_model | {metric} |" in (tmp_path / "out" / "README.md").read_text()
     measured = history(tmp_path / "out", "perplexity")
     assert len({*measured.values()}) == 3 and min(measured, key=measured.__getitem__) != 6
     assert metrics["perplexity"] == pytest.approx(min(measured.values()))
@@ -62,6 +64,7 @@ def test_which_way_is_better_is_known_of_every_metric(metric, greater, tmp_path)
         (["--metric_for_best_model", "f1"], "no metric f1 for metric_for_best_model; there are loss, perplexity, acc"),
         (["--eval_do_concat_batches", "false"], "need all predictions: leave out prediction_loss_only"),
         (["--do_predict"], "nothing to predict here"),
+        ([*BEST, "--save_strategy", "steps", "--save_steps", "4"], "give --save_steps 2, as --eval_steps, or"),
         (["--gradient_accumulation_steps", "0"], "gradient_accumulation_steps must be positive, not 0"),
     ],
 )

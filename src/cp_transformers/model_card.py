@@ -420,9 +420,9 @@ def _conversion(record: dict[str, Any]) -> str:
 def _limits(config: PreTrainedConfig, training: dict[str, Any], untrained: bool) -> str:
     limits = []
     if config.model_type == "cp_bert":
-        limits.append(
-            f"Texts of up to {config.max_position_embeddings} tokens; it is an encoder and generates no text."
-        )
+        longest, seen = config.max_position_embeddings, training.get("options", {}).get("max_length")
+        of_these = f", of which training has seen {seen}" if isinstance(seen, int) and seen < longest else ""
+        limits.append(f"Texts of up to {longest} tokens{of_these}; it is an encoder and generates no text.")
     if training:
         limits.append("Nothing is known of other data than those named above.")
     elif not untrained:

@@ -204,7 +204,9 @@ def _find_labels(arguments: GlueArguments, labelled: list[tuple[Dataset, str]], 
         labels = list(data[arguments.label_column])
         for row, label in enumerate(labels):
             if _is_missing(label) or not isinstance(label, (str, int, float)):
-                raise ValueError(f"{where} has the label {label!r} in row {row}; a label is a name or a number.")
+                raise ValueError(
+                    f"{where} has the label {label!r} in row {row} (the first is 0); a label is a name or a number."
+                )
         names = {_name(label).lower(): label for label in reversed(labels)}  # of several spellings the first
         if len(names) > max(10, len(labels) // 2) and all(map(_is_number, names)):
             raise ValueError(
@@ -279,7 +281,7 @@ def _checked(data: Dataset, where: str, task: Task, labelled: bool) -> Dataset:
         allowed = "numbers" if task.labels is None else ", ".join(task.labels)
         if task.labels is not None and task.numbered:
             allowed += f", or 0 to {len(task.labels) - 1}"
-        raise ValueError(f"{where} has the label {labels[row]!r} in row {row}; the labels must be {allowed}.")
+        raise ValueError(f"{where} has the label {labels[row]!r} in row {row} (the first is 0); it must be {allowed}.")
     return data.select_columns(list(task.columns)).add_column("label", numbers)
 
 

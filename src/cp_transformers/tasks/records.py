@@ -22,7 +22,7 @@ from .runs import PACKAGED, check_free_space
 RECORDED = """
 seed num_train_epochs max_steps learning_rate pool_learning_rate layer_decay weight_decay lr_scheduler_type
 warmup_steps per_device_train_batch_size gradient_accumulation_steps max_length max_train_samples max_eval_samples
-mlm_probability whole_word_mask label_smoothing_factor mixup cutmix ema_decay bf16 fp16
+mlm_probability whole_word_mask label_smoothing_factor mixup cutmix ema_decay bf16 fp16 metric_for_best_model
 """.split()
 
 
@@ -86,6 +86,8 @@ def finish(
     is_cp = training.do_train and read_model_type(output).startswith("cp_")
     if training.do_train:
         values = resolve(arguments, training)
+        if not training.load_best_model_at_end:
+            values.pop("metric_for_best_model", None)
         record = {
             "model": None if source is None else _describe_model(source),
             "teacher": None if teacher is None else _describe_model(teacher),

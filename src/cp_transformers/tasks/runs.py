@@ -86,12 +86,19 @@ def check_metrics(training: TrainingArguments, names: Sequence[str]) -> None:
     says which way is better, which transformers guesses from the name.
 
     Raises:
-        ValueError: the metrics would lack predictions, or `metric_for_best_model` is none of them.
+        ValueError: the metrics would lack predictions, or `metric_for_best_model` is none of them, or some of the
+            steps that are evaluated would not be saved, so that the best might be lost.
     """
     if training.prediction_loss_only or training.batch_eval_metrics or not training.eval_do_concat_batches:
         raise ValueError(
             "The metrics need all predictions: leave out prediction_loss_only, batch_eval_metrics and "
             "eval_do_concat_batches."
+        )
+    in_steps = training.eval_strategy == training.save_strategy == "steps"
+    if training.load_best_model_at_end and in_steps and training.save_steps != training.eval_steps:
+        raise ValueError(
+            f"The best model may be at any evaluation: with --load_best_model_at_end give --save_steps "
+            f"{training.eval_steps:g}, as --eval_steps, or --save_strategy best."
         )
     if training.metric_for_best_model is None:
         return
