@@ -420,6 +420,43 @@ def test_a_checkpoint_on_the_hub_is_converted_trained_and_its_record_kept(author
     assert json.loads((output / "conversion.json").read_text()) == record
 
 
+def test_a_model_of_sentence_transformers_is_one_on_the_hub(author, stranger, tmp_path):
+    pytest.importorskip("sentence_transformers")
+    folder = tmp_path / "sentences"
+    BertModel(BertConfig(**{**TINY_BERT, "initializer_range": 0.5})).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
+    modules = [
+        {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for number, (path, kind) in enumerate(kinds.items())
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 16}))
+    embed = """
+        from sentence_transformers import SentenceTransformer
+        model = SentenceTransformer(source, device="cpu", trust_remote_code=True)
+        result = [type(model[0].auto_model).__name__, model.encode(["a good film", "a film"]).tolist()]
+    """
+    author.run(
+        """
+        from huggingface_hub import HfApi
+        HfApi().create_repo("tester/sentences")
+        HfApi().upload_folder(repo_id="tester/sentences", folder_path=folder)
+        result = None
+        """,
+        folder=str(folder),
+    )
+    status, _, errors = author.cli("convert", "tester/sentences", tmp_path / "cp")
+    assert status == 0, errors
+    author.cli("push", tmp_path / "cp", "tester/cp-sentences", "--no-private")
+    expected, found = (stranger.run(embed, source=source) for source in (str(folder), "tester/cp-sentences"))
+    assert (expected[0], found[0]) == ("BertModel", "CPBertModel")
+    assert [sum(x * x for x in each) for each in expected[1]] == pytest.approx([1, 1])
+    for one, other in zip(expected[1], found[1], strict=True):
+        assert other == pytest.approx(one, abs=1e-5)
+
+
 def test_snapshots_and_data_sets_come_from_the_same_place(author, stranger, tmp_path):
     folder = make_model(tmp_path / "model")
     author.cli("push", folder, "tester/snapshot", "--no-private")
