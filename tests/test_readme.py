@@ -165,6 +165,21 @@ def difference(name: str, arm: str, control: str, metric: str) -> tuple[float, f
         ("texts_long", "CP-BERT, 2 layers", "BERT, 4 layers", "film_reviews", "them (+{:.1f} ± {:.1f} points)"),
         ("texts_long", "CP-BERT, 2 layers", "BERT, 2 layers", "film_reviews", "by {:.1f} ± {:.1f} points; in 1,500"),
         ("texts", "CP-BERT, 2 layers", "BERT, 2 layers", "loss", "{:.2f} ± {:.2f} and 9.4"),
+        ("texts", "CP-BERT, 2 layers, pooling the block", "CP-BERT, 2 layers", "loss", "another {:.2f} ± {:.2f} nats"),
+        (
+            "texts",
+            "CP-BERT, 2 layers, pooling the block",
+            "CP-BERT, 2 layers",
+            "film_reviews",
+            "but {:.1f} ± {:.1f} points behind after",
+        ),
+        (
+            "texts",
+            "CP-BERT, 2 layers, pooling the block",
+            "BERT, 6 layers",
+            "film_reviews",
+            "either (-{:.1f} ± {:.1f})",
+        ),
         (
             "images_ablation",
             DEEP.format("each"),
