@@ -367,12 +367,17 @@ def test_what_cannot_be_is_refused_before_any_work(texts, images, tmp_path, caps
     assert "has 16 positions, fewer than --max_length" in refused("--do_eval", *texts, "--max_length", 17)
     assert "There is no file" in refused("--do_eval", "--validation_file", tmp_path / "none.txt")
     assert "flip must be from 0 to 1" in refused("--do_eval", *texts, "--flip", 2)
+    assert "leave out --do_predict" in refused("--do_eval", "--do_predict", *texts)
+    best = ["--metric_for_best_model", "logits"]
+    assert "no metric logits for metric_for_best_model; there are loss, hidden." in refused("--do_eval", *texts, *best)
     wide = save_bert(tmp_path / "wide", BertModel, hidden_size=32)
     assert "has 16 channels and the teacher's 0 has 32" in refused("--do_eval", *texts, source=wide)
     other = shutil.copytree(teacher, tmp_path / "other")
     train_tokenizer(["something else altogether"], vocab_size=60).save_pretrained(other)
     assert "has another vocabulary" in refused("--do_eval", *texts, source=other)
     vit = save_vit(tmp_path / "vit", ViTModel)
+    by_length = ["--do_train", "--data_dir", images, "--train_sampling_strategy", "group_by_length"]
+    assert "Images have no lengths" in refused(*by_length, model=vit, source=vit)
     assert "reads images" in refused("--do_eval", *texts, model=vit, source=vit)
     assert not output.exists()
     options = ["--model_name_or_path", student, "--output_dir", output, "--do_eval", *texts]

@@ -334,6 +334,18 @@ def test_modules_of_every_implementation_agree(options):
         assert torch.equal(actual_sizes, sizes)
 
 
+@pytest.mark.parametrize(("log_weight", "leaves_out"), [(5.0, False), (15.0, False), (25.0, True)])
+def test_linear_leaves_out_far_tokens_of_a_very_large_weight_alone(log_weight, leaves_out):
+    """The limit that `context_pool` names."""
+    torch.manual_seed(0)
+    hidden_states, weights = torch.randn(1, 512, 8), torch.randn(1, 1, 512)
+    weights[..., 300] = log_weight
+    inputs = hidden_states, weights, torch.full((1, 1, 512), 12.5)
+    linear, dense = (context_pool(*inputs, implementation=name) for name in ("linear", "dense"))
+    assert ((linear - dense).abs().max() > 1e-3) == leaves_out
+    assert (linear - dense)[:, 250:350].abs().max() < 1e-5
+
+
 def test_a_model_is_switched_by_its_configuration():
     sizes = {"vocab_size": 10, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
     sizes.update(intermediate_size=8, max_position_embeddings=600)

@@ -15,7 +15,8 @@ from cp_transformers.cli import main as cli
 from cp_transformers.files import check_csv
 from cp_transformers.hub import Pushed
 from cp_transformers.tasks import records
-from cp_transformers.tasks.runs import check_metrics, last_checkpoint, load_file
+from cp_transformers.tasks.mlm import MlmArguments
+from cp_transformers.tasks.runs import asked_for, check_metrics, last_checkpoint, load_file
 
 
 STEPS = ["--do_train", "--do_eval", "--max_steps", "6", "--save_steps", "2", "--per_device_train_batch_size", "5"]
@@ -123,6 +124,27 @@ def test_a_finished_run_is_done_again_when_its_files_have_changed(data, tmp_path
     os.utime(file, ns=(0, 0))
     (tmp_path / "out" / "results.json").write_text(json.dumps({**results_of(tmp_path / "out"), "metrics": {}}))
     assert mlm(texts, tmp_path / "out", *evaluation) == second
+
+
+def test_a_finished_training_is_not_done_again_because_a_file_has_another_time(data, tmp_path):
+    texts = shutil.copytree(data, tmp_path / "texts")
+    mlm(texts, tmp_path / "out", *TRAIN)
+    written = (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns
+    os.utime(texts / "train.txt", ns=(0, 0))
+    mlm(texts, tmp_path / "out", *TRAIN, "--resume_from_checkpoint", "last")
+    assert (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns == written
+
+
+def test_links_that_lead_nowhere_are_passed_over_where_files_are_compared(data, tmp_path):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "gone.txt").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "texts" / "there.txt").write_text("")
+    arguments = MlmArguments(dataset_name=str(tmp_path / "texts"))
+    training = TrainingArguments(str(tmp_path / "out"), do_eval=True)
+    first = asked_for(training, arguments)
+    assert first == asked_for(training, arguments)
+    (tmp_path / "texts" / "there.txt").write_text("a text")
+    assert first != asked_for(training, arguments)
 
 
 def test_a_finished_run_is_pushed_when_that_is_asked_for_later(data, tmp_path, monkeypatch):

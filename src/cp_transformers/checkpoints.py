@@ -35,7 +35,8 @@ from huggingface_hub.errors import (
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from .files import write_json
+from .files import SENTENCE_MODULE, write_json
+from .registration import AUTO_IMAGE_PROCESSORS, AUTO_MODELS, AUTO_TOKENIZERS
 
 
 # What a checkpoint holds besides the model, as far as it is there.
@@ -49,7 +50,6 @@ PROCESSOR_FILES = (
 )
 # And what sentence-transformers adds to them: how an embedding is made of hidden states. Its modules have folders.
 SENTENCE_FILES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
-SENTENCE_MODULE = r"\d+_\w+"
 SENTENCE_MODULE_FILES = ("config.json", "model.safetensors")
 # Of both, what to ask the Hub for.
 PROCESSOR_PATTERNS = (*PROCESSOR_FILES, *SENTENCE_FILES, *(f"[0-9]*_*/{name}" for name in SENTENCE_MODULE_FILES))
@@ -65,18 +65,11 @@ OF_RUNS = {"training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth"}
 DTYPES = {"F64", "F32", "F16", "BF16", "I64"}
 # Options of every `from_pretrained` on a checkpoint that may come from anybody.
 UNTRUSTED = {"trust_remote_code": False, "use_safetensors": True}
-
-
-# By the type of a model: the file that tells the class of its tokenizer or image processor, the fields of it or of the
-# model's configuration that do, and the class where none does.
-PROCESSOR_CLASSES = {
-    "cp_bert": ("tokenizer_config.json", ("tokenizer_class",), "BertTokenizer"),
-    "cp_vit": ("preprocessor_config.json", ("image_processor_type", "feature_extractor_type"), "ViTImageProcessor"),
-    "cp_resnet": (
-        "preprocessor_config.json",
-        ("image_processor_type", "feature_extractor_type"),
-        "ConvNextImageProcessor",
-    ),
+# The files that tell the class of a tokenizer or image processor, and the fields that do, there or in the model's
+# configuration.
+CLASS_FIELDS = {
+    "tokenizer_config.json": ("tokenizer_class",),
+    "preprocessor_config.json": ("image_processor_type", "feature_extractor_type"),
 }
 # Where a configuration names modules that `trust_remote_code` would run.
 CODE_FIELDS = ("auto_map", "custom_pipelines")
@@ -276,19 +269,26 @@ def copy_processor(source: Path, folder: Path) -> list[str]:
         CheckpointError: one is a link out of the source's folder, or is damaged.
     """
     copy_files(source, folder, [*PROCESSOR_FILES, *_sentence_files(source)])
-    for file in (folder / "tokenizer_config.json", folder / "preprocessor_config.json"):
+    for file in (folder / name for name in CLASS_FIELDS):
         content = read_json(file) if file.is_file() else {}
         if isinstance(content, dict) and content.pop("auto_map", None) is not None:
             write_json(file, content)
-    there = [name for name in PROCESSOR_FILES if (folder / name).is_file()]
-    if there:
+    if any((folder / name).is_file() for name in PROCESSOR_FILES):
         config = read_json(folder / CONFIG_NAME)
-        name, fields, class_name = PROCESSOR_CLASSES[config["model_type"]]
-        content = read_json(folder / name) if name in there else {}
+        name, class_name = _processor_of_type(config["model_type"])
+        content, fields = read_json(folder / name) if (folder / name).is_file() else {}, CLASS_FIELDS[name]
         if isinstance(content, dict) and not any(each.get(field) for each in (content, config) for field in fields):
             write_json(folder / name, {**content, fields[0]: class_name})
     names = [*PROCESSOR_FILES, *_sentence_files(folder)]
     return [name for name in names if (folder / name).is_file()]
+
+
+def _processor_of_type(model_type: str) -> tuple[str, str]:
+    """The file that tells a processor's class, and the class that the Auto classes have for a type of ours."""
+    config_class = next(each for each in AUTO_MODELS if each.model_type == model_type)
+    if config_class in AUTO_TOKENIZERS:
+        return "tokenizer_config.json", AUTO_TOKENIZERS[config_class].__name__
+    return "preprocessor_config.json", AUTO_IMAGE_PROCESSORS[config_class]["pil"].__name__.removesuffix("Pil")
 
 
 def _sentence_files(folder: Path) -> list[str]:
@@ -402,7 +402,7 @@ def _tensors(output: Any) -> Iterable[torch.Tensor]:
             yield from _tensors(part)
 
 
-def load_model(
+def load_comparing(
     model_class: Any, folder: Path, config: PreTrainedConfig
 ) -> tuple[PreTrainedModel, list[str], list[str]]:
     """A checkpoint's model, what the class has and the weights lack, and what they hold that it has not. A bare model

@@ -126,7 +126,7 @@ def context_pool(
 
     The errors of `"linear"` are relative to the norm of all tokens, of weights with a standard deviation of 1. It may
     leave out what lies beyond 4.8 sigma of a pool's centre, which tells where a weight there is larger by a factor of
-    exp(10) or more.
+    exp(15) or more.
 
     `"auto"` takes `"linear"` for sequences of 500 tokens and more and grids of 4,096 and more (with gradients 16,384),
     on accelerators for 4,096 tokens and more; and `"dense"` for less, for segments and for float64, and wherever a

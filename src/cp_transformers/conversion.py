@@ -27,7 +27,7 @@ from .checkpoints import (
     copy_processor,
     fetch,
     first_line,
-    load_model,
+    load_comparing,
     made_with,
     parity,
     quiet,
@@ -360,7 +360,7 @@ def _load_source(folder: Path, family: Family, config: PreTrainedConfig) -> tupl
     found = {}
     for name in dict.fromkeys([named, family.full_head or named]):
         with reading(f"{folder} as {name}"):
-            model, missing, unexpected = load_model(getattr(transformers, name), folder, config)
+            model, missing, unexpected = load_comparing(getattr(transformers, name), folder, config)
         unexpected = [key for key in unexpected if not key.endswith(".position_ids")]
         if not missing and not unexpected:
             return model, []

@@ -16,6 +16,10 @@ from pathlib import Path
 from typing import Any
 
 
+# The folder of a module in a checkpoint of sentence-transformers.
+SENTENCE_MODULE = r"\d+_\w+"
+
+
 @contextmanager
 def new_checkpoint_folder(output: str | os.PathLike, overwrite: bool = False) -> Iterator[Path]:
     """Yields an empty folder beside `output`, which takes the name `output` when the block ends without an error.
@@ -38,7 +42,7 @@ def new_checkpoint_folder(output: str | os.PathLike, overwrite: bool = False) ->
         if not (output / "config.json").is_file():
             raise FileExistsError(f"{output} is not a checkpoint, so it is not overwritten; choose another output.")
         for path in sorted(output.iterdir()):
-            part = re.fullmatch(r"\.eval_results|__pycache__|\d+_\w+", path.name)  # the last of sentence-transformers
+            part = re.fullmatch(rf"\.eval_results|__pycache__|{SENTENCE_MODULE}", path.name)
             if path.name == "arguments.yaml" or (path.is_dir() and not part):
                 raise FileExistsError(
                     f"{output} holds more than a checkpoint ({path.name}), so it is not overwritten; choose another "

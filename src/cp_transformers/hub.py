@@ -31,7 +31,7 @@ from .checkpoints import (
     first_line,
     forget_code,
     hub_errors,
-    load_model,
+    load_comparing,
     made_with,
     parity,
     quiet,
@@ -79,7 +79,7 @@ def load_checkpoint(folder: str | os.PathLike) -> PreTrainedModel:
     weight_files(folder)
     model_class = next(each for each in AUTO_MODELS[type(config)].values() if each.__name__ == class_name)
     with quiet(), reading(f"{folder} as {class_name}"):
-        model, missing, unexpected = load_model(model_class, folder, config)
+        model, missing, unexpected = load_comparing(model_class, folder, config)
     forget_code(model.config)
     for kind, keys in (("missing", missing), ("unexpected", unexpected)):
         if keys:

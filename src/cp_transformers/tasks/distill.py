@@ -170,6 +170,7 @@ def run(
     config = load_config(arguments.model_name_or_path, AutoModel)
     teacher_config = load_config(str(distillation.teacher), AutoModel)
     compared, head = _compared(config, teacher_config, distillation)
+    check_metrics(training, ("loss", *(SCORES if head else ("hidden",))))
     with training.main_process_first():  # the others then find what it has cached
         load = _load_images if hasattr(config, "num_channels") else _load_texts
         data = load(arguments, training, compared, config, head)
@@ -240,7 +241,6 @@ def _check(arguments: DistillArguments, training: TrainingArguments, distillatio
             raise FileNotFoundError(f"There is no file {file}.")
     if training.do_predict:
         raise ValueError("There is nothing to predict without labels: leave out --do_predict.")
-    check_metrics(training, ("loss", *SCORES))
     check_output(training, arguments, distillation)
 
 

@@ -226,14 +226,16 @@ def resume(training: TrainingArguments, folder: Path, *also: str) -> None:
 
 
 def asked_for(training: TrainingArguments, *arguments: Any) -> dict[str, Any]:
-    """What a run is asked for: how long, and a digest of all that decides what comes of it."""
+    """What a run is asked for: how long, and a digest of all that decides what comes of it; where it only evaluates,
+    of the files that it reads as well."""
     values = resolve(*arguments, training)
     own = [each.name for part in arguments for each in dataclasses.fields(part) if each.name != "seeds"]
     names = sorted([*DECIDING, *own, "bf16_full_eval", "fp16_full_eval"])
     compared = [(name, values.get(name)) for name in names]
     # A number that has been read from a file may have become a fraction.
     compared = [(name, float(value) if isinstance(value, int) else value) for name, value in compared]
-    compared += [(name, _content(path)) for name in own for path in _paths(values.get(name))]
+    if not training.do_train:  # which is not done again because a file has another time
+        compared += [(name, _content(path)) for name in own for path in _paths(values.get(name))]
     digest = hashlib.blake2b(repr(compared).encode(), digest_size=8).hexdigest()
     return {**{name: getattr(training, name) for name in ASKED}, "arguments": digest}
 
@@ -251,7 +253,7 @@ def _content(path: Path) -> list[tuple[str, int, int]]:
     files = [path]
     if path.is_dir():
         patterns = ["*.safetensors"] if (path / "config.json").is_file() else ["*", "*/*"]
-        files = sorted(file for pattern in patterns for file in path.glob(pattern))
+        files = sorted(file for pattern in patterns for file in path.glob(pattern) if file.exists())
     stats = [(str(file.relative_to(path)), file.stat()) for file in files]
     return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
