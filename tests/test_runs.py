@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from mlm_cases import TRAIN, make_data, mlm, options, refusal, results_of, weights
+from mlm_cases import MAX_LENGTH, TRAIN, make_data, mlm, options, refusal, results_of, weights
 from transformers import TrainingArguments
 
 from cp_transformers.cli import main as cli
@@ -176,6 +176,7 @@ def test_the_name_of_a_file_is_no_pattern(tmp_path):
 def test_the_card_says_what_was_trained_on_and_what_was_evaluated(data, tmp_path):
     mlm(data, tmp_path / "out", *TRAIN, "--do_eval")
     card = (tmp_path / "out" / "README.md").read_text()
+    assert f"up to 40 tokens, of which training has seen {MAX_LENGTH};" in card
     assert "on local files named `train.txt`" in card and "| validation.txt | validation | perplexity |" in card
     named = json.loads((tmp_path / "out" / "training.json").read_text())["data"]
     assert (named["name"], named["held_out"]) == ("train.txt", "validation.txt")
