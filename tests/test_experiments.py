@@ -184,6 +184,15 @@ def test_the_rate_is_chosen_by_the_search_alone():
     assert chosen == {("ViT", 0.2), ("CP-ViT", 0.1)}
 
 
+def test_one_rate_for_all_needs_no_search():
+    experiment = Experiment(**{**TINY, "learning_rates": [0.1]})
+    assert experiments.search_cells(experiment, 32) == []
+    cells = experiments.test_cells(experiment, 32, {})
+    assert [(cell.arm, cell.learning_rate, cell.seed) for cell in cells] == [
+        (arm, 0.1, seed) for arm in ("ViT", "CP-ViT") for seed in (1, 2)
+    ]
+
+
 def test_of_losses_the_lowest_chooses_the_rate():
     experiment = Experiment(**{**TINY, "task": "texts", "arms": {"BERT": {"model_type": "bert"}}, "comparisons": []})
     results = {

@@ -2,9 +2,10 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """Experiments: grids of small models trained from scratch, each arm with its own learning rate and several seeds.
 
-For each size of the training set, every arm is trained at each learning rate with [`SEARCH_SEED`] and judged on the
-validation split; the best rate is then used for the seeds that count, which are judged on the test split. A seed
-draws the training examples, the weights and the order, alike for all arms, so that differences are paired.
+Where an experiment has several learning rates, every arm is first trained at each with [`SEARCH_SEED`], for each size of
+the training set, and judged on the validation split; the best rate is then used for the seeds that count, which are
+judged on the test split. A seed draws the training examples, the weights and the order, alike for all arms, so that
+differences are paired.
 """
 
 import argparse
@@ -51,7 +52,7 @@ class Experiment:
         task: what the models are trained for and judged by, one of [`TASKS`].
         train_samples: sizes of the training set, in the order in which they are run.
         steps: of training, in batches of 32.
-        learning_rates: those that each arm chooses from.
+        learning_rates: those that each arm chooses from, or the one that all have.
         seeds: those that count.
         model: fields of every arm's configuration.
         arms: for each its configuration: `model_type`, its fields, and `control`, what takes the place of its pools:
@@ -190,6 +191,9 @@ def gflops(model: PreTrainedModel, task: Task) -> float:
 
 
 def search_cells(experiment: Experiment, train_samples: int) -> list[Cell]:
+    """The runs that choose each arm's learning rate; none where there is no choice."""
+    if len(experiment.learning_rates) == 1:
+        return []
     return [
         Cell("search", arm, train_samples, rate, SEARCH_SEED)
         for arm in experiment.arms
@@ -201,12 +205,12 @@ def test_cells(experiment: Experiment, train_samples: int, results: Results) -> 
     """The runs that count, at each arm's best learning rate; of equally good ones at the lowest."""
     chosen_by = TASKS[experiment.task].metrics[0]
     sign = -1 if chosen_by.lower_is_better else 1
-    cells = []
-    for arm in experiment.arms:
-        tried = [cell for cell in search_cells(experiment, train_samples) if cell.arm == arm]
-        best = max(tried, key=lambda cell: (sign * results[cell][chosen_by.name], -cell.learning_rate))
-        cells += [Cell("test", arm, train_samples, best.learning_rate, seed) for seed in experiment.seeds]
-    return cells
+    rates = dict.fromkeys(experiment.arms, experiment.learning_rates[0])
+    searched = search_cells(experiment, train_samples)
+    # The best comes last, and its rate is the one that stays.
+    for cell in sorted(searched, key=lambda cell: (sign * results[cell][chosen_by.name], -cell.learning_rate)):
+        rates[cell.arm] = cell.learning_rate
+    return [Cell("test", arm, train_samples, rates[arm], seed) for arm in experiment.arms for seed in experiment.seeds]
 
 
 def read_results(experiment: Experiment, path: Path) -> Results:
@@ -408,7 +412,7 @@ def quick(experiment: Experiment) -> Experiment:
         train_samples=[64],
         steps=2,
         seeds=experiment.seeds[:2],
-        learning_rates=experiment.learning_rates[:1],
+        learning_rates=experiment.learning_rates[:2],
         held_out=64,
     )
 
