@@ -71,6 +71,11 @@ def refusal(capsys, output: Path, *more) -> str:
         (["--do_train", "--data_dir", "colours", "--teacher", "large"], "images of 32"),
         (["--do_train", "--data_dir", "colours", "--teacher", "vit"], "other labels"),
         (["--do_train", "--data_dir", "colours", "--model_name_or_path", "large", "--image_size", "16"], "of 32"),
+        (
+            ["--do_train", "--do_eval", "--data_dir", "colours", "--real_labels", "numbers.json"],
+            "ReaL labels are found by the images' file names",
+        ),
+        (["--do_train", "--data_dir", "one"], "has only one class, ash; training needs two or more"),
         (["--do_train", "--data_dir", "gone", "--do_eval"], "has no folder validation"),
         (["--do_train", "--data_dir", "colours", "--rand_augment", "31"], "rand_augment must be from 0 to 30, not 31"),
         (["--do_train", "--data_dir", "colours", "--rand_augment", "-1"], "rand_augment must be from 0 to 30, not -1"),
@@ -91,6 +96,8 @@ def test_what_makes_no_sense_is_refused_in_a_sentence(more, message, refused_mat
 def refused_material(material) -> Path:
     """`material` with what cannot be used."""
     (material / "real.json").write_text('[[1], "2"]')
+    (material / "numbers.json").write_text("[[1], [2]]")
+    shutil.copytree(material / "colours" / "train" / CLASSES[0], material / "one" / "train" / CLASSES[0])
     save_model(material / "other", labels=["x", "y", "z"])
     save_model(material / "large", labels=CLASSES[:3], image_size=32)
     shutil.copytree(material / "vit", material / "bare")

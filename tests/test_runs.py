@@ -102,6 +102,24 @@ def test_a_run_does_not_go_on_from_a_checkpoint_of_the_model_alone(data, tmp_pat
     assert "checkpoint-6 holds the model alone (--save_only_model true), so that its training cannot go on" in message
 
 
+def test_a_run_does_not_go_on_with_another_number_of_processes(data, tmp_path, capsys):
+    mlm(data, tmp_path / "out", *STEPS)
+    (tmp_path / "out" / "results.json").unlink()
+    state = tmp_path / "out" / "checkpoint-6" / "rng_state.pth"
+    for process in range(2):  # as two processes write them
+        shutil.copy(state, state.with_name(f"rng_state_{process}.pth"))
+    state.unlink()
+    message = refusal(capsys, [*options(data, tmp_path / "out"), *STEPS, "--resume_from_checkpoint", "last"])
+    assert "checkpoint-6 is of a run with 2 processes, and this one has 1: go on with as many, or" in message
+
+
+def test_rows_that_fill_no_batch_are_refused(data, tmp_path, capsys):
+    more = [*TRAIN, "--dataloader_drop_last", "true", "--per_device_train_batch_size", "100"]
+    message = refusal(capsys, [*options(data, tmp_path / "out"), *more])
+    assert "rows to train on fill no batch of 100 in each process: leave out --dataloader_drop_last" in message
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
 @pytest.mark.parametrize("content", ["", '{"epoch": 1.0, "glo'])
 def test_a_checkpoint_whose_state_is_damaged_is_passed_over(content, tmp_path):
     for step in (2, 4):

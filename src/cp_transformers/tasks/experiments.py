@@ -2,8 +2,8 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """Experiments: grids of small models trained from scratch, each arm with its own learning rate and several seeds.
 
-Where an experiment has several learning rates, every arm is first trained at each with [`SEARCH_SEED`], for each size of
-the training set, and judged on the validation split; the best rate is then used for the seeds that count, which are
+Where an experiment has several learning rates, every arm is first trained at each with [`SEARCH_SEED`], for each size
+of the training set, and judged on the validation split; the best rate is then used for the seeds that count, which are
 judged on the test split. A seed draws the training examples, the weights and the order, alike for all arms, so that
 differences are paired.
 """

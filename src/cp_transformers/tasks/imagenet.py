@@ -13,7 +13,15 @@ from transformers import AutoModelForImageClassification, TrainingArguments
 from ..files import write_csv
 from .arguments import ArgumentParser
 from .distillation import DistillationArguments
-from .image_data import LabelledImages, load_folder, load_images, load_processor, load_real_labels, match_labels
+from .image_data import (
+    LabelledImages,
+    load_folder,
+    load_images,
+    load_processor,
+    load_real_labels,
+    match_labels,
+    validation_number,
+)
 from .image_evaluation import evaluate_checkpoint
 from .image_training import train_model
 from .imagenet_arguments import ImageNetArguments
@@ -135,6 +143,12 @@ def _check(arguments: ImageNetArguments, training: TrainingArguments, distillati
 
 
 def _load(arguments: ImageNetArguments, split: str) -> LabelledImages:
+    """A split, or so much of it as is asked for.
+
+    Raises:
+        OSError, ValueError: see [`load_folder`] and [`load_images`]; or there is one class alone to train on, or the
+            images have no names to find their ReaL labels by.
+    """
     if arguments.data_dir is not None:
         data = load_folder(arguments.data_dir, split)
     else:
@@ -146,6 +160,10 @@ def _load(arguments: ImageNetArguments, split: str) -> LabelledImages:
             arguments.image_column,
             arguments.label_column,
         )
+    if split == "train" and data.names is not None and len(data.names) < 2:
+        raise ValueError(f"{data.where} has only one class, {', '.join(data.names)}; training needs two or more.")
+    if split == "validation" and arguments.real_labels is not None:
+        validation_number(next(iter(data.rows))["image"].get("path"), data.where)
     limit = arguments.max_train_samples if split == "train" else arguments.max_eval_samples
     if limit is not None and isinstance(data.rows, IterableDataset):
         data.rows = data.rows.take(limit)

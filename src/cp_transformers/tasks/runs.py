@@ -210,7 +210,8 @@ def resume(training: TrainingArguments, folder: Path, *also: str) -> None:
     [`last_checkpoint`].
 
     Raises:
-        ValueError: the checkpoint holds the model alone, so that the learning rate would start anew.
+        ValueError: the checkpoint holds the model alone, so that the learning rate would start anew; or is of another
+            number of processes, among which the rows would be shared in another way.
     """
     if training.resume_from_checkpoint == "last":
         training.resume_from_checkpoint = last_checkpoint(folder, *also)
@@ -222,6 +223,12 @@ def resume(training: TrainingArguments, folder: Path, *also: str) -> None:
             raise ValueError(
                 f"{checkpoint} holds the model alone (--save_only_model true), so that its training cannot go on: "
                 "choose another --output_dir, and fine-tune it with --model_name_or_path."
+            )
+        processes = len(list(Path(checkpoint).glob("rng_state*.pth")))  # Trainer writes one for each
+        if processes not in (0, training.world_size):
+            raise ValueError(
+                f"{checkpoint} is of a run with {processes} process{'es' * (processes > 1)}, and this one has "
+                f"{training.world_size}: go on with as many, or choose another --output_dir."
             )
 
 
@@ -346,7 +353,19 @@ class BestCallback(TrainerCallback):
 
 
 class EpochCallback(TrainerCallback):
-    """Tells the training data which epoch it is: accelerate does not where the sampler takes the epoch, too."""
+    """Tells the training data which epoch it is: accelerate does not where the sampler takes the epoch, too.
+
+    Raises:
+        ValueError: the data fill no batch, so that Trainer would make no step, and say so in its log alone.
+    """
+
+    def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs) -> None:
+        data = getattr(train_dataloader, "dataset", None)
+        if data is not None and not isinstance(data, TorchIterableDataset) and not len(train_dataloader):
+            raise ValueError(
+                f"The {len(data)} rows to train on fill no batch of {args.train_batch_size} in each process: leave "
+                "out --dataloader_drop_last, or give a smaller --per_device_train_batch_size."
+            )
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs) -> None:
         data = getattr(train_dataloader, "dataset", None)
