@@ -71,6 +71,17 @@ def test_a_convolution_starts_as_the_identity(pool, inputs, name):
     assert sizes.shape == (2, 2, 12)
 
 
+def test_a_bottleneck_of_kernel_1_is_of_each_token_alone(pool, inputs):
+    tokens, _ = inputs
+    control = CONTROLS["bottleneck"](pool, kernel_size=1)
+    torch.nn.init.normal_(control.out.weight)
+    one_changed = tokens.clone()
+    one_changed[:, 5] += 1
+    first, second = (control(each, grid_size=(3, 4))[0] for each in (tokens, one_changed))
+    differs = ~torch.isclose(first, second).all(dim=2)
+    assert differs.nonzero()[:, 1].tolist() == [5, 5]
+
+
 @pytest.mark.parametrize("name", ["depthwise", "bottleneck", "mean"])
 @pytest.mark.parametrize("num_dims", [1, 2])
 def test_what_padding_holds_reaches_no_token(seeded, inputs, name, num_dims):
@@ -85,10 +96,12 @@ def test_what_padding_holds_reaches_no_token(seeded, inputs, name, num_dims):
     assert not torch.allclose(first[mask], tokens[mask])
 
 
-def test_a_bottleneck_has_about_as_many_parameters_as_what_it_replaces():
+@pytest.mark.parametrize("kernel_size", [1, 3])
+def test_a_bottleneck_has_about_as_many_parameters_as_what_it_replaces(kernel_size):
     pool = ContextPool(64, 64, pool_num_heads=4, pool_max_offset=1.0, pool_factored=False, num_dims=2)
     ours, theirs = (
-        sum(each.numel() for each in module.parameters()) for module in (CONTROLS["bottleneck"](pool), pool)
+        sum(each.numel() for each in module.parameters())
+        for module in (CONTROLS["bottleneck"](pool, kernel_size=kernel_size), pool)
     )
     assert ours == pytest.approx(theirs, rel=0.01)
 

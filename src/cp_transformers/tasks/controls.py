@@ -61,11 +61,11 @@ class FixedContextPool(ContextPool):
 class LocalControl(nn.Module, ABC):
     """A local operation on the map of the tokens in ContextPool's place; subclasses define `mix`."""
 
-    def __init__(self, pool: ContextPool):
+    def __init__(self, pool: ContextPool, kernel_size: int = 3):
         super().__init__()
         self.channels, self.num_dims, self.num_heads = channels_of(pool), pool.num_dims, pool.pool_num_heads
-        self.kernel = (1 if pool.num_dims == 1 else 3, 3)
-        self.padding = (self.kernel[0] // 2, 1)
+        self.kernel = (1 if pool.num_dims == 1 else kernel_size, kernel_size)
+        self.padding = (self.kernel[0] // 2, kernel_size // 2)
 
     @abstractmethod
     def mix(self, feature_map: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
@@ -111,10 +111,10 @@ class Mean(LocalControl):
 
 class ConvBottleneck(LocalControl):
     """`x + linear(gelu(conv(x)))`, of about as many parameters as the predictor that it takes the place of, zero but
-    for `x` at the start."""
+    for `x` at the start. With a kernel of 1 it is of each token alone: that many parameters without any neighbour."""
 
-    def __init__(self, pool: ContextPool):
-        super().__init__(pool)
+    def __init__(self, pool: ContextPool, kernel_size: int = 3):
+        super().__init__(pool, kernel_size)
         parameters = sum(each.numel() for each in pool.parameters())
         places = self.kernel[0] * self.kernel[1]
         hidden = round((parameters - self.channels) / (self.channels * (places + 1) + 1))
