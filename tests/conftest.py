@@ -22,6 +22,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import datasets
 import pytest
 import torch
+from conversion_cases import make_source
 
 
 class _ErrorOnDeprecation(logging.Handler):
@@ -110,3 +111,9 @@ def material(tmp_path_factory) -> Path:
     from glue_cases import make_material  # here, since it imports much that few tests need
 
     return make_material(tmp_path_factory.mktemp("glue"))
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """See [`conversion_cases.make_source`]."""
+    return make_source(tmp_path / "source")
