@@ -290,6 +290,32 @@ def test_sharded_sources_convert(tmp_path):
     assert len(record["source_sha256"]) > 1 and record["parity"]["max_abs_difference"] == 0.0
 
 
+def test_a_source_in_float64_loses_nothing(tmp_path):
+    BertModel(tiny_config()).double().save_pretrained(tmp_path / "source")
+    record = convert_checkpoint(tmp_path / "source", tmp_path / "cp")
+    assert record["parity"] == {"max_abs_difference": 0.0, "dtype": "float64"}
+    theirs, ours = (load_file(tmp_path / name / "model.safetensors") for name in ("source", "cp"))
+    assert all(torch.equal(ours[name], each) for name, each in theirs.items())
+
+
+def test_a_tokenizer_of_another_kind_comes_along(source, tmp_path):
+    (source / "vocab.txt").unlink()
+    words = {word: number for number, word in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", "a", "b", "ab"])}
+    (source / "vocab.json").write_text(json.dumps(words))
+    (source / "merges.txt").write_text("#version: 0.2\na b\n")
+    (source / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "RobertaTokenizer"}))
+    convert_checkpoint(source, tmp_path / "cp")
+    theirs, ours = (AutoTokenizer.from_pretrained(folder)("abba")["input_ids"] for folder in (source, tmp_path / "cp"))
+    assert ours == theirs and 7 in ours
+
+
+def test_an_output_that_is_the_folder_where_one_is_has_its_name(source, tmp_path, monkeypatch):
+    (tmp_path / "cp-film").mkdir()
+    monkeypatch.chdir(tmp_path / "cp-film")
+    convert_checkpoint(source, ".")
+    assert "# cp-film" in (tmp_path / "cp-film" / "README.md").read_text().splitlines()
+
+
 def test_labels_and_tokenizer_come_along(source, tmp_path):
     config = tiny_config(id2label={0: "bad", 1: "good", 2: "neither"}, problem_type="single_label_classification")
     transformers.BertForSequenceClassification(config).save_pretrained(source)

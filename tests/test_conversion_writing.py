@@ -150,6 +150,12 @@ def test_a_converted_checkpoint_is_not_converted_again(source, tmp_path):
         convert_checkpoint(tmp_path / "cp", tmp_path / "cp2")
 
 
+def test_layers_are_cut_before_conversion(source):
+    converted = convert_model(BertModel.from_pretrained(source))
+    with pytest.raises(CheckpointError, match="A cp_bert model keeps its layers: cut its source, and convert that"):
+        cut_layers(converted, [0])
+
+
 def test_fields_that_are_not_the_poolings_are_refused(source):
     with pytest.raises(CheckpointError, match="hidden_size"):
         convert_model(BertModel.from_pretrained(source), hidden_size=8)
@@ -292,21 +298,22 @@ def test_an_output_below_a_file_gives_one_sentence(source, tmp_path, capsys):
     assert "cp-transformers: " in capsys.readouterr().err
 
 
-def test_an_interrupted_run_leaves_the_old_output_whole(source, tmp_path):
+@pytest.mark.parametrize(("sent", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_an_interrupted_run_leaves_the_old_output_whole(sent, status, source, tmp_path):
     convert_checkpoint(source, tmp_path / "cp")
     before = snapshot(tmp_path / "cp")
-    # The process stops itself in the middle of writing, as Ctrl-C would.
+    # The process stops itself in the middle of writing, as Ctrl-C would, or a scheduler.
     program = f"""
 import os, signal, sys
 import cp_transformers.checkpoints as checkpoints
 import cp_transformers.conversion as conversion
 from cp_transformers.cli import main
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a process in the background has not
-conversion.check_written = lambda *args: os.kill(os.getpid(), signal.SIGINT)
+conversion.check_written = lambda *args: os.kill(os.getpid(), signal.{sent})
 sys.exit(main(["convert", {str(source)!r}, {str(tmp_path / "cp")!r}, "--overwrite", "--layers", "first:1"]))
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert result.returncode == 130 and "Traceback" not in result.stderr
+    assert result.returncode == status and "Traceback" not in result.stderr
     assert snapshot(tmp_path / "cp") == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cp", "source"]
 

@@ -32,12 +32,13 @@ from transformers import (
     TrainingArguments,
     ViTImageProcessorPil,
 )
-from transformers.dynamic_module_utils import get_class_from_dynamic_module
+from transformers.dynamic_module_utils import get_class_from_dynamic_module, get_imports
 
 from cp_transformers import (
     CPBertConfig,
     CPBertForMaskedLM,
     CPBertForSequenceClassification,
+    CPBertModel,
     CPViTConfig,
     CPViTForImageClassification,
 )
@@ -124,11 +125,47 @@ def test_code_in_a_checkpoint_is_not_needed_where_the_package_is(case, tmp_path)
     assert type(AutoConfig.from_pretrained(tmp_path, trust_remote_code=True)) is case.model_class.config_class
 
 
-def test_a_configuration_that_is_derived_elsewhere_names_none_of_these_modules():
+@every_family
+def test_what_the_saved_modules_import_is_with_transformers(case, tmp_path):
+    # All that is imported outside of a `try`, also what is imported late: transformers asks for it before it runs any.
+    case.model().save_pretrained(tmp_path)
+    imported = {name for file in tmp_path.glob("*.py") for name in get_imports(file)}
+    assert imported <= {"torch", "transformers", "huggingface_hub"}
+
+
+def test_of_a_class_that_is_derived_elsewhere_no_module_is_saved(tmp_path):
     class Derived(CPBertConfig):
-        pass
+        model_type = "derived"
+
+    class DerivedModel(CPBertModel):
+        config_class = Derived
 
     assert not hasattr(Derived(), "auto_map")
+    model = DerivedModel(Derived(**TINY_BERT)).eval()
+    model.save_pretrained(tmp_path)
+    assert not modules_in(tmp_path) and "auto_map" not in json.loads((tmp_path / "config.json").read_text())
+    ids = torch.tensor([[1, 2, 3]])
+    assert torch.equal(DerivedModel.from_pretrained(tmp_path)(ids)[0], model(ids)[0])
+
+
+WITHOUT_PILLOW = """
+import importlib.util, sys
+found = importlib.util.find_spec
+def find_spec(name, *args):
+    return None if name.split(".")[0] in ("PIL", "torchvision") else found(name, *args)
+importlib.util.find_spec = find_spec
+sys.modules["PIL"] = None
+from transformers.utils import is_vision_available
+assert not is_vision_available()
+import cp_transformers
+from transformers import AutoConfig, AutoModel
+print(type(AutoModel.from_config(AutoConfig.for_model("cp_vit", num_hidden_layers=1))).__name__)
+"""
+
+
+def test_pillow_is_not_needed_for_models():
+    done = subprocess.run([sys.executable, "-c", WITHOUT_PILLOW], capture_output=True, text=True)
+    assert done.stdout.strip() == "CPViTModel", done.stderr[-2000:]
 
 
 def test_an_auto_map_of_another_is_not_saved_again(tmp_path):

@@ -19,7 +19,7 @@ import cp_transformers.linear_pool as linear_pool
 from cp_transformers import CPBertConfig, CPBertModel, CPViTConfig
 from cp_transformers.context_pool import LINEAR_FROM, ContextPool, choose_implementation, context_pool
 from cp_transformers.feature_map_pool import windowed_context_pool
-from cp_transformers.linear_pool import linear_context_pool
+from cp_transformers.linear_pool import Cells, linear_context_pool
 
 
 def random_inputs(batch, num_tokens, channels, heads=1, grid_size=None, max_offset=0.0, widest=None, spread=1.0):
@@ -186,6 +186,29 @@ def test_linear_takes_sizes_without_end_and_hands_nan_on():
     assert lost[0, 50].all() and not lost[0, :50].any()
 
 
+@pytest.mark.parametrize("grid_size", [None, (16, 16)], ids=["sequence", "grid"])
+def test_linear_takes_sizes_beyond_the_extent_without_more_levels(grid_size, monkeypatch):
+    torch.manual_seed(0)
+    hidden_states, weights, sigma = torch.randn(1, 256, 4), torch.randn(1, 1, 256), torch.rand(1, 1, 256) * 500 + 0.5
+    spacings, pool = [], Cells.pool
+    monkeypatch.setattr(Cells, "pool", lambda cells, *args: spacings.append(cells.spacing) or pool(cells, *args))
+    inputs = {"grid_size": grid_size, "mask": torch.arange(256)[None] < 200}
+    linear, dense = (
+        context_pool(hidden_states, weights, sigma, implementation=name, **inputs) for name in ("linear", "dense")
+    )
+    assert max(spacings) <= max(grid_size or (256,))
+    assert_close(linear, dense, rtol=0.0, atol=1e-4)
+
+
+def test_linear_is_dense_where_it_is_traced_for_all_lengths():
+    pool = ContextPool(8, pool_range=0.3, pool_implementation="linear").eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(pool, torch.randn(1, 20, 8))
+    hidden_states = torch.randn(1, 600, 8)
+    assert_close(traced(hidden_states)[0], pool(hidden_states)[0], rtol=0.0, atol=1e-4)
+
+
 def test_linear_keeps_half_precision():
     torch.manual_seed(0)
     hidden_states, weights, sigma, _, _ = random_inputs(1, 600, 8)
@@ -286,6 +309,8 @@ def test_auto_is_linear_from_a_length_on():
     assert choose_implementation("auto", zeros(LINEAR_FROM[1], requires_grad=True)) == "linear"
     assert choose_implementation("auto", zeros(1024), grid_size=(32, 32)) == "dense"
     assert choose_implementation("auto", zeros(4096), grid_size=(64, 64)) == "linear"
+    assert choose_implementation("auto", zeros(4096), grid_size=(64, 64), max_sigma=6.4) == "linear"
+    assert choose_implementation("auto", zeros(4096), grid_size=(64, 64), max_sigma=6.5) == "dense"
     assert choose_implementation("auto", zeros(4096, requires_grad=True), grid_size=(64, 64)) == "dense"
     assert choose_implementation("auto", zeros(16384, requires_grad=True), grid_size=(128, 128)) == "linear"
     assert choose_implementation("auto", zeros(1024, device="meta")) == "dense"

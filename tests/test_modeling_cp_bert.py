@@ -3,6 +3,7 @@
 """CP-BERT: what is text's own, and the libraries that its users train and serve it with."""
 
 import copy
+import inspect
 import json
 from pathlib import Path
 
@@ -36,6 +37,9 @@ from transformers import (
     TrainingArguments,
     pipeline,
 )
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from cp_transformers import (
     CPBertConfig,
@@ -234,18 +238,55 @@ def test_a_training_step_on_packed_rows_is_that_on_their_sequences(variant, chec
     torch.testing.assert_close(gradients(model(**inputs, labels=labels).loss), expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("said", ["cu_seq_lens_q", "seq_idx"])
+@pytest.mark.parametrize("said", ["cu_seq_lens_q", "seq_idx", "position_ids"])
 @every_variant
-def test_rows_that_are_packed_for_flash_attention_are_pooled_by_sequence(variant, said):
+def test_rows_that_are_packed_for_flash_attention_are_pooled_by_sequence(variant, said, monkeypatch):
     model, sequences = BASE.model(**variant), [[2, 11, 12, 13, 3], [2, 41, 42, 43, 44, 45, 3]]
     collator = DataCollatorWithFlattening(return_flash_attn_kwargs=True, return_seq_idx=True)
     batch = collator([{"input_ids": each} for each in sequences])
     segments = torch.tensor([[1] * 5 + [2] * 7])
     inputs = {name: batch[name] for name in ("input_ids", "position_ids", said)}
-    attention_mask = (segments[:, :, None] == segments[:, None, :])[:, None]  # flash attention's own, made by hand
-    packed = run(model, inputs, attention_mask=attention_mask)[0]
+    within = (segments[:, :, None] == segments[:, None, :])[:, None]  # flash attention's own, made by hand
+
+    def attention(module, query, key, value, attention_mask, **kwargs):
+        return sdpa_attention_forward(module, query, key, value, within, **kwargs)
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "within", attention)
+    monkeypatch.setitem(ALL_MASK_ATTENTION_FUNCTIONS, "within", lambda *args, **kwargs: None)
+    model.set_attn_implementation("within")
+    packed = run(model, inputs)[0]
+    model.set_attn_implementation("sdpa")
     alone = torch.cat([run(model, {"input_ids": torch.tensor([each])})[0] for each in sequences], dim=1)
     assert_same_outputs(packed, alone, atol=1e-5)
+
+
+def test_positions_that_do_not_begin_anew_and_those_of_masked_rows_are_no_segments():
+    model, ids = BASE.model(**BERT_VARIANTS["plain"]), text_inputs(1)["input_ids"]
+    length = ids.shape[1]
+    for positions, mask in ((range(3, length + 3), None), ([*range(4), *range(length - 4)], torch.ones_like(ids))):
+        inputs = {"input_ids": ids, "position_ids": torch.tensor([list(positions)]), "attention_mask": mask}
+        ones = torch.ones_like(ids)
+        assert_same_outputs(run(model, inputs), run(model, inputs, pool_segments=ones), atol=1e-5)
+
+
+@every_one_row_bert
+def test_trainer_finds_the_columns_of_the_pooling(case, tmp_path):
+    training = Trainer(case.model(), TrainingArguments(tmp_path, use_cpu=True, report_to="none"))
+    training._set_signature_columns_if_needed()
+    assert {"pool_mask", "pool_segments", "attention_mask", "position_ids"} <= {*training._signature_columns}
+    assert "kwargs" in inspect.signature(case.model_class.forward).parameters
+
+
+@pytest.mark.parametrize("placement", ["attention", "block"])
+def test_the_gradient_of_an_entirely_padded_example_is_bounded(placement):
+    norms = []
+    for rows in (2, 3):
+        model, inputs = CLASSIFIER.model(pool_placement=placement), CLASSIFIER.inputs()
+        inputs = {name: each[:rows].clone() for name, each in inputs.items()}
+        inputs["attention_mask"][2:] = 0
+        model(**inputs, labels=torch.tensor([0, 1, 1])[:rows]).loss.backward()
+        norms.append(torch.stack([each.grad.norm() for each in model.parameters() if each.grad is not None]).norm())
+    assert norms[1] < 10 * norms[0]
 
 
 @every_variant

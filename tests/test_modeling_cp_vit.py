@@ -4,9 +4,11 @@
 
 import copy
 import math
+import warnings
 
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import (
@@ -14,6 +16,7 @@ from transformers import (
     TrainingArguments,
     ViTConfig,
     ViTModel,
+    default_data_collator,
 )
 
 from cp_transformers import (
@@ -436,6 +439,35 @@ def test_the_loss_is_the_mean_difference_of_the_masked_pixels():
     outputs = run(model, pixel_values, bool_masked_pos=masked_positions())
     differences = (outputs.reconstruction - pixel_values).abs()[masked_pixels().expand_as(pixel_values)]
     torch.testing.assert_close(outputs.loss, differences.mean())
+
+
+def test_trainer_finds_the_columns_of_masked_image_modelling(tmp_path):
+    rows = [{"pixel_values": each, "bool_masked_pos": mask} for each, mask in zip(images(), masked_positions())]
+    options = {"max_steps": 2, "use_cpu": True, "report_to": "none", "save_strategy": "no", "disable_tqdm": True}
+    trainer = Trainer(
+        random_model(CPViTForMaskedImageModeling),
+        TrainingArguments(tmp_path, **options),
+        train_dataset=Dataset.from_list([{name: each.tolist() for name, each in row.items()} for row in rows]),
+        data_collator=default_data_collator,
+    )
+    assert math.isfinite(trainer.train().training_loss)
+
+
+@pytest.mark.parametrize(("height", "width"), [(12, 24), (24, 12), (18, 18)])
+def test_a_traced_model_takes_other_sizes_of_images(height, width):
+    class Logits(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = random_model(CPViTForImageClassification, pool_range=0.5)
+
+        def forward(self, pixel_values):
+            return self.model(pixel_values, interpolate_pos_encoding=True).logits
+
+    model, pixel_values = Logits().requires_grad_(False), torch.randn(2, 3, height, width)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(model, images())
+    torch.testing.assert_close(traced(pixel_values), model(pixel_values))
 
 
 def test_without_a_mask_there_is_no_loss():

@@ -46,6 +46,11 @@ PROCESSOR_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
     "preprocessor_config.json",
 )
 # And what sentence-transformers adds to them: how an embedding is made of hidden states. Its modules have folders.

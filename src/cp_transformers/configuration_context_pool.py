@@ -44,8 +44,8 @@ class ContextPoolConfigMixin:
         ValueError: a name that begins with `pool_` is not one of the fields, or the checkpoint is of a newer format.
     """
 
-    # For transformers' exporter, which copies the module of this class and what it imports from beside it.
-    _auto_class = "AutoConfig"
+    # For transformers' exporter: of the families it copies the module of the class and what it imports from beside it.
+    _auto_class: ClassVar[str | None] = None
     # From the name of an Auto class to that of the family's model.
     auto_models: ClassVar[dict[str, str]] = {}
 
@@ -58,6 +58,11 @@ class ContextPoolConfigMixin:
     pool_factored: bool = False
     output_pool_sizes: bool = False
     context_pool_version: int = FORMAT_VERSION
+
+    def __init_subclass__(cls, *args, **kwargs) -> None:
+        super().__init_subclass__(*args, **kwargs)
+        # What is saved with a subclass elsewhere is for its author to say, by `register_for_auto_class`.
+        cls._auto_class = "AutoConfig" if "auto_models" in vars(cls) else None
 
     def __post_init__(self, **kwargs):
         if isinstance(self.context_pool_version, int) and self.context_pool_version > FORMAT_VERSION:

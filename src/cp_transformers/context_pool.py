@@ -46,7 +46,8 @@ FACTORED_SCALE = 4.0
 # The tokens from which "auto" pools in linear time, by the number of dimensions: where that begins to be faster. Texts
 # of 512 tokens, of which [CLS] is not pooled, are among them.
 LINEAR_FROM = {1: 500, 2: 4096}
-LINEAR_FROM_WITH_GRADIENTS = {1: 500, 2: 16384}
+LINEAR_FROM_WITH_GRADIENTS = {1: 500, 2: 16384}  # also of grids with sigma above `LINEAR_UP_TO` of the longer side
+LINEAR_UP_TO = 0.1
 LINEAR_FROM_ON_ACCELERATORS = 4096
 
 
@@ -128,10 +129,10 @@ def context_pool(
     leave out what lies beyond 4.8 sigma of a pool's centre, which tells where a weight there is larger by a factor of
     exp(15) or more.
 
-    `"auto"` takes `"linear"` for sequences of 500 tokens and more and grids of 4,096 and more (with gradients 16,384),
-    on accelerators for 4,096 tokens and more; and `"dense"` for less, for segments and for float64, and wherever a
-    graph is traced, which should serve all lengths. Where one cannot be had, `"dense"` takes its place, of triton with
-    a warning; and that of `"linear"` in graphs that are exported for any number of tokens.
+    `"auto"` takes `"linear"` for sequences of 500 tokens and more and grids of 4,096 (16,384 with gradients or with a
+    `pool_range` above 0.1), on accelerators for 4,096 tokens and more; and `"dense"` for less, for segments and for
+    float64, and wherever a graph is traced, which should serve all lengths. Where one cannot be had, `"dense"` takes
+    its place, of triton with a warning; and that of `"linear"` in graphs that are exported for any number of tokens.
 
     Raises:
         ValueError: the channels are not divisible by the number of heads, there is no such implementation, or see
@@ -162,7 +163,7 @@ def _pool(
 ) -> torch.Tensor:
     """[`context_pool`] of checked arguments, of `hidden_states` that are zero at invalid tokens. The bounds of sigma
     and the offsets keep [`linear_context_pool`] from reading them."""
-    chosen = choose_implementation(implementation, hidden_states, grid_size, segments)
+    chosen = choose_implementation(implementation, hidden_states, grid_size, segments, max_sigma)
     if chosen == "linear":
         if can_be_read(sigma):
             max_sigma = max_offset = None  # what they are is less than what they may be
@@ -182,8 +183,10 @@ def choose_implementation(
     hidden_states: torch.Tensor,
     grid_size: tuple[int, int] | None = None,
     segments: torch.Tensor | None = None,
+    max_sigma: float | None = None,
 ) -> str:
-    """What [`context_pool`] takes for these arguments: "dense", "linear" or "triton".
+    """What [`context_pool`] takes for these arguments: "dense", "linear" or "triton". Where a bound of sigma is known,
+    it tells whether "linear" pays.
 
     Raises:
         ValueError: there is no such implementation.
@@ -204,7 +207,8 @@ def choose_implementation(
     shortest = LINEAR_FROM_ON_ACCELERATORS
     if hidden_states.device.type == "cpu":
         with_gradients = torch.is_grad_enabled() and hidden_states.requires_grad
-        by_dims = LINEAR_FROM_WITH_GRADIENTS if with_gradients else LINEAR_FROM
+        wide = grid_size is not None and max_sigma is not None and max_sigma > LINEAR_UP_TO * max(grid_size)
+        by_dims = LINEAR_FROM_WITH_GRADIENTS if with_gradients or wide else LINEAR_FROM
         shortest = by_dims[1 if grid_size is None else 2]
     return "linear" if hidden_states.shape[1] >= shortest else "dense"
 
@@ -212,7 +216,8 @@ def choose_implementation(
 def _is_exported_for_all_lengths(hidden_states: torch.Tensor) -> bool:
     """Whether a graph is made that is to serve other numbers of tokens, without guards: the levels of the pyramid
     would stay those of the example."""
-    return torch.compiler.is_exporting() and isinstance(hidden_states.shape[1], torch.SymInt)
+    exported = torch.compiler.is_exporting() and isinstance(hidden_states.shape[1], torch.SymInt)
+    return exported or torch.jit.is_tracing()
 
 
 @cache
@@ -410,7 +415,9 @@ class ContextPool(BaseContextPool):
         feature_map = hidden_states.transpose(1, 2).unflatten(2, grid_size or (1, num_tokens))
         numbers = self.predict_numbers(feature_map, segments)
         extent: float | torch.Tensor
-        if grid_size is not None:
+        if grid_size is not None and torch.jit.is_tracing():  # to which max() would be that of the example
+            extent = torch.maximum(*map(torch.as_tensor, grid_size))
+        elif grid_size is not None:
             extent = max(grid_size)
         elif segments is not None:
             counted = _same_segment(segments) if mask is None else _same_segment(segments) & mask.bool()[:, None]

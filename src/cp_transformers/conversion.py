@@ -125,6 +125,8 @@ def cut_layers(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel
         CheckpointError: the model's family is not one that can be converted, or has no layers that can be left out; an
             index is out of range or repeated.
     """
+    if type(model.config) in AUTO_MODELS:
+        raise CheckpointError(f"A {model.config.model_type} model keeps its layers: cut its source, and convert that.")
     family = _family(model.config.model_type)
     kept = _kept_layers(family, model.config, layers)
     config = copy.deepcopy(model.config)
@@ -193,7 +195,8 @@ def convert_checkpoint(
         output: the folder to write.
         revision: branch, tag or commit, for a source on the Hub.
         layers: the source's layers to keep, see [`parse_layers`].
-        dtype: "float32", "float16" or "bfloat16"; None for the source's own. The checks are made in float32.
+        dtype: "float32", "float16" or "bfloat16"; None for the source's own. The checks are made in float32, of a
+            source in float64 in that.
         overwrite: replace a checkpoint that stands at `output`.
         pool_config: fields of the new configuration that begin with `pool_`; `pool_gate` is True by default, and
             `pool_layers` takes the notation of [`parse_layers`] as well.
@@ -222,9 +225,10 @@ def convert_checkpoint(
             torch.manual_seed(0)
             converted = convert_model(model, kept, **pool_config)
         source_dtype = model.config.dtype or torch.float32
-        model = model.float()
+        checked = torch.promote_types(source_dtype, torch.float32)
+        model, converted = model.to(checked), converted.to(checked)
         reference = model if layers is None else cut_layers(model, kept or [])
-        difference = parity(reference, converted.float())
+        difference = parity(reference, converted)
         # written so that NaN fails as well
         if not (difference == 0.0 if converted.config.pool_gate else difference < float("inf")):
             raise CheckpointError(
@@ -244,7 +248,7 @@ def convert_checkpoint(
             "pool_config": {k: v for k, v in converted.config.to_dict().items() if k.startswith("pool_")},
             "dtype": dtype or str(source_dtype).removeprefix("torch."),
             "left_out": left_out,
-            "parity": {"max_abs_difference": difference, "dtype": "float32"},
+            "parity": {"max_abs_difference": difference, "dtype": str(checked).removeprefix("torch.")},
             "versions": {
                 "cp_transformers": __version__,
                 "transformers": transformers.__version__,
@@ -261,7 +265,7 @@ def convert_checkpoint(
         record["processor_files"] = copy_processor(source_folder, folder)
         record["weights_sha256"] = digests(folder)
         write_json(folder / "conversion.json", record)
-        write_card(folder, Path(output).name)
+        write_card(folder, Path(output).resolve().name)
         check_written(folder, converted)
     return record
 

@@ -9,7 +9,9 @@ import json
 import os
 import re
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,20 +55,40 @@ def new_checkpoint_folder(output: str | os.PathLike, overwrite: bool = False) ->
         work = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     except OSError as error:
         raise OSError(f"{output} cannot be written ({error.strerror}); choose another output.") from error
-    try:
-        folder = work / "new"
-        folder.mkdir()
-        yield folder
-        if output.exists():
-            output.rename(work / "old")
+    with _sigterm_as_exception():
         try:
-            folder.rename(output)
-        except BaseException:
-            if (work / "old").exists():
-                (work / "old").rename(output)
-            raise
+            folder = work / "new"
+            folder.mkdir()
+            yield folder
+            if output.exists():
+                output.rename(work / "old")
+            try:
+                folder.rename(output)
+            except BaseException:
+                if (work / "old").exists():
+                    (work / "old").rename(output)
+                raise
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def _sigterm_as_exception() -> Iterator[None]:
+    """Lets SIGTERM, with which schedulers and containers end a process, end the block as Ctrl-C does; where somebody
+    else handles it, or in another thread than the main one, it is left alone."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def end(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def write_whole(path: str | os.PathLike, text: str) -> None:

@@ -121,7 +121,8 @@ def export_checkpoint(
         raise CheckpointError(f"{output} is the source itself; choose another output.")
     if origin is None and type(source) not in AUTO_MODELS.get(type(getattr(source, "config", None)), {}).values():
         raise CheckpointError(
-            f"{type(source).__name__} is not one of this package's models; convert it, or merge its adapters, first."
+            f"{type(source).__name__} is not one of this package's models: convert it, or merge its adapters, first; "
+            "or load it without trust_remote_code, if it was loaded with that."
         )
     with new_checkpoint_folder(output, overwrite) as folder, quiet():
         model: Any = source if origin is None else load_checkpoint(origin)
@@ -131,7 +132,7 @@ def export_checkpoint(
             raise OSError(f"The weights cannot be written ({first_line(error)}).") from error
         if processing_class is not None:
             processing_class.save_pretrained(folder)
-        name = name or Path(output).name
+        name = name or Path(output).resolve().name
         if origin is None:
             write_card(folder, name)
         else:

@@ -91,7 +91,7 @@ def linear_context_pool(
     max_offset = min(widest, max_offset)
 
     num_levels = 1
-    while NARROWEST * ratio**num_levels <= max_sigma:
+    while NARROWEST * ratio**num_levels <= max_sigma and ratio**num_levels <= max(rows, columns):
         num_levels += 1
     level_of_token = torch.zeros_like(sigma, dtype=torch.long)
     for level in range(1, num_levels):
@@ -104,7 +104,7 @@ def linear_context_pool(
             cells = cells.coarser(ratio, num_dims)
         selected = level_of_token == level
         if traced or selected.any():
-            largest = min(max_sigma, NARROWEST * cells.spacing * ratio)
+            largest = min(max_sigma, NARROWEST * cells.spacing * ratio) if level < num_levels - 1 else max_sigma
             parts.append(cells.pool(sigma, offsets, selected, num_dims, largest, max_offset))
     pooled = reduce(torch.Tensor.add_, parts)
     return pooled.permute(0, 2, 3, 1, 4).flatten(3).flatten(1, 2)
@@ -174,9 +174,9 @@ class Cells:
         cells_wide = max(BLOCK[num_dims] // self.spacing, 8 // num_dims)
         width = cells_wide * self.spacing
         reach = (REACH * math.sqrt(max_sigma**2 - (self.blur * self.spacing) ** 2) + max_offset) / self.spacing
-        reach = math.ceil(reach)
-        reach_down = reach if num_dims == 2 else 0
         num_rows, num_columns = self.log_weights.shape[2:]
+        reach_down = min(math.ceil(reach), num_rows) if num_dims == 2 else 0  # from any token to all cells, at most
+        reach = min(math.ceil(reach), num_columns)
         blocks_down = -(-rows // height)
         blocks_across = max(-(-columns // width), -(-num_columns // cells_wide))
         window, window_down = 2 * reach + cells_wide, 2 * reach_down + 1

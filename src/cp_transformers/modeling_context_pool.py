@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """What the models of every family share: how a layer gets its ContextPool, and how support sizes get out."""
 
+import inspect
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -84,12 +85,21 @@ def record_pool_sizes(sizes: torch.Tensor) -> None:
         collected.append(sizes)
 
 
-def with_pool_sizes(output_class: type[ModelOutput]) -> Callable:
+def keep_empty_rows(pooled: torch.Tensor, hidden_states: torch.Tensor, pool_mask: torch.Tensor | None) -> torch.Tensor:
+    """For a block's whole input: the pooled tokens, `(batch, tokens, channels)`, or the tokens themselves in rows that
+    are False throughout in `pool_mask`. These pool zeros, at which a LayerNorm has an unbounded gradient."""
+    return pooled if pool_mask is None else torch.where(pool_mask.any(dim=1)[:, None, None], pooled, hidden_states)
+
+
+def with_pool_sizes(output_class: type[ModelOutput], *handed_down: str) -> Callable:
     """Decorator that gives a model's `forward` the argument `output_pool_sizes` (default: the config's).
 
     With it, the output is an `output_class`, which adds `pool_sizes`: a tuple with the predicted sigma of every module
     that pools, in positions and float32; `(batch, heads, tokens)` for text, zero at what is not pooled; `(batch,
     heads, rows, columns)` for images. Under gradient checkpointing of the reentrant kind they have no gradient.
+
+    `handed_down` names what a head hands to the model in it as one of its `kwargs`: the signature then has it, without
+    which Trainer takes the columns of that name from the data.
     """
 
     def decorator(forward: Callable) -> Callable:
@@ -110,6 +120,10 @@ def with_pool_sizes(output_class: type[ModelOutput]) -> Callable:
             outputs = output_class(**outputs, pool_sizes=tuple(collected))
             return outputs if return_dict else outputs.to_tuple()
 
+        signature = inspect.signature(forward)
+        *named, kwargs = signature.parameters.values()
+        named += [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in handed_down]
+        wrapper.__signature__ = signature.replace(parameters=[*named, kwargs])  # type: ignore[attr-defined]
         return wrapper
 
     return decorator

@@ -51,7 +51,13 @@ from transformers.utils import TransformersKwargs
 from .configuration_cp_bert import CPBertConfig
 from .context_pool import ContextPool, can_be_read
 from .linear_pool import is_traced
-from .modeling_context_pool import build_context_pool, init_context_pool, record_pool_sizes, with_pool_sizes
+from .modeling_context_pool import (
+    build_context_pool,
+    init_context_pool,
+    keep_empty_rows,
+    record_pool_sizes,
+    with_pool_sizes,
+)
 
 
 # What the models return with `output_pool_sizes=True`; see `with_pool_sizes`.
@@ -108,15 +114,21 @@ def class_tokens(mask: torch.Tensor, segments: torch.Tensor | None = None) -> to
     return F.pad(segments[:, 1:] != segments[:, :-1], (1, 0), value=True)
 
 
-def packed_segments(num_tokens: int, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
+def packed_segments(
+    num_tokens: int, position_ids: torch.Tensor | None, masked: bool, kwargs: Mapping[str, Any]
+) -> torch.Tensor | None:
     """The segments, `(1, tokens)`, of a row that [`~transformers.DataCollatorWithFlattening`] has packed, by what it
-    gives for flash attention (`cu_seq_lens_q`, the bounds of the sequences) or as `seq_idx`; of others None."""
+    gives for flash attention (`cu_seq_lens_q`, the bounds of the sequences) or as `seq_idx`, or by the positions of a
+    batch's only row, where they begin anew; of others, and of rows that are `masked`, None."""
     if (number := kwargs.get("seq_idx")) is not None:
         return number + 1
     if (bounds := kwargs.get("cu_seq_lens_q")) is not None:
         positions = torch.arange(num_tokens, device=bounds.device)
         return torch.searchsorted(bounds[1:].contiguous(), positions, right=True)[None] + 1
-    return None
+    if position_ids is None or masked or position_ids.shape != (1, num_tokens):
+        return None
+    begins = position_ids == 0
+    return begins.cumsum(dim=1) + 1 if is_traced(begins) or begins[:, 1:].any() else None
 
 
 def rows_of(name: str, given: torch.Tensor | None, tokens: torch.Tensor) -> torch.Tensor | None:
@@ -219,7 +231,8 @@ class CPBertLayer(BertLayer):
         **kwargs,
     ) -> torch.Tensor:
         if self.context_pool is not None:
-            hidden_states = pool_tokens(self.context_pool, hidden_states, pool_mask, pool_segments, pool_passing)
+            pooled = pool_tokens(self.context_pool, hidden_states, pool_mask, pool_segments, pool_passing)
+            hidden_states = keep_empty_rows(pooled, hidden_states, pool_mask)
         elif self.pools_attention:
             kwargs.update(pool_mask=pool_mask, pool_segments=pool_segments, pool_passing=pool_passing)
         return super().forward(hidden_states, attention_mask, *args, **kwargs)
@@ -296,7 +309,8 @@ class CPBertModel(CPBertPreTrainedModel, BertModel):
                 raise ValueError(f"CP-BERT is an encoder and takes no {name}.")
         tokens = inputs_embeds if input_ids is None else input_ids
         if pool_segments is None and tokens is not None:
-            pool_segments = packed_segments(tokens.shape[1], kwargs)
+            masked = attention_mask is not None or pool_mask is not None
+            pool_segments = packed_segments(tokens.shape[1], position_ids, masked, kwargs)
         valid = attention_mask if getattr(attention_mask, "ndim", None) == 2 else None
         if tokens is not None:
             pool_mask = rows_of("pool_mask", pool_mask, tokens)
@@ -329,6 +343,10 @@ class CPBertModel(CPBertPreTrainedModel, BertModel):
         )
 
 
+# What the heads' upstream classes hand down to CPBertModel without naming it.
+HANDED_DOWN = ("pool_mask", "pool_segments")
+
+
 class CPBertForPreTraining(CPBertPreTrainedModel, BertForPreTraining):
     """CP-BERT with the two heads of BERT's pretraining: masked language modelling and next sentence prediction."""
 
@@ -338,7 +356,7 @@ class CPBertForPreTraining(CPBertPreTrainedModel, BertForPreTraining):
         self.cls = BertPreTrainingHeads(config)
         self.post_init()
 
-    forward = with_pool_sizes(CPBertForPreTrainingOutput)(BertForPreTraining.forward)
+    forward = with_pool_sizes(CPBertForPreTrainingOutput, *HANDED_DOWN)(BertForPreTraining.forward)
 
 
 class CPBertForMaskedLM(CPBertPreTrainedModel, BertForMaskedLM):
@@ -350,7 +368,7 @@ class CPBertForMaskedLM(CPBertPreTrainedModel, BertForMaskedLM):
         self.cls = BertOnlyMLMHead(config)
         self.post_init()
 
-    forward = with_pool_sizes(CPBertMaskedLMOutput)(BertForMaskedLM.forward)
+    forward = with_pool_sizes(CPBertMaskedLMOutput, *HANDED_DOWN)(BertForMaskedLM.forward)
 
 
 class CPBertForNextSentencePrediction(CPBertPreTrainedModel, BertForNextSentencePrediction):
@@ -362,7 +380,7 @@ class CPBertForNextSentencePrediction(CPBertPreTrainedModel, BertForNextSentence
         self.cls = BertOnlyNSPHead(config)
         self.post_init()
 
-    forward = with_pool_sizes(CPBertNextSentencePredictorOutput)(BertForNextSentencePrediction.forward)
+    forward = with_pool_sizes(CPBertNextSentencePredictorOutput, *HANDED_DOWN)(BertForNextSentencePrediction.forward)
 
 
 def _classifier_dropout(config: CPBertConfig) -> nn.Dropout:
@@ -380,7 +398,7 @@ class CPBertForSequenceClassification(CPBertPreTrainedModel, BertForSequenceClas
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
-    forward = with_pool_sizes(CPBertSequenceClassifierOutput)(BertForSequenceClassification.forward)
+    forward = with_pool_sizes(CPBertSequenceClassifierOutput, *HANDED_DOWN)(BertForSequenceClassification.forward)
 
 
 class CPBertForMultipleChoice(CPBertPreTrainedModel, BertForMultipleChoice):
@@ -393,7 +411,7 @@ class CPBertForMultipleChoice(CPBertPreTrainedModel, BertForMultipleChoice):
         self.classifier = nn.Linear(config.hidden_size, 1)
         self.post_init()
 
-    forward = with_pool_sizes(CPBertMultipleChoiceModelOutput)(BertForMultipleChoice.forward)
+    forward = with_pool_sizes(CPBertMultipleChoiceModelOutput, *HANDED_DOWN)(BertForMultipleChoice.forward)
 
 
 class CPBertForTokenClassification(CPBertPreTrainedModel, BertForTokenClassification):
@@ -407,7 +425,7 @@ class CPBertForTokenClassification(CPBertPreTrainedModel, BertForTokenClassifica
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
-    forward = with_pool_sizes(CPBertTokenClassifierOutput)(BertForTokenClassification.forward)
+    forward = with_pool_sizes(CPBertTokenClassifierOutput, *HANDED_DOWN)(BertForTokenClassification.forward)
 
 
 class CPBertForQuestionAnswering(CPBertPreTrainedModel, BertForQuestionAnswering):
@@ -420,7 +438,7 @@ class CPBertForQuestionAnswering(CPBertPreTrainedModel, BertForQuestionAnswering
         self.qa_outputs = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
-    forward = with_pool_sizes(CPBertQuestionAnsweringModelOutput)(BertForQuestionAnswering.forward)
+    forward = with_pool_sizes(CPBertQuestionAnsweringModelOutput, *HANDED_DOWN)(BertForQuestionAnswering.forward)
 
 
 __all__ = [

@@ -35,7 +35,13 @@ from transformers.utils import TransformersKwargs
 
 from .configuration_cp_vit import CPViTConfig
 from .context_pool import ContextPool
-from .modeling_context_pool import build_context_pool, init_context_pool, record_pool_sizes, with_pool_sizes
+from .modeling_context_pool import (
+    build_context_pool,
+    init_context_pool,
+    keep_empty_rows,
+    record_pool_sizes,
+    with_pool_sizes,
+)
 
 
 @dataclass
@@ -112,7 +118,8 @@ class CPViTLayer(ViTLayer):
         **kwargs,
     ) -> torch.Tensor:
         if self.context_pool is not None:
-            hidden_states = pool_patches(self.context_pool, hidden_states, grid_size, pool_mask)
+            pooled = pool_patches(self.context_pool, hidden_states, grid_size, pool_mask)
+            hidden_states = keep_empty_rows(pooled, hidden_states, pool_mask)
         elif self.pools_attention:
             kwargs.update(grid_size=grid_size, pool_mask=pool_mask)
         return super().forward(hidden_states, attention_mask, **kwargs)
@@ -214,7 +221,11 @@ class CPViTForMaskedImageModeling(CPViTPreTrainedModel, ViTForMaskedImageModelin
 
     @with_pool_sizes(CPViTMaskedImageModelingOutput)
     def forward(
-        self, pixel_values: torch.Tensor | None = None, *args, **kwargs: Unpack[TransformersKwargs]
+        self,
+        pixel_values: torch.Tensor | None = None,
+        bool_masked_pos: torch.BoolTensor | None = None,
+        interpolate_pos_encoding: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, ...] | MaskedImageModelingOutput:
         """See [`~transformers.ViTForMaskedImageModeling.forward`]."""
         if pixel_values is not None and pixel_values.shape[-2] != pixel_values.shape[-1]:
@@ -222,7 +233,7 @@ class CPViTForMaskedImageModeling(CPViTPreTrainedModel, ViTForMaskedImageModelin
                 "Masked image modelling is for square images, of which upstream's decoder restores the pixels, not "
                 f"for {pixel_values.shape[-2]} x {pixel_values.shape[-1]} ones."
             )
-        return super().forward(pixel_values, *args, **kwargs)
+        return super().forward(pixel_values, bool_masked_pos, interpolate_pos_encoding, **kwargs)
 
 
 __all__ = ["CPViTForImageClassification", "CPViTForMaskedImageModeling", "CPViTModel", "CPViTPreTrainedModel"]

@@ -13,7 +13,7 @@ from transformers import (
     ConvNextImageProcessorPil,
     ViTImageProcessorPil,
 )
-from transformers.utils import is_torchvision_available
+from transformers.utils import is_torchvision_available, is_vision_available
 
 from . import modeling_cp_bert, modeling_cp_resnet, modeling_cp_vit
 from .configuration_cp_bert import CPBertConfig
@@ -55,5 +55,5 @@ def register() -> None:
             auto_class.register(config_class, model_class, exist_ok=True)
     for config_class, tokenizer_class in AUTO_TOKENIZERS.items():
         AutoTokenizer.register(config_class, tokenizer_class=tokenizer_class, exist_ok=True)
-    for config_class, image_processor_classes in AUTO_IMAGE_PROCESSORS.items():
+    for config_class, image_processor_classes in AUTO_IMAGE_PROCESSORS.items() if is_vision_available() else ():
         AutoImageProcessor.register(config_class, image_processor_classes=image_processor_classes, exist_ok=True)

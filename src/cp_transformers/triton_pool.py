@@ -25,8 +25,15 @@ Tested under Triton's interpreter and compiled for GPUs of compute capability 8.
 from typing import Any
 
 import torch
-import triton
-import triton.language as tl
+
+
+# transformers looks through the code of a checkpoint on the Hub, and refuses all of it where a package is missing that
+# is imported outside of a `try`.
+try:
+    import triton
+    import triton.language as tl
+except ImportError:
+    raise
 
 
 # The largest sides of the blocks, powers of two of at least 32 and 16. With the warps that share a block they bound
