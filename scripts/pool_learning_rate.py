@@ -22,6 +22,8 @@ from cp_transformers.tasks.film_reviews import load_film_reviews
 
 
 COLUMNS = ["model", "pool_learning_rate", "seed", "validation_accuracy", "mean_absolute_gate"]
+# Of every run in the file, which is gone on with by the columns.
+LEARNING_RATE, TRAIN_SAMPLES, EPOCHS = 1e-4, 2000, 2.0
 
 
 def main() -> None:
@@ -29,14 +31,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("results/pool_learning_rate.csv"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--pool-learning-rates", type=float, nargs="+", default=[1e-4, 1e-3, 1e-2])
-    parser.add_argument("--learning-rate", type=float, default=1e-4)
-    parser.add_argument("--train-samples", type=int, default=2000)
-    parser.add_argument("--epochs", type=float, default=2.0)
     options = parser.parse_args()
 
     tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
     data = tokenize(load_film_reviews(), tokenizer)
-    data["train"] = data["train"].select(range(options.train_samples))
+    data["train"] = data["train"].select(range(TRAIN_SAMPLES))
     runs = [
         (name, rate, seed)
         for seed in options.seeds
@@ -58,10 +57,10 @@ def main() -> None:
                 data["train"],
                 tokenizer,
                 folder,
-                epochs=options.epochs,
+                epochs=EPOCHS,
                 seed=seed,
-                learning_rate=options.learning_rate,
-                pool_learning_rate=rate or options.learning_rate,
+                learning_rate=LEARNING_RATE,
+                pool_learning_rate=rate or LEARNING_RATE,
                 weight_decay=0.01,
                 data_collator=DataCollatorWithPadding(tokenizer),
             )

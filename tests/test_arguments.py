@@ -34,6 +34,11 @@ def test_a_file_sets_fields_of_every_dataclass(tmp_path):
     assert (training.max_steps, training.lr_scheduler_kwargs) == (7, {"a": 1})
 
 
+def test_a_no_that_yaml_takes_for_a_boolean_is_one(tmp_path):
+    _, training = parse("task: a\nsave_strategy: no\neval_strategy: off", tmp_path)
+    assert (training.save_strategy, training.eval_strategy) == ("no", "no")
+
+
 @pytest.mark.parametrize("number", ["3e-5", "0.00003", "3.0e-5"])
 def test_numbers_are_numbers_however_they_are_written(number, tmp_path):
     _, training = parse(f"task: a\nlearning_rate: {number}", tmp_path)

@@ -197,6 +197,27 @@ def test_the_rate_is_chosen_by_the_search_alone():
     assert chosen == {("ViT", 0.2), ("CP-ViT", 0.1)}
 
 
+def test_a_rate_that_diverges_is_not_chosen():
+    experiment = Experiment(**{**TINY, "task": "texts", "arms": {"BERT": {"model_type": "bert"}}, "comparisons": []})
+    for losses in ([6.0, float("nan")], [float("nan"), 6.0]):
+        results = {
+            Cell("search", "BERT", 32, rate, 0): {"loss": loss}
+            for rate, loss in zip(experiment.learning_rates, losses)
+        }
+        expected = experiment.learning_rates[losses.index(6.0)]
+        assert {cell.learning_rate for cell in experiments.test_cells(experiment, 32, results)} == {expected}
+
+
+def test_figures_of_several_rates_are_not_mixed(tmp_path):
+    experiment, output = Experiment.read(write(tmp_path / "tiny.yaml")), tmp_path / "tiny.csv"
+    figures = {"accuracy": 0.5, "parameters": 1, "gflops": 1.0, "seconds": 1.0, "digest": experiment.digest("ViT")}
+    for rates, message in [((0.001, 0.01), "of one arm at several rates"), ((0.003,), "at a rate of 0.003, which is")]:
+        results = {Cell("test", "ViT", 32, rate, seed): figures for rate in rates for seed in (1, 2)}
+        experiments.write_results(experiment, results, output)
+        with pytest.raises(ValueError, match=message):
+            experiments.read_results(experiment, output)
+
+
 def test_one_rate_for_all_needs_no_search():
     experiment = Experiment(**{**TINY, "learning_rates": [0.1]})
     assert experiments.search_cells(experiment, 32) == []

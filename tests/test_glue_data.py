@@ -30,6 +30,7 @@ from glue_cases import (
     write_task,
 )
 from transformers import (
+    AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
 )
@@ -38,6 +39,7 @@ from cp_transformers import CPBertForSequenceClassification, CPBertModel
 from cp_transformers.cli import main as cli
 from cp_transformers.tasks import runs
 from cp_transformers.tasks.glue_data import GlueArguments
+from cp_transformers.tasks.runs import load_file
 
 
 # Data
@@ -229,6 +231,29 @@ def test_labels_of_any_kind_are_found_learned_and_found_again_in_the_checkpoint(
     assert predictions(tmp_path / "out", "test") == [names[guess] for guess in guesses["test"]]
     again = own(tmp_path / "out", data, tmp_path / "again", *TEXT, "--do_eval", "--do_predict")
     assert again == metrics and predictions(tmp_path / "again", "test") == predictions(tmp_path / "out", "test")
+
+
+def test_unnamed_labels_of_a_checkpoint_are_the_numbers_of_the_data(tmp_path):
+    data = write_own(tmp_path / "data", int, "parquet", None)
+    model = save_model(tmp_path / "model", CPBertForSequenceClassification, ["LABEL_0", "LABEL_1"])
+    assert 0 <= own(model, data, tmp_path / "out", *TEXT, "--do_eval")["validation"]["accuracy"] <= 1
+
+
+def test_a_checkpoint_for_several_labels_at_once_is_trained_for_one(tmp_path):
+    data = write_own(tmp_path / "data", lambda label: ["bad", "good"][label], "parquet", None)
+    several = {"problem_type": "multi_label_classification"}
+    model = save_model(tmp_path / "model", CPBertForSequenceClassification, ["bad", "good"], **several)
+    own(model, data, tmp_path / "out", *TEXT, *ALL)
+    config = AutoConfig.from_pretrained(tmp_path / "out")
+    assert config.problem_type == "single_label_classification"
+
+
+def test_columns_of_a_csv_have_one_type_from_the_first_row_to_the_last(tmp_path):
+    scores, texts, notes = [1] * 10_000 + [2.5], ["a film"] * 10_001, [3] * 10_000 + [""]
+    lines = ["text,label,note", *(f"{text},{score},{note}" for text, score, note in zip(texts, scores, notes))]
+    (tmp_path / "validation.csv").write_text("\n".join(lines) + "\n")
+    rows = load_file(tmp_path / "validation.csv")
+    assert len(rows) == 10_001 and rows[-1]["label"] == 2.5 and rows[0]["label"] == 1
 
 
 @pytest.mark.parametrize("does", ["--do_eval", "--do_predict"])

@@ -69,6 +69,14 @@ def test_every_figure_of_a_run_is_on_its_card_in_each_form(tmp_path):
     assert entries == [EvalResultEntry("nyu-mll/glue", "sst2", 0.875, notes="validation, accuracy")]
 
 
+def test_a_figure_of_a_part_of_the_split_is_not_the_data_set_s(tmp_path):
+    record = give_record(classifier(tmp_path), FIGURES)
+    record["options"]["max_eval_samples"] = 100
+    (tmp_path / "training.json").write_text(json.dumps(record))
+    card = write_card(tmp_path, "me/bert-sst2")
+    assert "| max_eval_samples | 100 |" in card.text and not (tmp_path / ".eval_results").exists()
+
+
 def test_of_several_splits_each_has_its_main_figure(tmp_path):
     record = give_record(classifier(tmp_path), {}, config="mnli")
     for split, value in (("validation_matched", 0.5), ("validation_mismatched", 0.25)):

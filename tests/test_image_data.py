@@ -91,6 +91,12 @@ def test_a_folder_of_classes_may_have_any_usual_name(name, tmp_path):
     assert contents(data) == {"1.png": "cat", "2.png": "cat", "3.png": "tree_frog"}
 
 
+def test_metadata_among_the_images_are_left_alone(tmp_path):
+    folder_of(tmp_path / "val", "cat/1.png", "dog/2.png")
+    (tmp_path / "val" / "metadata.csv").write_text("file_name,text\ncat/1.png,a cat\n")
+    assert contents(load_folder(str(tmp_path), "validation")) == {"1.png": "cat", "2.png": "dog"}
+
+
 def test_each_split_has_its_folder(tmp_path):
     folder_of(tmp_path, "train/cat/1.png", "train/dog/2.png", "val/cat/3.png", "val/dog/4.png")
     assert contents(load_folder(str(tmp_path), "train")) == {"1.png": "cat", "2.png": "dog"}
@@ -218,12 +224,15 @@ def test_numerals_that_sort_as_strings_are_numbers(names):
         match_labels([*numerals, "12"], config(names), "here")
 
 
-def test_wordnet_ids_are_in_the_order_of_the_labels():
-    ids = [f"n{10**7 + 3 * index:08d}" for index in range(12)]
-    assert match_labels(ids, config(NAMES), "here") == list(range(12))
+def test_imagenet_s_wordnet_ids_are_in_the_order_of_the_labels():
+    ids = [f"n{10**7 + 3 * index:08d}" for index in range(1000)]
+    names = [f"thing {index}" for index in range(1000)]
+    assert match_labels(ids, config(names), "here") == list(range(1000))
     assert match_labels(ids[3:6], config(ids), "here") == [3, 4, 5]
-    with pytest.raises(ValueError, match=ids[0]):
-        match_labels(ids[:11], config(NAMES), "here")
+    assert match_labels(ids[:12], config(), "here") == list(range(12))  # the model's have no names
+    for some in (ids[:11], ids[:12]):  # of other models with as many labels nothing is known
+        with pytest.raises(ValueError, match=ids[0]):
+            match_labels(some, config(NAMES), "here")
 
 
 def test_a_model_without_names_has_the_order_of_the_data():
@@ -261,6 +270,28 @@ def test_every_mode_is_read_as_rgb(mode, kind, tmp_path):
     assert decoded.mode == "RGB" and decoded.size == (26, 20)
     assert decoded.tobytes() == Image.open(io.BytesIO(content)).convert("RGB").tobytes()
     assert decode({"path": str(tmp_path / "image"), "bytes": None}).tobytes() == decoded.tobytes()
+
+
+def test_16_bits_are_read_as_8():
+    values = np.linspace(0, 65535, 20 * 26).astype(np.uint16).reshape(20, 26)
+    for numbers, kind in ((values, "PNG"), (values.astype(np.int32), "TIFF")):
+        decoded = decode({"path": None, "bytes": as_bytes(Image.fromarray(numbers), kind)})
+        assert decoded.mode == "RGB"
+        assert np.abs(np.asarray(decoded)[..., 0] - values / 257.0).max() < 1
+    small = Image.fromarray((values // 257).astype(np.int32))
+    assert np.array_equal(np.asarray(decode({"path": None, "bytes": as_bytes(small, "TIFF")}))[..., 0], values // 257)
+    with pytest.raises(CorruptImage, match="fractions of an unknown range"):
+        decode({"path": None, "bytes": as_bytes(Image.fromarray((values / 65535).astype(np.float32)), "TIFF")})
+
+
+def test_an_image_is_turned_as_its_camera_says():
+    turned = Image.Exif()
+    turned[274] = 6  # to be seen turned by 90 degrees
+    file = io.BytesIO()
+    picture().save(file, "PNG", exif=turned)
+    decoded = decode({"path": None, "bytes": file.getvalue()})
+    assert decoded.size == (20, 26)
+    assert np.array_equal(np.asarray(decoded), np.rot90(np.asarray(picture()), -1))
 
 
 def damaged() -> list[bytes]:

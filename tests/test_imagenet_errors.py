@@ -75,6 +75,7 @@ def refusal(capsys, output: Path, *more) -> str:
             ["--do_train", "--do_eval", "--data_dir", "colours", "--real_labels", "numbers.json"],
             "ReaL labels are found by the images' file names",
         ),
+        (["--do_eval", "--data_dir", "whole", "--model_name_or_path", "vit", "--fp16", "true"], "in place of fp16"),
         (["--do_train", "--data_dir", "one"], "has only one class, ash; training needs two or more"),
         (["--do_train", "--data_dir", "gone", "--do_eval"], "has no folder validation"),
         (["--do_train", "--data_dir", "colours", "--rand_augment", "31"], "rand_augment must be from 0 to 30, not 31"),

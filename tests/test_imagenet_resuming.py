@@ -41,7 +41,7 @@ from imagenet_cases import (
     write_colours,
     write_pictures,
 )
-from transformers import Trainer
+from transformers import AutoModelForImageClassification, Trainer
 
 from cp_transformers.cli import main as cli
 from cp_transformers.tasks import image_evaluation, image_training
@@ -223,7 +223,11 @@ def test_the_average_is_the_one_of_the_weights_after_each_step(kind, material, t
     assert of(row) == close(by_hand(tmp_path / "out", material / "colours" / "val"))
 
 
-@pytest.mark.parametrize("ema", [[], ["--ema_decay", "0.7"]], ids=["without average", "with average"])
+@pytest.mark.parametrize(
+    "ema",
+    [[], ["--ema_decay", "0.7"], ["--model_type", "vit"]],
+    ids=["without average", "with average", "stock"],
+)
 def test_training_that_was_stopped_goes_on_as_if_it_had_not_been(ema, material, tmp_path, monkeypatch):
     random = "--crop_min_scale 0.3 --flip 0.5 --rand_augment 5 --random_erasing 0.2 --mixup 0.8 --cutmix 1.0".split()
     (whole,) = train(tmp_path / "whole", material / "colours", *STEPS, *ema, *random)
@@ -242,6 +246,40 @@ def test_training_that_was_stopped_goes_on_as_if_it_had_not_been(ema, material, 
     (row,) = train(output, material / "colours", *STEPS, *ema, *random, "--resume_from_checkpoint", "last")
     assert_equal_weights(output, tmp_path / "whole", 1e-6)
     assert of(row) == close(whole)
+
+
+def test_the_best_checkpoint_of_a_stock_model_is_taken_whole(material, tmp_path):
+    best = "--load_best_model_at_end true --metric_for_best_model loss --eval_strategy steps --eval_steps 1".split()
+    wild = "--learning_rate 0.5 --lr_scheduler_type constant --save_steps 1 --max_steps 3 --model_type vit".split()
+    train(tmp_path / "out", material / "colours", *STEPS, *best, *wild)
+    state = json.loads((tmp_path / "out" / "checkpoint-3" / "trainer_state.json").read_text())
+    assert state["best_global_step"] < 3
+    kept, last = tmp_path / "out" / f"checkpoint-{state['best_global_step']}", tmp_path / "out" / "checkpoint-3"
+    ours, theirs, others = (
+        AutoModelForImageClassification.from_pretrained(folder).state_dict()
+        for folder in (tmp_path / "out", kept, last)
+    )
+    assert all(torch.equal(ours[name], each) for name, each in theirs.items())
+    assert not all(torch.equal(ours[name], each) for name, each in others.items())
+    # As upstream names them, so that earlier versions can read the model as well.
+    assert any(".encoder.layer." in name for name in weights(tmp_path / "out"))
+
+
+def test_label_smoothing_is_used_and_recorded(material, tmp_path):
+    smoothed = train(tmp_path / "out", material / "colours", *STEPS, "--label_smoothing_factor", "0.1")
+    assert json.loads((tmp_path / "out" / "training.json").read_text())["options"]["label_smoothing_factor"] == 0.1
+    assert smoothed[0]["loss"] != train(tmp_path / "plain", material / "colours", *STEPS)[0]["loss"]
+
+
+def test_an_evaluation_is_done_again_when_the_processor_has_changed(material, tmp_path):
+    model = shutil.copytree(material / "vit", tmp_path / "vit")
+    evaluation = ["--resume_from_checkpoint", "last"]
+    first = evaluate(tmp_path / "out", model, material / "whole", *evaluation)
+    processor = json.loads((model / "preprocessor_config.json").read_text())
+    (model / "preprocessor_config.json").write_text(json.dumps({**processor, "image_std": [0.25, 0.25, 0.25]}))
+    again = evaluate(tmp_path / "out", model, material / "whole", *evaluation)
+    assert again["loss"] != first["loss"]
+    assert of(again) == of(evaluate(tmp_path / "fresh", model, material / "whole"))
 
 
 def test_a_run_that_is_killed_after_a_deletion_has_a_whole_checkpoint(material, tmp_path, monkeypatch):

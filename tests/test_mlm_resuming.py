@@ -112,6 +112,36 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(data, whole, killed, tmp_pat
     assert_close(weights(output), weights(whole), rtol=0, atol=1e-6)
 
 
+def test_rows_that_are_sorted_by_length_go_on_in_the_same_order(data, tmp_path):
+    by_length = [*STEPS, "--max_steps", "16", "--train_sampling_strategy", "group_by_length"]
+    expected = mlm(data, tmp_path / "whole", *by_length)
+    output = shutil.copytree(tmp_path / "whole", tmp_path / "out")
+    for name in ("results.json", "model.safetensors"):
+        (output / name).unlink()
+    for step in (14, 16):  # to go on in the midst of the second epoch
+        shutil.rmtree(output / f"checkpoint-{step}")
+    assert mlm(data, output, *by_length, "--resume_from_checkpoint", "last") == pytest.approx(expected, abs=1e-5)
+    assert_close(weights(output), weights(tmp_path / "whole"), rtol=0, atol=1e-6)
+
+
+def test_an_evaluation_leaves_what_a_training_goes_on_by(data, tmp_path, capsys):
+    first = [*TRAIN, "--save_strategy", "steps", "--save_steps", "1"]
+    mlm(data, tmp_path / "out", *first)
+    kept, again = (tmp_path / "out" / "arguments.yaml").read_text(), ["--resume_from_checkpoint", "last"]
+    mlm(data, tmp_path / "out", "--do_eval", "--model_name_or_path", tmp_path / "out", *again)
+    assert (tmp_path / "out" / "arguments.yaml").read_text() == kept
+    more = ["--learning_rate", "0.5", "--max_steps", "3", *again]
+    assert "learning_rate is 0.5, but" in refusal(capsys, [*options(data, tmp_path / "out"), *first, *more])
+
+
+@pytest.mark.parametrize("fewer", [["--max_steps", "1"], ["--max_steps", "-1", "--num_train_epochs", "0.1"]])
+def test_a_run_is_not_to_go_back(fewer, data, tmp_path, capsys):
+    first = [*TRAIN, "--save_strategy", "steps", "--save_steps", "1"]
+    mlm(data, tmp_path / "out", *first)
+    again = [*options(data, tmp_path / "out"), *first, *fewer, "--resume_from_checkpoint", "last"]
+    assert "has gone 2 steps" in refusal(capsys, again)
+
+
 def test_a_run_does_not_go_on_with_other_options_than_its_own(data, tmp_path, capsys):
     first = [*TRAIN, "--save_strategy", "steps", "--save_steps", "1"]
     mlm(data, tmp_path / "out", *first)

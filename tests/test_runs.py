@@ -66,6 +66,7 @@ def test_which_way_is_better_is_known_of_every_metric(metric, greater, tmp_path)
         (["--eval_do_concat_batches", "false"], "need all predictions: leave out prediction_loss_only"),
         (["--do_predict"], "nothing to predict here"),
         ([*BEST, "--save_strategy", "steps", "--save_steps", "4"], "give --save_steps 2, as --eval_steps, or"),
+        (["--accelerator_config", '{"dispatch_batches": true}'], "leave dispatch_batches out of --accelerator_config"),
         (["--gradient_accumulation_steps", "0"], "gradient_accumulation_steps must be positive, not 0"),
     ],
 )

@@ -23,7 +23,7 @@ from cp_transformers import (
     CPViTConfig,
     CPViTForImageClassification,
 )
-from cp_transformers.tasks.runs import make_optimizer
+from cp_transformers.tasks.runs import TaskTrainer, make_optimizer
 from cp_transformers.training import param_groups
 
 
@@ -149,6 +149,16 @@ def test_the_optimiser_has_the_learning_rates_that_were_asked_for(pool, decay, t
     expected = param_groups(model, 1e-3, pool, 0.1, decay if decay is not None else 1.0)
     assert isinstance(optimizer, torch.optim.AdamW) and described(optimizer.param_groups) == described(expected)
     assert {group["betas"] for group in optimizer.param_groups} == {(0.9, 0.9)}
+
+
+def test_trainer_makes_the_optimiser_itself(tmp_path):
+    # Given to it, it would be refused with FSDP.
+    model = MODELS["cp_vit"]()
+    trainer = TaskTrainer(model, arguments(tmp_path), pool_learning_rate=1e-2, layer_decay=0.5)
+    assert trainer.optimizer is None
+    assert described(trainer.create_optimizer().param_groups) == described(param_groups(model, 1e-3, 1e-2, 0.0, 0.5))
+    plain = TaskTrainer(model, arguments(tmp_path)).create_optimizer()
+    assert {group["lr"] for group in plain.param_groups} == {1e-3}
 
 
 def test_trainer_s_own_optimiser_is_left_where_nothing_is_asked_for(tmp_path):

@@ -253,7 +253,8 @@ def read_card(folder: Path) -> ModelCard | None:
 def _write_eval_results(folder: Path) -> None:
     """The Hub's newer form: of each split the first figure that is no loss."""
     training = _training_of(folder)
-    if not training.get("data", {}).get("on_the_hub"):
+    # Of a part of the split they would not be the data set's.
+    if not training.get("data", {}).get("on_the_hub") or training["options"].get("max_eval_samples"):
         return
     data = training["data"]
     main: dict[str, dict[str, Any]] = {}

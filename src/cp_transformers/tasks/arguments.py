@@ -86,6 +86,8 @@ class ArgumentParser(HfArgumentParser):
             if isinstance(value, list):
                 options += [f"--{name}", *map(_as_option, value)]
             elif value is not None:  # as if the line were not there
+                choices = self._option_string_actions[f"--{name}"].choices or ()
+                value = "no" if value is False and "no" in choices else value  # which YAML takes for a boolean
                 options.append(f"--{name}={_as_option(value)}")
         return options
 

@@ -60,7 +60,6 @@ from .runs import (
     load_config,
     load_model,
     load_tokenizer,
-    make_optimizer,
     resume,
     start_output,
 )
@@ -188,7 +187,7 @@ def run(
         eval_dataset=data.validation,
         processing_class=data.processing,
         compute_metrics=partial(mean_scores, distillation=data.teacher["distillation"]),
-        optimizers=(make_optimizer(model, training, arguments.pool_learning_rate), None),
+        pool_learning_rate=arguments.pool_learning_rate,
         callbacks=[EpochCallback(), BestCallback()],
         **data.teacher,
     )

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers import PreTrainedConfig, PreTrainedModel, Trainer
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from .runs import TaskTrainer
 
 
 @dataclass
@@ -145,7 +147,7 @@ def match_outputs(student: PreTrainedConfig, teacher: PreTrainedConfig, name: st
     return [theirs.index(label) for label in ours]
 
 
-class DistillationTrainer(Trainer):
+class DistillationTrainer(TaskTrainer):
     """A Trainer that adds the losses of distillation while it trains, or, for inputs without labels, has them alone;
     without a teacher, a plain one.
 

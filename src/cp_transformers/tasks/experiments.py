@@ -12,6 +12,7 @@ import argparse
 import csv
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import statistics
@@ -205,10 +206,14 @@ def test_cells(experiment: Experiment, train_samples: int, results: Results) -> 
     """The runs that count, at each arm's best learning rate; of equally good ones at the lowest."""
     chosen_by = TASKS[experiment.task].metrics[0]
     sign = -1 if chosen_by.lower_is_better else 1
+
+    def place(cell: Cell) -> tuple[float, float]:
+        reached = sign * results[cell][chosen_by.name]
+        return -math.inf if math.isnan(reached) else reached, -cell.learning_rate
+
     rates = dict.fromkeys(experiment.arms, experiment.learning_rates[0])
-    searched = search_cells(experiment, train_samples)
     # The best comes last, and its rate is the one that stays.
-    for cell in sorted(searched, key=lambda cell: (sign * results[cell][chosen_by.name], -cell.learning_rate)):
+    for cell in sorted(search_cells(experiment, train_samples), key=place):
         rates[cell.arm] = cell.learning_rate
     return [Cell("test", arm, train_samples, rates[arm], seed) for arm in experiment.arms for seed in experiment.seeds]
 
@@ -217,7 +222,8 @@ def read_results(experiment: Experiment, path: Path) -> Results:
     """The runs that are finished.
 
     Raises:
-        ValueError: one of them is of an arm that was another then, or is no more.
+        ValueError: one of them is of an arm that was another then, or is no more, or at a rate that is none of the
+            experiment's; or runs that count are of one arm and size at several.
     """
     results: Results = {}
     metrics = TASKS[experiment.task].metrics
@@ -231,12 +237,21 @@ def read_results(experiment: Experiment, path: Path) -> Results:
                     "another --output."
                 )
             where = int(row["train_samples"]), float(row["learning_rate"]), int(row["seed"])
+            if where[1] not in experiment.learning_rates:
+                raise ValueError(
+                    f"{path} has runs of {row['arm']} at a rate of {where[1]}, which is none of the experiment's; "
+                    "move the file away, or choose another --output."
+                )
             results[Cell(row["stage"], row["arm"], *where)] = {
                 **{each.name: float(row[each.name]) if row[each.name] else None for each in metrics},
                 **{name: float(row[name]) for name in ("gflops", "seconds")},
                 "parameters": int(row["parameters"]),
                 "digest": row["digest"],
             }
+    counting = {(cell.arm, cell.train_samples, cell.learning_rate) for cell in results if cell.stage == "test"}
+    of_one_rate = {(arm, size) for arm, size, _ in counting}
+    if len(counting) > len(of_one_rate):
+        raise ValueError(f"{path} has runs that count of one arm at several rates; take out those of one of them.")
     return results
 
 

@@ -40,6 +40,7 @@ from .glue_data import TASKS, GlueArguments, Task, encode, load_task, write_pred
 from .records import finish, prepare, unpushed
 from .runs import (
     BestCallback,
+    EpochCallback,
     asked_for,
     check_metrics,
     check_output,
@@ -48,7 +49,6 @@ from .runs import (
     load_config,
     load_model,
     load_tokenizer,
-    make_optimizer,
     resume,
     start_output,
 )
@@ -85,11 +85,15 @@ def run(
     if distillation.teacher is not None:
         teacher = load_teacher(distillation, config, tokenizer, task, to_task)
     with training.main_process_first():
-        max_length = min(arguments.max_length, config.max_position_embeddings)
+        # A tokenizer without a limit has a very large one, and a model of relative positions none or -1.
+        limits = tokenizer.model_max_length, getattr(config, "max_position_embeddings", -1)
+        max_length = min(arguments.max_length, *(limit for limit in limits if limit > 0))
         encoded = {use: encode(part, task, tokenizer, max_length, to_task) for use, part in data.items()}
 
     output = Path(training.output_dir)
     training = start_output(training, arguments, distillation)
+    if to_task is None:
+        training.label_smoothing_factor = 0.0  # numbers on a scale have no other labels
     asked = asked_for(training, arguments, distillation)
     model = arguments.model_name_or_path
     record = partial(finish, source=model, config_name=arguments.task, teacher=distillation.teacher)
@@ -163,6 +167,7 @@ def load_task_config(
         theirs = [str(config.id2label[index]).strip().lower() for index in range(config.num_labels)]
         ours = [label.strip().lower() for label in task.labels]
         if sorted(theirs) == sorted(ours):
+            config.problem_type = "single_label_classification"
             return config, np.array([ours.index(label) for label in theirs])
         if theirs != [f"label_{index}" for index in range(len(ours))]:  # unnamed ones are taken in order
             raise ValueError(
@@ -362,8 +367,6 @@ def _run_seed(
         config=config,
         ignore_mismatched_sizes=arguments.new_head,
     )
-    if to_task is None:
-        training.label_smoothing_factor = 0.0  # numbers on a scale have no other labels
     if arguments.new_head:
         model = draw_new_head(model)
     metrics = [metric() for metric in task.metrics]
@@ -391,8 +394,8 @@ def _run_seed(
         eval_dataset=encoded.get(("eval", task.validation[0])) if task.validation else None,
         compute_metrics=compute_metrics,
         processing_class=tokenizer,
-        optimizers=(make_optimizer(model, training, arguments.pool_learning_rate), None),
-        callbacks=[BestCallback()],
+        pool_learning_rate=arguments.pool_learning_rate,
+        callbacks=[EpochCallback(), BestCallback()],
         **teacher,
     )
     if arguments.early_stopping_patience is not None:

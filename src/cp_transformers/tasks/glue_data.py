@@ -173,7 +173,9 @@ def load_task(arguments: GlueArguments, training: TrainingArguments) -> tuple[Ta
             raise ValueError(f"{where} is empty.")
     if task.labels == ():
         labelled = [parts[split] for use, split in needed if use != "predict"]
-        task = dataclasses.replace(task, labels=_find_labels(arguments, labelled, training.do_train))
+        names = _find_labels(arguments, labelled, training.do_train)
+        unnamed = names == tuple(f"LABEL_{index}" for index in range(len(names)))
+        task = dataclasses.replace(task, labels=names, numbered=unnamed)
     data = {}
     for (use, split), limit in needed.items():
         part, where = parts[split]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, Image, IterableDataset, load_dataset_builder
 from transformers import AutoImageProcessor, PreTrainedConfig
@@ -66,7 +67,11 @@ def load_folder(data_dir: str, split: str, labelled: bool = True) -> LabelledIma
     files = {"train": [f"{glob.escape(path)}/**" for path in folders]}
     stray = None
     try:
-        builder = load_dataset_builder("imagefolder", data_files=files, drop_labels=not labelled)
+        options = {
+            "drop_labels": not labelled,
+            "metadata_filenames": [""],
+        }  # no metadata, for which labels are dropped
+        builder = load_dataset_builder("imagefolder", data_files=files, **options)
         if labelled:
             stray = _find_stray(builder.config.data_files["train"], base, builder.EXTENSIONS)
         if stray is None:
@@ -139,8 +144,8 @@ def match_labels(names: Sequence[str] | None, config: PreTrainedConfig, where: s
     """For each label of the data its number among the model's; None where the data has the model's numbers.
 
     Labels are matched by their names; names that are numbers (ImageNet-V2's folders, which sort as strings) are the
-    model's numbers; WordNet ids, if there are as many as the model has labels, are in ImageNet's order, that of the
-    ids; and a model without names of its own has the data's order.
+    model's numbers; ImageNet's 1,000 WordNet ids are in its order, that of the ids; and a model without names of its
+    own has the data's order.
 
     Raises:
         ValueError: the labels cannot be matched.
@@ -158,7 +163,8 @@ def match_labels(names: Sequence[str] | None, config: PreTrainedConfig, where: s
             return numbers
         raise ValueError(f"{where} has a class {max(numbers)}, but the model tells only {count} apart.")
     if len(names) == count:
-        if all(re.fullmatch(r"n\d{8}", name) for name in names) and list(names) == sorted(names):
+        of_imagenet = count == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in names)
+        if of_imagenet and list(names) == sorted(names):
             return list(range(count))
         if theirs == [f"label {index}" for index in range(count)]:
             return list(range(count))
@@ -198,16 +204,35 @@ def decode(image: dict[str, Any]) -> Any:
     Raises:
         CorruptImage: it cannot be read.
     """
-    from PIL import Image as PILImage
+    from PIL import Image as PILImage, ImageOps
 
     path, content = image.get("path"), image.get("bytes")
     try:
         with PILImage.open(str(path) if content is None else io.BytesIO(content)) as opened:
-            return opened.convert("RGB")
+            return _in_rgb(ImageOps.exif_transpose(opened))
     except (OSError, SyntaxError, ValueError, EOFError, PILImage.DecompressionBombError) as error:
         unknown = isinstance(error, PILImage.UnidentifiedImageError)  # whose message has an address in memory
         reason = "no image of a known kind" if unknown else " ".join(str(error).split())
         raise CorruptImage(f"{path or 'an image'}: {reason}") from error
+
+
+def _in_rgb(image: Any) -> Any:
+    """An image of PIL's in RGB; of one with more than 8 bits PIL would cut off all above 255.
+
+    Raises:
+        ValueError: it is not known what its numbers mean.
+    """
+    from PIL import Image as PILImage
+
+    if image.mode == "F":
+        raise ValueError("its pixels are fractions of an unknown range")
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("its pixels have more than 16 bits")
+        bits = 257 if image.mode != "I" or values.max() > 255 else 1
+        image = PILImage.fromarray(np.uint8(values // bits))
+    return image.convert("RGB")
 
 
 def load_processor(name: str) -> Any:

@@ -30,6 +30,7 @@ from .image_data import (
     decode,
     load_processor,
     model_label,
+    normalization,
     resolve_preprocessing,
     validation_number,
 )
@@ -87,8 +88,8 @@ def evaluate_checkpoint(
         progress=progress,
         resume=training.resume_from_checkpoint is not None,
         show_progress=not training.disable_tqdm,
-        fingerprint=f"{weights} {preprocessing.options} {training.bf16} {training.bf16_full_eval} "
-        f"{arguments.real_labels} {arguments.max_eval_samples}",
+        fingerprint=f"{weights} {preprocessing.options} {normalization(preprocessing.processor)} {training.bf16} "
+        f"{training.bf16_full_eval} {arguments.real_labels} {arguments.max_eval_samples}",
     )
     reduced = training.bf16 or training.bf16_full_eval
     return {

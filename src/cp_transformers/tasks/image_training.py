@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """Training of image classifiers with the field's recipe, on `Trainer`."""
 
+import copy
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -54,7 +55,6 @@ from .runs import (
     draw_new_head,
     load_config,
     load_model,
-    make_optimizer,
     new_config,
     resume,
 )
@@ -161,7 +161,8 @@ def train_model(
     evaluated = None
     if validation is not None and training.eval_strategy != "no":
         evaluated = _Evaluated(validation, own, of_validation, num_labels)
-    smoothing, training.label_smoothing_factor = training.label_smoothing_factor, 0.0
+    smoothing, training = training.label_smoothing_factor, copy.copy(training)
+    training.label_smoothing_factor = 0.0  # Trainer's own
 
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
         return F.cross_entropy(outputs["logits"].float(), labels, label_smoothing=smoothing if model.training else 0.0)
@@ -175,7 +176,8 @@ def train_model(
         processing_class=processor,
         compute_loss_func=loss,
         compute_metrics=top_metrics,
-        optimizers=(make_optimizer(model, training, arguments.pool_learning_rate, arguments.layer_decay), None),
+        pool_learning_rate=arguments.pool_learning_rate,
+        layer_decay=arguments.layer_decay,
         callbacks=[EpochCallback(), BestCallback()],
         **teacher,
     )

@@ -67,9 +67,15 @@ def run(
         data = {split: _load(arguments, split) for split, does in needed.items() if does}
 
     def to_model(name: str) -> list[int] | None:
-        return match_labels(
-            data["validation"].names, load_config(name, AutoModelForImageClassification), data["validation"].where
-        )
+        names, where = data["validation"].names, data["validation"].where
+        labels = match_labels(names, load_config(name, AutoModelForImageClassification), where)
+        numbers = names is not None and all(each.isdecimal() for each in names)
+        if real_labels is not None and labels is not None and labels != sorted(labels) and not numbers:
+            raise ValueError(
+                f"ReaL labels are numbers in ImageNet's order, and the classes of {where} are in another than those "
+                f"of {name}: leave out --real_labels, or name the folders of the classes by their numbers."
+            )
+        return labels
 
     checkpoints = {} if training.do_train else {name: to_model(name) for name in arguments.model_name_or_path}
     for name in checkpoints:
@@ -122,8 +128,8 @@ def _check(arguments: ImageNetArguments, training: TrainingArguments, distillati
         raise ValueError("A checkpoint is named twice.")
     if training.do_train and arguments.streaming and training.max_steps <= 0:
         raise ValueError("Images that are streamed have no known number: say how long to train with --max_steps.")
-    if training.do_eval and training.fp16_full_eval:
-        raise ValueError("Evaluation is in float32 or bfloat16: give --bf16_full_eval in place of --fp16_full_eval.")
+    if training.do_eval and (training.fp16_full_eval or (training.fp16 and not training.do_train)):
+        raise ValueError("Evaluation is in float32 or bfloat16: give --bf16_full_eval or --bf16 in place of fp16.")
     if training.eval_strategy != "no" and arguments.streaming:
         raise ValueError("Streamed images are evaluated at the end alone: leave out --eval_strategy.")
     if training.do_train and arguments.ema_decay is not None and training.load_best_model_at_end:

@@ -11,7 +11,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from transformers import (
     EvalPrediction,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Trainer,
     TrainingArguments,
     set_seed,
 )
@@ -40,6 +39,7 @@ from .runs import (
     DrawnAnew,
     EpochCallback,
     Stream,
+    TaskTrainer,
     asked_for,
     check_metrics,
     check_output,
@@ -50,7 +50,6 @@ from .runs import (
     load_file,
     load_model,
     load_tokenizer,
-    make_optimizer,
     new_config,
     resume,
     start_output,
@@ -154,9 +153,13 @@ def run(arguments: MlmArguments, training: TrainingArguments) -> dict[str, Any]:
     prepare(training, model, arguments.model_name_or_path)
 
     with training.main_process_first():
-        rows = {split: encode(data, arguments, tokenizer) for split, data in texts.items()}
+        # With several processes packed rows are others, and of those held out the masked tokens are to stay the same.
+        alone = replace(arguments, preprocessing_num_workers=None)
+        rows = {
+            split: encode(data, arguments if split == "train" else alone, tokenizer) for split, data in texts.items()
+        }
     masking = Masking(tokenizer, arguments.mlm_probability)
-    trainer = Trainer(
+    trainer = TaskTrainer(
         model,
         unpushed(training),
         data_collator=Collator(tokenizer, arguments.pack, pools=model.config.model_type.startswith("cp_")),
@@ -165,7 +168,7 @@ def run(arguments: MlmArguments, training: TrainingArguments) -> dict[str, Any]:
         processing_class=tokenizer,
         preprocess_logits_for_metrics=score_rows,
         compute_metrics=sum_scores,
-        optimizers=(make_optimizer(model, training, arguments.pool_learning_rate), None),
+        pool_learning_rate=arguments.pool_learning_rate,
         callbacks=[EpochCallback(), BestCallback()],
     )
     # The loss of a batch is a mean over its masked tokens, which Trainer would take for a sum over all batches'.

@@ -11,9 +11,11 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 import yaml
 from datasets import Dataset, DownloadConfig, IterableDataset, load_dataset
@@ -31,10 +33,12 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 from ..checkpoints import (
+    PROCESSOR_FILES,
     UNTRUSTED,
     CheckpointError,
     check_tokenizer,
@@ -119,6 +123,8 @@ def check_output(training: TrainingArguments, *arguments: Any) -> None:
     """
     output = Path(training.output_dir)
     check_positive(training, "gradient_accumulation_steps")
+    if training.accelerator_config.dispatch_batches:
+        raise ValueError("Each process reads its own rows: leave dispatch_batches out of --accelerator_config.")
     if training.hub_token is not None:
         raise ValueError(
             "Trainer would write --hub_token into the output folder: set HF_TOKEN, or log in with `hf auth login`."
@@ -162,10 +168,19 @@ def start_output(training: TrainingArguments, *arguments: Any) -> TrainingArgume
     try:
         output.mkdir(parents=True, exist_ok=True)
         if training.process_index == 0:
-            save_arguments(output / "arguments.yaml", *arguments, training)
+            save_arguments(output / _arguments_file(training), *arguments, training)
     except OSError as error:
         raise OSError(f"{output} cannot be written ({error.strerror}); choose another --output_dir.") from error
     return training
+
+
+def _arguments_file(training: TrainingArguments) -> str:
+    """Where the resolved arguments go: with those of a training its run is gone on with, so that an evaluation in the
+    same folder leaves them."""
+    file = Path(training.output_dir) / "arguments.yaml"
+    if training.do_train or not file.is_file():
+        return file.name
+    return "evaluation.yaml" if yaml.safe_load(file.read_text(encoding="utf-8")).get("do_train") else file.name
 
 
 def check_free_space(training: TrainingArguments, model: nn.Module) -> None:
@@ -211,7 +226,8 @@ def resume(training: TrainingArguments, folder: Path, *also: str) -> None:
 
     Raises:
         ValueError: the checkpoint holds the model alone, so that the learning rate would start anew; or is of another
-            number of processes, among which the rows would be shared in another way.
+            number of processes, among which the rows would be shared in another way; or has gone further than this
+            run is to go.
     """
     if training.resume_from_checkpoint == "last":
         training.resume_from_checkpoint = last_checkpoint(folder, *also)
@@ -223,6 +239,14 @@ def resume(training: TrainingArguments, folder: Path, *also: str) -> None:
             raise ValueError(
                 f"{checkpoint} holds the model alone (--save_only_model true), so that its training cannot go on: "
                 "choose another --output_dir, and fine-tune it with --model_name_or_path."
+            )
+        state = Path(checkpoint) / "trainer_state.json"
+        done = read_json(state) if state.is_file() else {"global_step": 0, "epoch": 0}
+        further = done["global_step"] > training.max_steps > 0
+        if further or (training.max_steps <= 0 and (done["epoch"] or 0) > training.num_train_epochs):
+            raise ValueError(
+                f"{checkpoint} has gone {done['global_step']} steps ({done['epoch']:g} epochs) already, more than "
+                "this run is to go: ask for more, or choose another --output_dir."
             )
         processes = len(list(Path(checkpoint).glob("rng_state*.pth")))  # Trainer writes one for each
         if processes not in (0, training.world_size):
@@ -256,10 +280,11 @@ def _paths(value: Any) -> Iterator[Path]:
 
 def _content(path: Path) -> list[tuple[str, int, int]]:
     """What tells whether a file or folder has been changed since: names, sizes and times; of a checkpoint those of its
-    weights, of other folders those of two levels."""
+    weights, configurations and vocabulary, of other folders those of two levels."""
     files = [path]
     if path.is_dir():
-        patterns = ["*.safetensors"] if (path / "config.json").is_file() else ["*", "*/*"]
+        of_checkpoint = ["*.safetensors", "config.json", *PROCESSOR_FILES]
+        patterns = of_checkpoint if (path / "config.json").is_file() else ["*", "*/*"]
         files = sorted(file for pattern in patterns for file in path.glob(pattern) if file.exists())
     stats = [(str(file.relative_to(path)), file.stat()) for file in files]
     return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
@@ -353,7 +378,8 @@ class BestCallback(TrainerCallback):
 
 
 class EpochCallback(TrainerCallback):
-    """Tells the training data which epoch it is: accelerate does not where the sampler takes the epoch, too.
+    """Tells the training data which epoch it is: accelerate does not where the sampler takes the epoch, too. And has a
+    sampler by length draw each epoch's order from a generator of its own: torch's is another when a run goes on.
 
     Raises:
         ValueError: the data fill no batch, so that Trainer would make no step, and say so in its log alone.
@@ -369,8 +395,43 @@ class EpochCallback(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs) -> None:
         data = getattr(train_dataloader, "dataset", None)
+        epoch = int(state.epoch)
         if isinstance(data, DrawnAnew):
-            data.set_epoch(int(state.epoch))
+            data.set_epoch(epoch)
+        batches: Any = getattr(train_dataloader, "batch_sampler", None)
+        while hasattr(batches, "batch_sampler"):  # accelerate's, around it
+            batches = batches.batch_sampler
+        if isinstance(sampler := getattr(batches, "sampler", None), LengthGroupedSampler):
+            sampler.generator = torch.Generator().manual_seed(random_seed(args.seed, epoch))
+
+
+class TaskTrainer(Trainer):
+    """A Trainer with learning rates of their own, see [`make_optimizer`], and with checkpoints that it finds again."""
+
+    def __init__(
+        self, *args: Any, pool_learning_rate: float | None = None, layer_decay: float | None = None, **kwargs: Any
+    ):
+        self.optimizer: torch.optim.Optimizer | None
+        super().__init__(*args, **kwargs)
+        self.pool_learning_rate, self.layer_decay = pool_learning_rate, layer_decay
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Not given to Trainer, which with FSDP takes none."""
+        if self.optimizer is None:
+            of_model = self.model if model is None else model
+            self.optimizer = make_optimizer(of_model, self.args, self.pool_learning_rate, self.layer_decay)
+        return super().create_optimizer(model)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Checkpoints have the names that the weights have in memory, the only ones under which Trainer finds them
+        when it goes on or takes the best: of some models, such as ViT, upstream saves others."""
+        if not _internal_call or not isinstance(self.model, PreTrainedModel):
+            return super().save_model(output_dir, _internal_call)
+        self.model.save_pretrained = partial(self.model.save_pretrained, save_original_format=False)
+        try:
+            super().save_model(output_dir, _internal_call)
+        finally:
+            del self.model.save_pretrained
 
 
 def make_optimizer(
@@ -479,7 +540,13 @@ def load_file(path: str | os.PathLike) -> Dataset:
         raise FileNotFoundError(f"There is no file {path}.")
     try:
         options = {"keep_default_na": False} if kind == "csv" else {}  # or "null" would be no sentence
-        return load_dataset(kind, data_files=glob.escape(str(path)), split="train", **options)
+        try:
+            return load_dataset(kind, data_files=glob.escape(str(path)), split="train", **options)
+        except DatasetGenerationError:
+            if kind != "csv":
+                raise
+            # The types of the columns are guessed from the first 10,000 rows: here from all.
+            return Dataset.from_pandas(pd.read_csv(path, low_memory=False, **options), preserve_index=False)
     except (DatasetGenerationError, StopIteration, ValueError) as error:
         cause = " ".join(str(error.__cause__ or error).split())[:200]
         raise ValueError(f"{path} cannot be read as {kind}, or is empty: {cause}") from error
