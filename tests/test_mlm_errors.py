@@ -158,3 +158,10 @@ def test_rows_are_packed_for_bert_alone(data, tokenizer, tmp_path, capsys):
     tokenizer.save_pretrained(tmp_path / "roberta")
     args = [*options(data, tmp_path / "out"), "--do_eval", "--model_name_or_path", str(tmp_path / "roberta")]
     assert "give --pack false" in refusal(capsys, args)
+
+
+def test_held_out_texts_that_are_too_few_are_refused_before_training(data, tmp_path, capsys):
+    few = write(tmp_path / "few", "validation", ["a"])
+    message = refusal(capsys, [*options(data, tmp_path / "out"), *TRAIN, "--do_eval", "--validation_file", str(few)])
+    assert "No token of the held-out texts is masked" in message
+    assert not (tmp_path / "out" / "model.safetensors").exists()

@@ -159,12 +159,13 @@ def run(arguments: MlmArguments, training: TrainingArguments) -> dict[str, Any]:
             split: encode(data, arguments if split == "train" else alone, tokenizer) for split, data in texts.items()
         }
     masking = Masking(tokenizer, arguments.mlm_probability)
+    evaluated = _to_evaluate(rows["validation"], masking) if "validation" in rows else None
     trainer = TaskTrainer(
         model,
         unpushed(training),
         data_collator=Collator(tokenizer, arguments.pack, pools=model.config.model_type.startswith("cp_")),
         train_dataset=_to_train(rows["train"], masking, training.seed) if training.do_train else None,
-        eval_dataset=_to_evaluate(rows["validation"], masking) if "validation" in rows else None,
+        eval_dataset=evaluated,
         processing_class=tokenizer,
         preprocess_logits_for_metrics=score_rows,
         compute_metrics=sum_scores,
@@ -470,8 +471,15 @@ def _to_train(rows: Dataset | IterableDataset, masking: Masking, seed: int) -> A
 
 
 def _to_evaluate(rows: Dataset, masking: Masking) -> Drawn:
-    """Masked in one way for ever: neither the run's seed nor the epoch has a part in it."""
-    return Drawn(rows, masking, seed=0)
+    """Masked in one way for ever: neither the run's seed nor the epoch has a part in it.
+
+    Raises:
+        ValueError: nothing is masked, so that there is nothing to measure.
+    """
+    masked = Drawn(rows, masking, seed=0)
+    if not any((masked[index]["labels"] != IGNORED).any() for index in range(len(masked))):
+        raise ValueError("No token of the held-out texts is masked: there are too few of them.")
+    return masked
 
 
 def score_rows(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -488,8 +496,6 @@ def score_rows(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def sum_scores(prediction: EvalPrediction) -> dict[str, float]:
     """The metrics over all masked tokens, each of the same weight."""
     loss, right, tokens = prediction.predictions.astype("float64").sum(axis=0).tolist()
-    if not tokens:
-        raise ValueError("No token of the held-out texts is masked: there are too few of them.")
     mean = loss / tokens
     return {"loss": mean, "perplexity": math.exp(min(mean, 700.0)), "accuracy": right / tokens, "tokens": int(tokens)}
 
