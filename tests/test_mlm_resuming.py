@@ -134,6 +134,15 @@ def test_an_evaluation_leaves_what_a_training_goes_on_by(data, tmp_path, capsys)
     assert "learning_rate is 0.5, but" in refusal(capsys, [*options(data, tmp_path / "out"), *first, *more])
 
 
+def test_a_run_of_a_fraction_of_an_epoch_can_be_ended(data, tmp_path):
+    part = ["--do_train", "--num_train_epochs", "0.3", "--save_strategy", "steps", "--save_steps", "1"]
+    mlm(data, tmp_path / "out", *part)
+    state = json.loads(max((tmp_path / "out").glob("checkpoint-*/trainer_state.json")).read_text())
+    assert state["epoch"] > 0.3
+    (tmp_path / "out" / "results.json").unlink()  # as if it had been killed after its last step
+    mlm(data, tmp_path / "out", *part, "--resume_from_checkpoint", "last")
+
+
 @pytest.mark.parametrize("fewer", [["--max_steps", "1"], ["--max_steps", "-1", "--num_train_epochs", "0.1"]])
 def test_a_run_is_not_to_go_back(fewer, data, tmp_path, capsys):
     first = [*TRAIN, "--save_strategy", "steps", "--save_steps", "1"]

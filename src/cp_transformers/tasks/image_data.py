@@ -67,10 +67,8 @@ def load_folder(data_dir: str, split: str, labelled: bool = True) -> LabelledIma
     files = {"train": [f"{glob.escape(path)}/**" for path in folders]}
     stray = None
     try:
-        options = {
-            "drop_labels": not labelled,
-            "metadata_filenames": [""],
-        }  # no metadata, for which labels are dropped
+        # Metadata are not looked for: where there are any, datasets gives no labels.
+        options = {"drop_labels": not labelled, "metadata_filenames": [""]}
         builder = load_dataset_builder("imagefolder", data_files=files, **options)
         if labelled:
             stray = _find_stray(builder.config.data_files["train"], base, builder.EXTENSIONS)
@@ -194,6 +192,10 @@ def model_label(label: int, to_model: Sequence[int] | None, num_labels: int, whe
     return label if to_model is None else to_model[label]
 
 
+# Where Exif has the orientation of the camera, and by its values what PIL (by `Image.Transpose`) does about it.
+ORIENTATION, TURNS = 274, {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
+
+
 class CorruptImage(Exception):
     """An image that cannot be read; the message names it."""
 
@@ -204,12 +206,14 @@ def decode(image: dict[str, Any]) -> Any:
     Raises:
         CorruptImage: it cannot be read.
     """
-    from PIL import Image as PILImage, ImageOps
+    from PIL import Image as PILImage
 
     path, content = image.get("path"), image.get("bytes")
     try:
         with PILImage.open(str(path) if content is None else io.BytesIO(content)) as opened:
-            return _in_rgb(ImageOps.exif_transpose(opened))
+            # Not by ImageOps, which writes the metadata anew and fails where they are damaged.
+            turn = TURNS.get(opened.getexif().get(ORIENTATION, 1))
+            return _in_rgb(opened if turn is None else opened.transpose(PILImage.Transpose(turn)))
     except (OSError, SyntaxError, ValueError, EOFError, PILImage.DecompressionBombError) as error:
         unknown = isinstance(error, PILImage.UnidentifiedImageError)  # whose message has an address in memory
         reason = "no image of a known kind" if unknown else " ".join(str(error).split())
@@ -230,8 +234,8 @@ def _in_rgb(image: Any) -> Any:
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError("its pixels have more than 16 bits")
-        bits = 257 if image.mode != "I" or values.max() > 255 else 1
-        image = PILImage.fromarray(np.uint8(values // bits))
+        step = 257 if image.mode != "I" or values.max() > 255 else 1
+        image = PILImage.fromarray(np.uint8(values // step))
     return image.convert("RGB")
 
 

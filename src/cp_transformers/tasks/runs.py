@@ -242,11 +242,12 @@ def resume(training: TrainingArguments, folder: Path, *also: str) -> None:
             )
         state = Path(checkpoint) / "trainer_state.json"
         done = read_json(state) if state.is_file() else {"global_step": 0, "epoch": 0}
-        further = done["global_step"] > training.max_steps > 0
-        if further or (training.max_steps <= 0 and (done["epoch"] or 0) > training.num_train_epochs):
+        steps, epoch = done["global_step"], done["epoch"] or 0
+        before_last = epoch - epoch / max(steps, 1)  # the last step may go beyond a fraction of an epoch
+        if steps > training.max_steps > 0 or training.max_steps <= 0 < before_last >= training.num_train_epochs:
             raise ValueError(
-                f"{checkpoint} has gone {done['global_step']} steps ({done['epoch']:g} epochs) already, more than "
-                "this run is to go: ask for more, or choose another --output_dir."
+                f"{checkpoint} has gone {steps} steps ({epoch:g} epochs) already, more than this run is to go: ask "
+                "for more, or choose another --output_dir."
             )
         processes = len(list(Path(checkpoint).glob("rng_state*.pth")))  # Trainer writes one for each
         if processes not in (0, training.world_size):
