@@ -24,7 +24,9 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
 HEADS = ("one head", "two heads with offsets", "four heads with offsets")
 GENERAL = "bottleneck of as many parameters"
-IN_BLOCK = "CP-BERT, 2 layers, pooling the block"
+ONE_IN_BLOCK, IN_BLOCK, FOUR_IN_BLOCK = (
+    f"CP-BERT, {layers}, pooling the block" for layers in ("1 layer", "2 layers", "4 layers")
+)
 FOUR, FACTORED = "4 heads, offsets", "4 heads, factored predictor"
 CONVOLUTION = "bottleneck of as many parameters"
 LONGFORMER, FUNNEL = "Longformer, 2 layers, window of 8", "Funnel, 1 + 1 layers and a decoder of 1"
@@ -89,8 +91,10 @@ def test_what_the_image_demo_printed_is_what_results_hold():
             "{:.1f} ± {:.1f} points, but not",
         ),
         ("texts", "CP-BERT, 2 layers", "BERT, 2 layers", "film_reviews", "ahead of two (+{:.1f} ± {:.1f})."),
-        ("texts", IN_BLOCK, "BERT, 6 layers", "loss", "they are {:.2f} ± {:.2f} nats and"),
-        ("texts", IN_BLOCK, "BERT, 6 layers", "film_reviews", "nats and {:.1f} ± {:.1f} points ahead of six"),
+        ("texts", ONE_IN_BLOCK, "BERT, 6 layers", "loss", "one is {:.2f} ± {:.2f} nats ahead of six"),
+        ("texts", ONE_IN_BLOCK, "BERT, 6 layers", "film_reviews", "of six (+{:.1f} ± {:.1f} points), and two"),
+        ("texts", IN_BLOCK, "BERT, 6 layers", "loss", "two are {:.2f} ± {:.2f} nats and"),
+        ("texts", IN_BLOCK, "BERT, 6 layers", "film_reviews", "nats and {:.1f} ± {:.1f} points. [Trained"),
         ("images", "CP-ViT, 1 layer", "ViT, 1 layer", "accuracy", "and {:.1f} ± {:.1f} of one; two"),
         ("images", "CP-ViT, 1 layer", "ViT, 6 layers", "accuracy", "is {:.1f} ± {:.1f} points ahead of six without"),
         ("texts_long", "CP-BERT, 2 layers", "BERT, 2 layers", "loss", "two without by {:.2f} ± {:.2f} nats"),
@@ -224,10 +228,16 @@ def difference(name: str, arm: str, control: str, metric: str) -> tuple[float, f
         ("texts", "CP-BERT, 2 layers", "BERT, 6 layers", "loss", "two are {:.2f} ± {:.2f} ahead"),
         ("texts", "CP-BERT, 2 layers", "BERT, 6 layers", "film_reviews", "are {:.1f} ± {:.1f} points ahead of six"),
         ("texts", "CP-BERT, 2 layers", "BERT, 2 layers", "film_reviews", "from two (+{:.1f} ± {:.1f})"),
-        ("texts", IN_BLOCK, "CP-BERT, 2 layers", "loss", "another {:.2f} ± {:.2f} nats and"),
-        ("texts", IN_BLOCK, "CP-BERT, 2 layers", "film_reviews", "{:.1f} ± {:.1f} points, which makes"),
-        ("texts", IN_BLOCK, "BERT, 6 layers", "loss", "two layers {:.2f} ± {:.2f} nats and"),
-        ("texts", IN_BLOCK, "BERT, 6 layers", "film_reviews", "and {:.1f} ± {:.1f} points ahead of BERT's six"),
+        ("texts", ONE_IN_BLOCK, "CP-BERT, 1 layer", "loss", "one layer (by {:.2f} ± {:.2f} nats"),
+        ("texts", ONE_IN_BLOCK, "CP-BERT, 1 layer", "film_reviews", "and {:.1f} ± {:.1f} points) and with two"),
+        ("texts", IN_BLOCK, "CP-BERT, 2 layers", "loss", "with two ({:.2f} ± {:.2f} and"),
+        ("texts", IN_BLOCK, "CP-BERT, 2 layers", "film_reviews", "and {:.1f} ± {:.1f}). One layer"),
+        ("texts", ONE_IN_BLOCK, "BERT, 6 layers", "loss", "then {:.2f} ± {:.2f} nats ahead of BERT's six"),
+        ("texts", ONE_IN_BLOCK, "BERT, 6 layers", "film_reviews", "(+{:.1f} ± {:.1f} points), two are"),
+        ("texts", IN_BLOCK, "BERT, 6 layers", "loss", "two are {:.2f} ± {:.2f} nats and"),
+        ("texts", IN_BLOCK, "BERT, 6 layers", "film_reviews", "nats and {:.1f} ± {:.1f} points ahead. With"),
+        ("texts", FOUR_IN_BLOCK, "CP-BERT, 4 layers", "loss", "the gain is {:.2f} ± {:.2f} nats"),
+        ("texts", FOUR_IN_BLOCK, "CP-BERT, 4 layers", "film_reviews", "nats (-{:.1f} ± {:.1f} points), and"),
         (
             "images_ablation",
             DEEP.format("each"),
