@@ -24,6 +24,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
 HEADS = ("one head", "two heads with offsets", "four heads with offsets")
 GENERAL = "bottleneck of as many parameters"
+FIRST_BLOCK = "CP-BERT, 4 layers, pooling the first block"
 ONE_IN_BLOCK, IN_BLOCK, FOUR_IN_BLOCK = (
     f"CP-BERT, {layers}, pooling the block" for layers in ("1 layer", "2 layers", "4 layers")
 )
@@ -238,6 +239,8 @@ def difference(name: str, arm: str, control: str, metric: str) -> tuple[float, f
         ("texts", IN_BLOCK, "BERT, 6 layers", "film_reviews", "nats and {:.1f} ± {:.1f} points ahead. With"),
         ("texts", FOUR_IN_BLOCK, "CP-BERT, 4 layers", "loss", "the gain is {:.2f} ± {:.2f} nats"),
         ("texts", FOUR_IN_BLOCK, "CP-BERT, 4 layers", "film_reviews", "nats (-{:.1f} ± {:.1f} points), and"),
+        ("texts", FIRST_BLOCK, FOUR_IN_BLOCK, "loss", "alone it is {:.2f} ± {:.2f} nats lower"),
+        ("texts", FIRST_BLOCK, "BERT, 6 layers", "film_reviews", "they are {:.1f} ± {:.1f} points ahead of BERT's"),
         (
             "images_ablation",
             DEEP.format("each"),
