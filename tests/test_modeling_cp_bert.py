@@ -165,6 +165,18 @@ def test_an_entirely_padded_example_leaves_the_others_alone_and_all_finite(case,
     assert_same_outputs(found, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("placement", ["attention", "block"])
+def test_the_gradient_of_an_entirely_padded_example_is_bounded(placement):
+    norms = []
+    for rows in (2, 3):
+        model, inputs = CLASSIFIER.model(pool_placement=placement), CLASSIFIER.inputs()
+        inputs = {name: each[:rows].clone() for name, each in inputs.items()}
+        inputs["attention_mask"][2:] = 0
+        model(**inputs, labels=torch.tensor([0, 1, 1])[:rows]).loss.backward()
+        norms.append(torch.stack([each.grad.norm() for each in model.parameters() if each.grad is not None]).norm())
+    assert norms[1] < 10 * norms[0]
+
+
 # -------------------------------------------------------------------------------------------------- packed rows
 
 PACKED = ((5, 4, 3), (12,), (2, 6))  # the lengths of the sequences in each row; the rest is padding
@@ -275,18 +287,6 @@ def test_trainer_finds_the_columns_of_the_pooling(case, tmp_path):
     training._set_signature_columns_if_needed()
     assert {"pool_mask", "pool_segments", "attention_mask", "position_ids"} <= {*training._signature_columns}
     assert "kwargs" in inspect.signature(case.model_class.forward).parameters
-
-
-@pytest.mark.parametrize("placement", ["attention", "block"])
-def test_the_gradient_of_an_entirely_padded_example_is_bounded(placement):
-    norms = []
-    for rows in (2, 3):
-        model, inputs = CLASSIFIER.model(pool_placement=placement), CLASSIFIER.inputs()
-        inputs = {name: each[:rows].clone() for name, each in inputs.items()}
-        inputs["attention_mask"][2:] = 0
-        model(**inputs, labels=torch.tensor([0, 1, 1])[:rows]).loss.backward()
-        norms.append(torch.stack([each.grad.norm() for each in model.parameters() if each.grad is not None]).norm())
-    assert norms[1] < 10 * norms[0]
 
 
 @every_variant

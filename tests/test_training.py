@@ -164,4 +164,3 @@ def test_trainer_makes_the_optimiser_itself(tmp_path):
 def test_trainer_s_own_optimiser_is_left_where_nothing_is_asked_for(tmp_path):
     model = MODELS["cp_vit"]()
     assert make_optimizer(model, arguments(tmp_path)) is None
-    assert make_optimizer(model, arguments(tmp_path, do_train=False), 1e-2, 0.5) is None

@@ -409,10 +409,11 @@ class EpochCallback(TrainerCallback):
 class TaskTrainer(Trainer):
     """A Trainer with learning rates of their own, see [`make_optimizer`], and with checkpoints that it finds again."""
 
+    optimizer: torch.optim.Optimizer | None
+
     def __init__(
         self, *args: Any, pool_learning_rate: float | None = None, layer_decay: float | None = None, **kwargs: Any
     ):
-        self.optimizer: torch.optim.Optimizer | None
         super().__init__(*args, **kwargs)
         self.pool_learning_rate, self.layer_decay = pool_learning_rate, layer_decay
 
@@ -443,7 +444,7 @@ def make_optimizer(
 ) -> torch.optim.Optimizer | None:
     """The optimiser that the arguments name, with a learning rate of the pooling's own or one that decays with the
     depth; None, for Trainer's own, where neither is asked for."""
-    if not training.do_train or (pool_learning_rate is None and layer_decay is None):
+    if pool_learning_rate is None and layer_decay is None:
         return None
     groups = param_groups(model, training.learning_rate, pool_learning_rate, training.weight_decay, layer_decay or 1.0)
     optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(training, model)
