@@ -154,6 +154,15 @@ def test_the_saved_tokenizer_is_the_one_that_was_trained(trained, tokenizer):
 # Packing
 
 
+def test_held_out_rows_are_the_same_however_many_processes_make_them(trained, tmp_path, seen):
+    for workers in ("1", "2"):
+        texts = make_data(tmp_path / f"texts-{workers}")  # files of their own, or the first rows would be found again
+        more = ["--do_eval", "--model_name_or_path", trained, "--preprocessing_num_workers", workers]
+        mlm(texts, tmp_path / workers, *more)
+    half = len(seen["validation"]) // 2
+    assert half and same(seen["validation"][:half], seen["validation"][half:])
+
+
 @settings(deadline=None)
 @given(st.lists(st.integers(2, 16), max_size=30))
 def test_packing_loses_no_text_and_overfills_no_row(lengths):
