@@ -24,6 +24,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
 HEADS = ("one head", "two heads with offsets", "four heads with offsets")
 GENERAL = "bottleneck of as many parameters"
+STOCK = "BERT, 2 layers"
 FIRST_BLOCK = "CP-BERT, 4 layers, pooling the first block"
 ONE_IN_BLOCK, IN_BLOCK, FOUR_IN_BLOCK = (
     f"CP-BERT, {layers}, pooling the block" for layers in ("1 layer", "2 layers", "4 layers")
@@ -320,6 +321,32 @@ def difference(name: str, arm: str, control: str, metric: str) -> tuple[float, f
 def test_what_is_said_beside_the_tables_is_what_results_hold(name, arm, control, metric, said):
     mean, half = difference(name, arm, control, metric)
     assert said.format(abs(mean), half) in " ".join(RESULTS.split())
+
+
+@pytest.mark.parametrize(
+    ("metric", "arms", "said"),
+    [
+        ("film_reviews", {"texts_long": STOCK, "texts": STOCK}, "({:.1f} and {:.1f} %)"),
+        ("film_reviews", {"texts_alternatives": STOCK, "texts": STOCK}, "to {:.1f} %, against {:.1f} %"),
+        ("accuracy", {"images_ablation": "4 layers, no pooling"}, "it reaches {:.1f} %"),
+    ],
+)
+def test_the_means_beside_the_tables_are_what_results_hold(metric, arms, said):
+    assert said.format(*(mean(name, arm, metric) for name, arm in arms.items())) in " ".join(RESULTS.split())
+
+
+def test_the_losses_of_pooled_blocks_are_what_results_hold():
+    four, one = (mean("texts", arm, "loss") for arm in (FOUR_IN_BLOCK, ONE_IN_BLOCK))
+    assert f"({four:.2f} and {one:.2f})" in RESULTS
+
+
+def mean(name: str, arm: str, metric: str) -> float:
+    """Over five seeds."""
+    experiment = Experiment.read(ROOT / "configs" / "experiments" / f"{name}.yaml")
+    of = next(each for each in TASKS[experiment.task].metrics if each.name == metric)
+    reached = values(read_results(experiment, ROOT / "results" / f"{name}.csv"), of, arm, experiment.train_samples[0])
+    assert len(reached) == 5
+    return statistics.mean(reached.values())
 
 
 def test_what_a_classifier_of_the_mean_gains_is_what_results_hold():
