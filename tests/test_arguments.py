@@ -125,3 +125,11 @@ def test_tokens_are_not_saved(tmp_path):
     save_arguments(tmp_path / "saved.yaml", task, training)
     saved = (tmp_path / "saved.yaml").read_text()
     assert "hf_secret" not in saved and "hub_token" not in saved
+
+
+def test_the_help_says_first_how_to_configure_a_run_and_of_each_option_what_it_does():
+    text = " ".join(ArgumentParser([TaskArguments, TrainingArguments]).format_help().split())
+    assert text.startswith("usage: ") and "[--config FILE] [options]" in text[:80]
+    assert text.index("--config FILE YAML") < text.index("--task TASK")
+    assert "--no-dataloader-pin-memory sets --dataloader_pin_memory to false --" in text
+    assert "default: None" not in text

@@ -34,6 +34,14 @@ PUSH_HELP = {
 }
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """With the defaults of the options that have one, where their help does not say it already."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        told = action.nargs == 0 or action.default in (None, "", "{}", {}, []) or "default" in (action.help or "")
+        return action.help if told else super()._get_help_string(action)
+
+
 class ArgumentParser(HfArgumentParser):
     """Parses `--config FILE` and options into dataclasses.
 
@@ -44,19 +52,33 @@ class ArgumentParser(HfArgumentParser):
     """
 
     def __init__(self, dataclass_types: Sequence[type], **kwargs: Any):
-        super().__init__(dataclass_types, allow_abbrev=False, **kwargs)
-        self.add_argument("--config", help="YAML file with any of these options; those on the command line win")
+        super().__init__(
+            dataclass_types,
+            allow_abbrev=False,
+            parents=[self._config_parser()],
+            formatter_class=HelpFormatter,
+            usage="%(prog)s [--config FILE] [options]",
+            **kwargs,
+        )
+        for name, option in self._option_string_actions.items():
+            if name.startswith("--no_") and name.replace("--no_", "--") in self._option_string_actions:
+                option.help = f"sets {name.replace('--no_', '--')} to false"
         if resume := self._option_string_actions.get("--resume_from_checkpoint"):
             resume.help = "last: go on with the run in output_dir, from its last checkpoint; or a checkpoint's folder"
         for name, text in PUSH_HELP.items():
             if option := self._option_string_actions.get(f"--{name}"):
                 option.help = text
 
+    @staticmethod
+    def _config_parser() -> argparse.ArgumentParser:
+        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        text = "YAML file with any of these options; those on the command line win"
+        parser.add_argument("--config", metavar="FILE", help=text)
+        return parser
+
     def parse(self, args: Sequence[str] | None = None) -> tuple[Any, ...]:
         """The dataclasses, in the order in which their types were given."""
-        config_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        config_parser.add_argument("--config")
-        known, rest = config_parser.parse_known_args(args)
+        known, rest = self._config_parser().parse_known_args(args)
         from_file = self._read(Path(known.config)) if known.config is not None else []
         *parsed, unknown = self.parse_args_into_dataclasses(
             [*from_file, *rest], return_remaining_strings=True, look_for_args_file=False

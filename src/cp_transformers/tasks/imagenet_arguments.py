@@ -26,7 +26,7 @@ class ImageNetArguments:
     )
     model_type: str = field(default="cp_vit", metadata={"help": f"of a new model: one of {', '.join(CONFIGS)}"})
     model_config: str = field(
-        default="{}", metadata={"help": "of a new model: fields of its configuration, a mapping (here as JSON)"}
+        default="{}", metadata={"help": "of a new model: fields of its configuration, e.g. '{\"num_hidden_layers\": 2}'"}
     )
     pool_config: str = field(
         default="{}", metadata={"help": "the same, for the pool_ fields, which a stock model leaves out"}
