@@ -139,14 +139,31 @@ def test_fixed_pooling_is_pooling_with_these_sizes_and_weights(pool, inputs, opt
     assert bool(list(control.parameters())) is not (fixed_sizes and fixed_weights)
 
 
+@pytest.mark.parametrize(("num_dims", "grid_size"), [(1, None), (2, (3, 4))])
+def test_a_shifted_gaussian_has_the_offsets_that_the_pool_starts_with_and_learns_them(inputs, num_dims, grid_size):
+    tokens, mask = inputs
+    tokens = tokens * mask[..., None]
+    pool = ContextPool(8, pool_num_heads=4, pool_max_offset=2.0, num_dims=num_dims)
+    torch.nn.init.zeros_(pool.proj.weight)  # what is predicted is the bias then, for every token
+    weights, sigma, offsets = pool.predict(tokens, mask=mask, grid_size=grid_size)
+    assert (offsets[:, 0] - offsets[:, 1]).abs().max() > 0.5
+    expected = context_pool(
+        tokens, torch.zeros_like(weights), torch.full_like(sigma, 0.7), offsets, mask=mask, grid_size=grid_size
+    )
+    control = CONTROLS["fixed"](pool, sigma=0.7, equal_weights=True)
+    pooled, _ = control(tokens, mask=mask, grid_size=grid_size)
+    torch.testing.assert_close(pooled, expected)
+    pooled[mask].square().sum().backward()
+    assert [name for name, _ in control.named_parameters()] == ["shift"]
+    assert (control.shift.grad != 0).all()
+
+
 def test_controls_that_cannot_be_are_refused(pool):
     with pytest.raises(ValueError, match="choose one of fixed, depthwise"):
         replace_pools(torch.nn.Identity(), "depthwize")
     resnet = CPResNetForImageClassification(CPResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1]))
     with pytest.raises(ValueError, match="has no ContextPool"):
         replace_pools(resnet, "depthwise")
-    with pytest.raises(ValueError, match="set pool_max_offset to 0"):
-        CONTROLS["fixed"](ContextPool(8, pool_max_offset=1.0), sigma=1.0, equal_weights=True)
     with pytest.raises(ValueError, match="no packed rows"):
         CONTROLS["mean"](ContextPool(8))(torch.zeros(1, 2, 8), segments=torch.ones(1, 2))
 

@@ -1,6 +1,7 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
-"""The README: its code runs, in order, as it stands, and its table of fields is the configuration's."""
+"""The README, the pages that it links to, and that of the results: their code runs, in order, as it stands, and their
+figures are those of the files."""
 
 import csv
 import json
@@ -42,8 +43,9 @@ SWIN, POOLFORMER = "Swin, 2 + 2 layers", "PoolFormer, 2 + 2 layers"
 
 
 def test_the_code_runs(tmp_path):
-    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(blocks) == 9
+    pages = [README, *((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("onnx.md", "sharing.md"))]
+    blocks = re.findall(r"```python\n(.*?)```", "\n".join(pages), flags=re.DOTALL)
+    assert len(blocks) == 10
     result = subprocess.run(
         [sys.executable, "-c", "\n".join(blocks)], cwd=tmp_path, capture_output=True, text=True, check=False
     )
@@ -378,19 +380,6 @@ def test_the_table_of_learning_rates_is_what_results_hold():
         assert f"| {model} | {f'{rate:g}' if rate else '-'} | {accuracy:.2f} | {gate} |" in RESULTS
 
 
-def test_the_table_of_pretraining_is_what_results_hold():
-    with (ROOT / "results" / "pretraining.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    for model in dict.fromkeys(row["model"] for row in rows):
-        runs = [row for row in rows if row["model"] == model]
-        assert len(runs) == 3 and len({row["perplexity"] for row in runs}) == 1
-        size, perplexity = int(runs[0]["parameters"]) / 1e6, float(runs[0]["perplexity"])
-        accuracies = [100 * float(row["film_review_accuracy"]) for row in runs]
-        after = f"{statistics.mean(accuracies):.2f} ± {statistics.stdev(accuracies):.2f}"
-        right = 100 * float(runs[0]["masked_accuracy"])
-        assert f"| {model} | {size:.2f} M | {perplexity:.1f} | {right:.2f} | {after} |" in RESULTS
-
-
 def test_the_table_of_distillation_is_what_results_hold():
     with (ROOT / "results" / "distillation.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -435,7 +424,7 @@ def results(name: str) -> list[dict[str, str]]:
 
 def cost_table(rows: list[dict[str, str]]) -> str:
     lines = [
-        "| block | tokens | forward, one head | two heads | four heads | all scales | dense | arithmetic "
+        "| block | tokens | forward, one head | two heads | four heads | one, spread | one, dense | FLOPs "
         "| training, one head | two heads | four heads |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
@@ -462,6 +451,34 @@ def models_table(rows: list[dict[str, str]]) -> str:
                 continue
             times = {row["pass"]: 1 / float(row["ratio"]) for row in own if row["model"] == name}
             lines.append(f"| {group}: {name} | {times['forward']:.2f} | {times['training']:.2f} |")
+    return "\n".join(lines)
+
+
+def short_cost_table(rows: list[dict[str, str]]) -> str:
+    lines = [
+        "| block | tokens | forward, one head | four heads | training, one head | four heads | FLOPs, one head |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for line in cost_table(rows).splitlines()[2:]:
+        block, tokens, one, _, four, _, _, flops, one_trained, _, four_trained = line.strip("| ").split(" | ")
+        if tokens not in ("2048", "8192"):
+            lines.append(f"| {block} | {tokens} | {one} | {four} | {one_trained} | {four_trained} | {flops} |")
+    return "\n".join(lines)
+
+
+def short_models_table(rows: list[dict[str, str]]) -> str:
+    times = dict(line.strip("| ").split(" | ", maxsplit=1) for line in models_table(rows).splitlines()[2:])
+    lines = [
+        "| two thirds of the layers of | without pooling, forward | in training | with, forward | in training |",
+        "|---|---|---|---|---|",
+    ]
+    for name, ratios in times.items():
+        group, model = name.split(": ")
+        if model.endswith("8 layers") or model.endswith(" 4 layers"):
+            if model.startswith("CP-"):
+                lines[-1] += f" {ratios} |"
+            else:
+                lines.append(f"| {group} | {ratios} |")
     return "\n".join(lines)
 
 
@@ -562,13 +579,15 @@ def test_what_is_said_of_runtimes_is_what_results_hold():
 @pytest.mark.parametrize(
     ("table", "name", "text"),
     [
-        (cost_table, "benchmark_pooling", README),
-        (models_table, "benchmark_models", README),
+        (cost_table, "benchmark_pooling", RESULTS),
+        (models_table, "benchmark_models", RESULTS),
+        (short_cost_table, "benchmark_pooling", README),
+        (short_models_table, "benchmark_models", README),
         (profile_table, "pooling_profile", RESULTS),
         (error_table, "linear_pool_error", RESULTS),
         (runtimes_table, "runtimes", RESULTS),
     ],
-    ids=["pooling", "models", "profile", "error", "runtimes"],
+    ids=["pooling", "models", "pooling, short", "models, short", "profile", "error", "runtimes"],
 )
 def test_the_tables_of_costs_are_what_results_hold(table, name, text):
     assert table(results(name)) in text

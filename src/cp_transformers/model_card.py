@@ -94,7 +94,7 @@ def make_card(
     """The card of a checkpoint.
 
     Args:
-        folder: the checkpoint, as `convert`, `glue`, `imagenet` or `mlm` has written it.
+        folder: the checkpoint, as `convert`, `glue`, `imagenet`, `mlm` or `distill` has written it.
         name: the id on the Hub, or another name that the card gives to the model.
         base_model: the id on the Hub of the model that it was made from; default: what its records say.
         license: of the checkpoint, as the Hub names licences; default: its source's, as the record has it.
@@ -259,12 +259,13 @@ def _write_eval_results(folder: Path) -> None:
     data = training["data"]
     main: dict[str, dict[str, Any]] = {}
     for each in training["evaluations"]:
-        if each["metric"] != "loss":
+        if each["metric"] not in ("loss", "agreement") and "[" not in each["split"]:  # of a slice
             main.setdefault(each["split"], each)
     entries = [
         EvalResultEntry(
             data["name"],
-            (data.get("config") or "default") + split.removeprefix("validation"),  # GLUE's mnli_matched is one
+            # GLUE's mnli_matched is one
+            (data.get("config") or "default") + split.removeprefix("validation").removeprefix("test"),
             each["value"],
             notes=f"{split}, {each['name']}",
         )
@@ -447,7 +448,7 @@ def main(args: Sequence[str] | None = None) -> None:
         "conversion.json, and training.json of the run that trained it.",
         allow_abbrev=False,
     )
-    parser.add_argument("folder", help="a CP checkpoint, as convert, glue, imagenet or mlm has written it")
+    parser.add_argument("folder", help="a CP checkpoint, as convert, glue, imagenet, mlm or distill has written it")
     parser.add_argument("--name", help="the model's id on the Hub, or another name (default: the folder's)")
     parser.add_argument("--base-model", help="id on the Hub of the model that it was made from (default: as recorded)")
     parser.add_argument("--license", help="the checkpoint's licence, for example apache-2.0 (default: as recorded)")

@@ -11,6 +11,7 @@ import dataclasses
 import enum
 import json
 import os
+import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -32,6 +33,17 @@ PUSH_HELP = {
     "hub_always_push": "not used: the push comes at the end",
     "hub_token": "refused, since Trainer would write it to output_dir: set HF_TOKEN, or log in with `hf auth login`",
 }
+
+
+class Loader(yaml.SafeLoader):
+    """Without YAML 1.1's numbers to the base of 60: the pair 1:2 is one."""
+
+
+Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:int"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?\d+$"), list("-+0123456789"))
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -86,6 +98,9 @@ class ArgumentParser(HfArgumentParser):
         if unknown:
             name = unknown[0].split("=")[0]
             self.error(f"there is no option {name}{self._nearest(name.lstrip('-'))}")
+        for each in parsed:
+            if isinstance(each, TrainingArguments):  # which takes that of `accelerate launch`, but does not say so
+                each.bf16, each.fp16 = (each.mixed_precision == name for name in ("bf16", "fp16"))
         return tuple(parsed[: len(list(self.dataclass_types))])
 
     def error(self, message: str) -> NoReturn:
@@ -96,7 +111,7 @@ class ArgumentParser(HfArgumentParser):
         if not path.is_file():
             raise FileNotFoundError(f"There is no file {path}, which --config names.")
         try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+            values = yaml.load(path.read_text(encoding="utf-8"), Loader)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
         if not isinstance(values, dict):
@@ -106,7 +121,7 @@ class ArgumentParser(HfArgumentParser):
             if f"--{name}" not in self._option_string_actions or name in ("config", "help"):
                 self.error(f"{path}: there is no option {name}{self._nearest(str(name))}")
             if isinstance(value, list):
-                options += [f"--{name}", *map(_as_option, value)]
+                options += [f"--{name}", *map(_as_option, value)] if value else []
             elif value is not None:  # as if the line were not there
                 choices = self._option_string_actions[f"--{name}"].choices or ()
                 value = "no" if value is False and "no" in choices else value  # which YAML takes for a boolean

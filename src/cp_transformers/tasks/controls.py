@@ -19,7 +19,8 @@ def channels_of(pool: ContextPool) -> int:
 
 
 class FixedContextPool(ContextPool):
-    """ContextPool of which the sizes, the weights or both do not depend on the tokens.
+    """ContextPool of which the sizes, the weights or both do not depend on the tokens. With both it is a
+    Gaussian; with offsets one a head, each at a distance from the token that is a parameter.
 
     Args:
         pool: what it takes the place of, and the options from.
@@ -42,9 +43,9 @@ class FixedContextPool(ContextPool):
         )
         self.load_state_dict(pool.state_dict())
         self.sigma, self.equal_weights = sigma, equal_weights
-        if sigma is not None and equal_weights:  # a Gaussian: nothing is left to predict
+        if sigma is not None and equal_weights:  # nothing is left to predict
             if self.pool_max_offset:
-                raise ValueError("A fixed Gaussian has no offsets: set pool_max_offset to 0.")
+                self.shift = nn.Parameter(pool.proj.bias.detach().view(self.pool_num_heads, 1, -1)[..., 2:].clone())
             del self.reduce, self.conv, self.proj
 
     def predict(
@@ -52,7 +53,10 @@ class FixedContextPool(ContextPool):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         if self.sigma is not None and self.equal_weights:
             weights = hidden_states.new_zeros(len(hidden_states), self.pool_num_heads, hidden_states.shape[1])
-            return weights, torch.full_like(weights, self.sigma), None
+            offsets = None
+            if self.pool_max_offset:
+                offsets = (self.pool_max_offset * self.shift.tanh()).expand(*weights.shape, self.num_dims)
+            return weights, torch.full_like(weights, self.sigma), offsets
         weights, sigma, offsets = super().predict(hidden_states, *args, **kwargs)
         sigma = sigma if self.sigma is None else torch.full_like(sigma, self.sigma)
         return torch.zeros_like(weights) if self.equal_weights else weights, sigma, offsets

@@ -116,6 +116,8 @@ class DistillArguments:
         given = [self.dataset_name, self.train_file or self.validation_file, self.data_dir]
         if sum(each is not None for each in given) != 1:
             raise ValueError("Give the data by one of --dataset_name, --data_dir, or --train_file/--validation_file.")
+        if self.dataset_name is None:  # files have no other splits
+            self.train_split, self.validation_split = "train", "validation"
         for name in ("crop_min_scale", "flip"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1, not {getattr(self, name)}.")
@@ -193,11 +195,9 @@ def run(
     )
 
     def evaluate() -> dict[str, float]:
-        # Of what Trainer does to the last batch, and in half precision to the model, nothing is to stay.
+        # Of what Trainer does in half precision to the model nothing is to stay.
         weights = copy.deepcopy(model.state_dict()) if training.bf16_full_eval or training.fp16_full_eval else None
-        trainer.args.dataloader_drop_last = False
         measured = trainer.evaluate()
-        trainer.args.dataloader_drop_last = training.dataloader_drop_last
         if weights is not None:
             model.float().load_state_dict(weights)
         return {name: measured[f"eval_{name}"] for name in SCORES if f"eval_{name}" in measured}
@@ -219,7 +219,12 @@ def run(
         "asked": asked,
     }
     figures = [
-        {"split": arguments.validation_split, "metric": "loss", "name": f"{name} against the teacher", "value": value}
+        {
+            "split": arguments.validation_split,
+            "metric": "agreement" if name == "agreement" else "loss",
+            "name": f"{name} against the teacher",
+            "value": value,
+        }
         for name, value in metrics.get("after", {}).items()
     ]
     finish(training, arguments, results, figures, arguments.model_name_or_path, teacher=distillation.teacher)
@@ -240,6 +245,8 @@ def _check(arguments: DistillArguments, training: TrainingArguments, distillatio
             raise FileNotFoundError(f"There is no file {file}.")
     if training.do_predict:
         raise ValueError("There is nothing to predict without labels: leave out --do_predict.")
+    if training.label_smoothing_factor:
+        raise ValueError("There are no labels to smooth: leave out --label_smoothing_factor.")
     check_output(training, arguments, distillation)
 
 

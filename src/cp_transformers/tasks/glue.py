@@ -42,6 +42,7 @@ from .runs import (
     BestCallback,
     EpochCallback,
     asked_for,
+    check_finite,
     check_metrics,
     check_output,
     draw_new_head,
@@ -49,6 +50,8 @@ from .runs import (
     load_config,
     load_model,
     load_tokenizer,
+    only_logits,
+    results_file,
     resume,
     start_output,
 )
@@ -104,7 +107,7 @@ def run(
         of_seed.seed = seed
         folder = output / f"seed-{seed}" if arguments.seeds else output
         of_seed.output_dir = str(folder)
-        if training.resume_from_checkpoint == "last" and (results := finished(folder / "results.json", asked)):
+        if training.resume_from_checkpoint == "last" and (results := finished(results_file(of_seed), asked)):
             runs[str(seed)] = results["metrics"]
             continue
         if arguments.seeds:
@@ -116,7 +119,7 @@ def run(
             record(of_seed, arguments, {**of_run, "asked": asked}, _figures(runs[str(seed)]))
     results = {"task": arguments.task, "data": data_name, "model": model, **_summary(runs), "asked": asked}
     if arguments.seeds and training.process_index == 0:
-        write_json(output / "results.json", results)
+        write_json(results_file(training), results)
     elif not arguments.seeds:
         record(training, arguments, results, _figures(results["metrics"]))
     return results
@@ -296,7 +299,7 @@ def _run_all(
             mine, own = of_task("ax", str(output / "mnli" / part), output / "ax" / part)
             own.do_train = own.do_eval = False
             own.eval_strategy = "no"
-            diagnostic[part] = dataclasses.replace(mine, seeds=[]), own
+            diagnostic[part] = dataclasses.replace(mine, seeds=[], new_head=False), own
     with training.main_process_first():
         for mine, own in (*planned.values(), *diagnostic.values()):
             # What is wrong with any of them is said before the first is trained.
@@ -377,10 +380,11 @@ def _run_seed(
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
         references = prediction.label_ids if to_task is None else to_task[prediction.label_ids]
+        check_finite(prediction.predictions)
         outputs, labels = torch.from_numpy(prediction.predictions).float(), torch.from_numpy(prediction.label_ids)
         # Trainer's own is a mean over batches, filled up with repeated examples where several processes share them.
         mean = F.mse_loss(outputs.squeeze(-1), labels) if to_task is None else F.cross_entropy(outputs, labels)
-        values = {"mean_loss": mean.item()}
+        values = {"loss": mean.item()}
         for metric in metrics:
             computed = metric.compute(predictions=to_numbers(prediction.predictions), references=references)
             values.update(computed or {})
@@ -392,6 +396,7 @@ def _run_seed(
         data_collator=DataCollatorWithPadding(tokenizer),
         train_dataset=encoded.get(("train", "train")),
         eval_dataset=encoded.get(("eval", task.validation[0])) if task.validation else None,
+        preprocess_logits_for_metrics=only_logits,
         compute_metrics=compute_metrics,
         processing_class=tokenizer,
         pool_learning_rate=arguments.pool_learning_rate,
@@ -413,14 +418,12 @@ def _run_seed(
         trainer.save_model()
         trainer.accelerator.wait_for_everyone()
 
-    # Trainer would sort or cut off what is evaluated and predicted, too.
-    trainer.args.train_sampling_strategy, trainer.args.dataloader_drop_last = "random", False
     values: dict[str, dict[str, float]] = {}
     if training.do_eval:
         for split in task.validation:
             measured = trainer.evaluate(encoded["eval", split])
             own = {name: measured[f"eval_{name}"] for name in _names(task)}
-            values[split] = {"loss": measured["eval_mean_loss"], **own}
+            values[split] = {"loss": measured["eval_loss"], **own}
     if training.do_predict:
         for split, name in task.server_files.items():
             predicted = to_numbers(trainer.predict(encoded["predict", split]).predictions)

@@ -167,7 +167,7 @@ def match_labels(names: Sequence[str] | None, config: PreTrainedConfig, where: s
         if theirs == [f"label {index}" for index in range(count)]:
             return list(range(count))
         # Lists of ImageNet's names differ in the few that occur twice in it, such as crane.
-        if sum(one == other for one, other in zip(ours, theirs)) >= 0.95 * count:
+        if count == 1000 and sum(one == other for one, other in zip(ours, theirs)) >= 0.95 * count:
             return list(range(count))
     unknown = next((name for name, plain in zip(names, ours) if plain not in theirs), names[0])
     raise ValueError(
@@ -175,6 +175,24 @@ def match_labels(names: Sequence[str] | None, config: PreTrainedConfig, where: s
         f"{getattr(config, 'name_or_path', '') or 'the model'} ({', '.join(theirs[:3])}, "
         "...); use another checkpoint, or train a new head with --do_train and --new_head."
     )
+
+
+def match_validation(data: LabelledImages, config: PreTrainedConfig, real: bool) -> list[int] | None:
+    """[`match_labels`], for an evaluation.
+
+    Raises:
+        ValueError: the labels cannot be matched; or there are `real` labels as well, and the model's classes are in
+            another order than the data's.
+    """
+    labels = match_labels(data.names, config, data.where)
+    numbers = data.names is not None and all(each.isdecimal() for each in data.names)
+    if real and labels is not None and labels != sorted(labels) and not numbers:
+        raise ValueError(
+            f"ReaL labels are numbers in ImageNet's order, and the classes of {data.where} are in another than those "
+            f"of {getattr(config, 'name_or_path', '') or 'the model'}: leave out --real_labels, or name the folders "
+            "of the classes by their numbers."
+        )
+    return labels
 
 
 def _plain(name: str) -> str:
@@ -188,8 +206,23 @@ def model_label(label: int, to_model: Sequence[int] | None, num_labels: int, whe
         ValueError: there is none.
     """
     if not isinstance(label, int) or not 0 <= label < (num_labels if to_model is None else len(to_model)):
-        raise ValueError(f"{where} has the label {label!r}; the model has {num_labels}, from 0.")
+        raise ValueError(
+            f"{where} has the label {label!r}, and labels must be whole numbers from 0 to {num_labels - 1}; of a new "
+            "model or head --num_labels says how many there are."
+        )
     return label if to_model is None else to_model[label]
+
+
+def check_labels(data: LabelledImages, num_labels: int) -> None:
+    """Looks at all labels, of rows that are not streamed, for [`model_label`].
+
+    Raises:
+        ValueError: one is not a number of a label.
+    """
+    if isinstance(data.rows, Dataset):
+        known = num_labels if data.names is None else len(data.names)
+        for label in data.rows.unique("label"):
+            model_label(label, None, known, data.where)
 
 
 # Where Exif has the orientation of the camera, and by its values what PIL (by `Image.Transpose`) does about it.
@@ -200,7 +233,11 @@ class CorruptImage(Exception):
     """An image that cannot be read; the message names it."""
 
 
-def decode(image: dict[str, Any]) -> Any:
+# What PIL's readers raise at damaged files.
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, RuntimeError)
+
+
+def decode(image: dict[str, Any] | None) -> Any:
     """A PIL image in RGB.
 
     Raises:
@@ -208,13 +245,15 @@ def decode(image: dict[str, Any]) -> Any:
     """
     from PIL import Image as PILImage
 
+    if image is None:
+        raise CorruptImage("an image: it is missing")
     path, content = image.get("path"), image.get("bytes")
     try:
         with PILImage.open(str(path) if content is None else io.BytesIO(content)) as opened:
             # Not by ImageOps, which writes the metadata anew and fails where they are damaged.
             turn = TURNS.get(opened.getexif().get(ORIENTATION, 1))
             return _in_rgb(opened if turn is None else opened.transpose(PILImage.Transpose(turn)))
-    except (OSError, SyntaxError, ValueError, EOFError, PILImage.DecompressionBombError) as error:
+    except (*UNREADABLE, PILImage.DecompressionBombError) as error:
         unknown = isinstance(error, PILImage.UnidentifiedImageError)  # whose message has an address in memory
         reason = "no image of a known kind" if unknown else " ".join(str(error).split())
         raise CorruptImage(f"{path or 'an image'}: {reason}") from error
@@ -405,7 +444,9 @@ class Augmentation:
         if self.flip:
             steps.append(v2.RandomHorizontalFlip(self.flip))
         if self.rand_augment:
-            steps.append(v2.RandAugment(magnitude=self.rand_augment, interpolation=mode))
+            no_turns = mode == v2.InterpolationMode.LANCZOS  # by which PIL resizes alone
+            of_turns = v2.InterpolationMode.BICUBIC if no_turns else mode
+            steps.append(v2.RandAugment(magnitude=self.rand_augment, interpolation=of_turns))
         steps += [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(self.mean), list(self.std))]
         if self.random_erasing:
             steps.append(v2.RandomErasing(self.random_erasing))

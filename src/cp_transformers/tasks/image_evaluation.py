@@ -257,7 +257,7 @@ class Preprocessed(torch.utils.data.Dataset):
         return self.read(self.rows[index])
 
     def read(self, row: dict[str, Any]) -> dict[str, Any]:
-        example = {"label": row["label"], "path": row["image"].get("path"), "pixel_values": None}
+        example = {"label": row["label"], "path": (row["image"] or {}).get("path"), "pixel_values": None}
         try:
             return {**example, "pixel_values": self.preprocessing(decode(row["image"]))}
         except CorruptImage as error:

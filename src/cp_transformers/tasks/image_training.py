@@ -4,6 +4,7 @@
 
 import copy
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,8 +40,10 @@ from .image_data import (
     Preprocessing,
     TrainingImages,
     as_pair,
+    check_labels,
     load_processor,
     match_labels,
+    match_validation,
     model_label,
     normalization,
     resolve_preprocessing,
@@ -52,10 +55,12 @@ from .runs import (
     BestCallback,
     EpochCallback,
     Stream,
+    check_finite,
     draw_new_head,
     load_config,
     load_model,
     new_config,
+    only_logits,
     resume,
 )
 
@@ -89,6 +94,14 @@ def make_model(
             config = load_config(name, AutoModelForImageClassification, **labels)
         else:
             match_labels(data.names, config, data.where)
+            theirs = [str(label) for label in config.id2label.values()]
+            numbered = data.names is not None and all(each.isdecimal() for each in data.names)
+            named = not all(re.fullmatch(r"(LABEL_)?\d+", each) for each in theirs)
+            if numbered and named and len(theirs) != 1000:  # ImageNet's, which may well be in numbered folders
+                raise ValueError(
+                    f"The classes of {data.where} are numbers, and those of {name} have names "
+                    f"({', '.join(theirs[:3])}, ...): train a new head with --new_head, or name the folders so."
+                )
         size = getattr(config, "image_size", None) if "vit" in config.model_type else None
         if size is not None and arguments.image_size is not None and as_pair(size) != as_pair(arguments.image_size):
             raise ValueError(f"{name} is for images of {size}; fine-tune it without --image_size.")
@@ -128,7 +141,11 @@ def train_model(
     """
     output = Path(training.output_dir)
     config, processor, load = make_model(arguments, train)
-    of_validation = None if validation is None else match_labels(validation.names, config, validation.where)
+    check_labels(train, config.num_labels)
+    of_validation = None
+    if validation is not None:
+        check_labels(validation, config.num_labels)
+        of_validation = match_validation(validation, config, arguments.real_labels is not None)
     own = resolve_preprocessing(processor, arguments.image_size, arguments.crop_pct, arguments.interpolation)
     for name, value in own.options.items():  # what is saved is to see images as the model was trained to
         setattr(processor, name, value)
@@ -175,6 +192,7 @@ def train_model(
         eval_dataset=evaluated,
         processing_class=processor,
         compute_loss_func=loss,
+        preprocess_logits_for_metrics=only_logits,
         compute_metrics=top_metrics,
         pool_learning_rate=arguments.pool_learning_rate,
         layer_decay=arguments.layer_decay,
@@ -248,8 +266,8 @@ class _Evaluated(torch.utils.data.Dataset):
 
 def top_metrics(prediction: EvalPrediction) -> dict[str, float]:
     """Top-1 and top-5 accuracy."""
-    logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
-    labels = np.asarray(prediction.label_ids)
+    logits, labels = prediction.predictions, np.asarray(prediction.label_ids)
+    check_finite(logits)
     best = np.argsort(-logits, axis=-1, kind="stable")[:, :5]
     right = (best == labels[:, None])[labels != IGNORED]
     return {"top1": float(right[:, 0].mean()), "top5": float(right.any(axis=1).mean())}
@@ -260,7 +278,8 @@ class EmaCallback(TrainerCallback):
     [`AveragingTrainer`], in each checkpoint.
 
     Args:
-        decay: of the average, a step.
+        decay: of the average, a step; less in the first n, (1 + n) / (10 + n), or a short run would end with the
+            weights of its start.
         checkpoint: folder of a checkpoint to go on from.
     """
 
@@ -269,9 +288,13 @@ class EmaCallback(TrainerCallback):
         self.average: AveragedModel | None = None
 
     def on_train_begin(self, args, state, control, model=None, **kwargs) -> None:
-        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(self.decay), use_buffers=True)
+        self.average = AveragedModel(model, multi_avg_fn=self._step, use_buffers=True)
         if self.checkpoint is not None:
             self.average.load_state_dict(load_tensors(str(Path(self.checkpoint) / EMA_FILE)))
+
+    def _step(self, averaged: Any, current: Any, number: torch.Tensor | int) -> None:
+        steps = int(number)
+        get_ema_multi_avg_fn(min(self.decay, (1 + steps) / (10 + steps)))(averaged, current, number)
 
     def on_step_end(self, args, state, control, model=None, **kwargs) -> None:
         self.average.update_parameters(model)  # type: ignore[union-attr]

@@ -15,18 +15,20 @@ from .arguments import ArgumentParser
 from .distillation import DistillationArguments
 from .image_data import (
     LabelledImages,
+    check_labels,
     load_folder,
     load_images,
     load_processor,
     load_real_labels,
-    match_labels,
+    match_validation,
+    resolve_preprocessing,
     validation_number,
 )
 from .image_evaluation import evaluate_checkpoint
 from .image_training import train_model
 from .imagenet_arguments import ImageNetArguments
 from .records import finish, push
-from .runs import asked_for, check_metrics, check_output, finished, load_config, start_output
+from .runs import asked_for, check_metrics, check_output, finished, load_config, results_file, start_output
 
 
 # Of results.csv.
@@ -58,7 +60,7 @@ def run(
     _check(arguments, training, distillation)
     output = Path(training.output_dir)
     asked = asked_for(training, arguments, distillation)
-    if training.resume_from_checkpoint == "last" and (results := finished(output / "results.json", asked)):
+    if training.resume_from_checkpoint == "last" and (results := finished(results_file(training), asked)):
         push(training)
         return results
     real_labels = None if arguments.real_labels is None else load_real_labels(arguments.real_labels)
@@ -67,19 +69,13 @@ def run(
         data = {split: _load(arguments, split) for split, does in needed.items() if does}
 
     def to_model(name: str) -> list[int] | None:
-        names, where = data["validation"].names, data["validation"].where
-        labels = match_labels(names, load_config(name, AutoModelForImageClassification), where)
-        numbers = names is not None and all(each.isdecimal() for each in names)
-        if real_labels is not None and labels is not None and labels != sorted(labels) and not numbers:
-            raise ValueError(
-                f"ReaL labels are numbers in ImageNet's order, and the classes of {where} are in another than those "
-                f"of {name}: leave out --real_labels, or name the folders of the classes by their numbers."
-            )
-        return labels
+        config = load_config(name, AutoModelForImageClassification)
+        check_labels(data["validation"], config.num_labels)
+        return match_validation(data["validation"], config, real_labels is not None)
 
     checkpoints = {} if training.do_train else {name: to_model(name) for name in arguments.model_name_or_path}
     for name in checkpoints:
-        load_processor(name)  # to know that it is there
+        resolve_preprocessing(load_processor(name), arguments.image_size, arguments.crop_pct, arguments.interpolation)
 
     training = start_output(training, arguments, distillation)
     training.remove_unused_columns = False
@@ -130,6 +126,8 @@ def _check(arguments: ImageNetArguments, training: TrainingArguments, distillati
         raise ValueError("Images that are streamed have no known number: say how long to train with --max_steps.")
     if training.do_eval and (training.fp16_full_eval or (training.fp16 and not training.do_train)):
         raise ValueError("Evaluation is in float32 or bfloat16: give --bf16_full_eval or --bf16 in place of fp16.")
+    if training.do_predict:
+        raise ValueError("Images are evaluated, with labels: give --do_eval in place of --do_predict.")
     if training.eval_strategy != "no" and arguments.streaming:
         raise ValueError("Streamed images are evaluated at the end alone: leave out --eval_strategy.")
     if training.do_train and arguments.ema_decay is not None and training.load_best_model_at_end:

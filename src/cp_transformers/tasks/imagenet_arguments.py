@@ -26,7 +26,8 @@ class ImageNetArguments:
     )
     model_type: str = field(default="cp_vit", metadata={"help": f"of a new model: one of {', '.join(CONFIGS)}"})
     model_config: str = field(
-        default="{}", metadata={"help": "of a new model: fields of its configuration, e.g. '{\"num_hidden_layers\": 2}'"}
+        default="{}",
+        metadata={"help": "of a new model: fields of its configuration, e.g. '{\"num_hidden_layers\": 2}'"},
     )
     pool_config: str = field(
         default="{}", metadata={"help": "the same, for the pool_ fields, which a stock model leaves out"}
@@ -75,7 +76,10 @@ class ImageNetArguments:
     )
     ema_decay: float | None = field(
         default=None,
-        metadata={"help": "average the weights with this decay, and save and evaluate that in the end"},
+        metadata={
+            "help": "average the weights with this decay (a lower one in the first steps), and save and evaluate that "
+            "in the end"
+        },
     )
     pool_learning_rate: float | None = field(
         default=None, metadata={"help": "of the pooling modules; default: that of the rest"}
@@ -86,6 +90,10 @@ class ImageNetArguments:
             raise ValueError(f"model_type must be one of {', '.join(CONFIGS)}, not {self.model_type}.")
         for name in ("model_config", "pool_config"):
             as_mapping(name, getattr(self, name))
+        if self.data_dir is not None and (self.train_split, self.validation_split) != ("train", "validation"):
+            raise ValueError(
+                "train_split and validation_split are for --dataset_name; --data_dir has its own folders."
+            )
         if self.data_dir is not None:
             self.dataset_name = self.dataset_config_name = None
         elif not self.dataset_name:

@@ -41,6 +41,7 @@ from .runs import (
     Stream,
     TaskTrainer,
     asked_for,
+    check_finite,
     check_metrics,
     check_output,
     check_positive,
@@ -51,6 +52,7 @@ from .runs import (
     load_model,
     load_tokenizer,
     new_config,
+    only_logits,
     resume,
     start_output,
 )
@@ -67,7 +69,8 @@ class MlmArguments:
 
     model_type: str = field(default="cp_bert", metadata={"help": f"of a new model: {' or '.join(CONFIGS)}"})
     model_config: str = field(
-        default="{}", metadata={"help": "of a new model: fields of its configuration, e.g. '{\"num_hidden_layers\": 2}'"}
+        default="{}",
+        metadata={"help": "of a new model: fields of its configuration, e.g. '{\"num_hidden_layers\": 2}'"},
     )
     pool_config: str = field(
         default="{}", metadata={"help": "the same, for the pool_ fields, which a stock model leaves out"}
@@ -110,8 +113,9 @@ class MlmArguments:
             raise ValueError(f"model_type must be {' or '.join(CONFIGS)}, not {self.model_type}.")
         for name in ("model_config", "pool_config"):
             as_mapping(name, getattr(self, name))
-        if self.train_file or self.validation_file:
+        if self.train_file or self.validation_file:  # in the place of a data set and its splits
             self.dataset_name = self.dataset_config_name = None
+            self.train_split, self.validation_split = "train", "validation"
         elif not self.dataset_name:
             raise ValueError("Give the texts by --dataset_name, or by --train_file and --validation_file.")
         if self.max_length < 8:
@@ -180,7 +184,6 @@ def run(arguments: MlmArguments, training: TrainingArguments) -> dict[str, Any]:
         trainer.accelerator.wait_for_everyone()
     metrics = {}
     if training.do_eval:
-        trainer.args.dataloader_drop_last = False
         measured = trainer.evaluate()
         metrics = {name: measured[f"eval_{name}"] for name in ("loss", "perplexity", "accuracy", "tokens")}
     results = {
@@ -482,10 +485,10 @@ def _to_evaluate(rows: Dataset, masking: Masking) -> Drawn:
     return masked
 
 
-def score_rows(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def score_rows(outputs: torch.Tensor | tuple, labels: torch.Tensor) -> torch.Tensor:
     """Of each row the sum of the losses of its masked tokens, how many it predicts rightly, and how many there are:
-    `(rows, 3)` from `(rows, tokens, vocabulary)` and `(rows, tokens)`."""
-    masked = labels != IGNORED
+    `(rows, 3)` from logits, `(rows, tokens, vocabulary)`, and labels, `(rows, tokens)`."""
+    logits, masked = only_logits(outputs, labels), labels != IGNORED
     losses = torch.nn.functional.cross_entropy(
         logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
     )
@@ -497,6 +500,7 @@ def sum_scores(prediction: EvalPrediction) -> dict[str, float]:
     """The metrics over all masked tokens, each of the same weight."""
     loss, right, tokens = prediction.predictions.astype("float64").sum(axis=0).tolist()
     mean = loss / tokens
+    check_finite(mean)
     return {"loss": mean, "perplexity": math.exp(min(mean, 700.0)), "accuracy": right / tokens, "tokens": int(tokens)}
 
 

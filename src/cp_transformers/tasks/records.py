@@ -15,14 +15,15 @@ from ..files import write_json
 from ..hub import check_target, push_checkpoint
 from ..model_card import digests, is_made, read_card, read_record, write_card
 from .arguments import resolve
-from .runs import PACKAGED, check_free_space
+from .runs import PACKAGED, check_free_space, results_file
 
 
 # Of all options, those that the record of a run holds: what a reader of a model's card asks for, and no paths.
 RECORDED = """
-seed num_train_epochs max_steps learning_rate pool_learning_rate layer_decay weight_decay lr_scheduler_type
+seed num_train_epochs max_steps learning_rate pool_learning_rate layer_decay weight_decay optim lr_scheduler_type
 warmup_steps per_device_train_batch_size gradient_accumulation_steps max_length max_train_samples max_eval_samples
-mlm_probability whole_word_mask label_smoothing_factor mixup cutmix ema_decay bf16 fp16 metric_for_best_model
+mlm_probability whole_word_mask label_smoothing_factor crop_min_scale flip rand_augment random_erasing mixup cutmix
+ema_decay bf16 fp16 metric_for_best_model early_stopping_patience
 """.split()
 
 
@@ -92,7 +93,8 @@ def finish(
             "model": None if source is None else _describe_model(source),
             "teacher": None if teacher is None else _describe_model(teacher),
             "data": {**describe_data(arguments), "config": config_name or values.get("dataset_config_name")},
-            "options": {name: values[name] for name in RECORDED if name in values},
+            "options": {name: values[name] for name in RECORDED if name in values}
+            | ({"processes": training.world_size} if training.world_size > 1 else {}),
             "evaluations": list(evaluations),
             "weights_sha256": digests(output) if is_cp else {},
         }
@@ -100,7 +102,7 @@ def finish(
         card = read_card(output) if is_cp else None
         if is_cp and is_made(card):
             write_card(output, training.hub_model_id or output.resolve().name)
-    write_json(output / "results.json", results)  # last: by it a run is known to be finished
+    write_json(results_file(training), results)  # last: by it a run is known to be finished
     push(training)
 
 

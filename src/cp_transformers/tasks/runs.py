@@ -3,6 +3,7 @@
 """What every training task shares: where a run writes, how it goes on, its optimiser, and the files it reads."""
 
 import copy
+import csv
 import dataclasses
 import glob
 import hashlib
@@ -11,10 +12,12 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 import yaml
@@ -87,11 +90,12 @@ def check_positive(arguments: Any, *names: str) -> None:
 
 def check_metrics(training: TrainingArguments, names: Sequence[str]) -> None:
     """Refuses what would spoil the metrics, which have these names, or the choice of the best checkpoint by them; and
-    says which way is better, which transformers guesses from the name.
+    says which way is better, which transformers guesses from the name (and, for the schedules that look at it, does
+    not).
 
     Raises:
-        ValueError: the metrics would lack predictions, or `metric_for_best_model` is none of them, or some of the
-            steps that are evaluated would not be saved, so that the best might be lost.
+        ValueError: the metrics would lack predictions or labels, or `metric_for_best_model` is none of them, or some
+            of the steps that are evaluated would not be saved, so that the best might be lost.
     """
     if training.prediction_loss_only or training.batch_eval_metrics or not training.eval_do_concat_batches:
         raise ValueError(
@@ -104,12 +108,30 @@ def check_metrics(training: TrainingArguments, names: Sequence[str]) -> None:
             f"The best model may be at any evaluation: with --load_best_model_at_end give --save_steps "
             f"{training.eval_steps:g}, as --eval_steps, or --save_strategy best."
         )
+    if training.label_names is not None:
+        raise ValueError("The labels are known here: leave out --label_names.")
     if training.metric_for_best_model is None:
         return
     name = training.metric_for_best_model.removeprefix("eval_")
     if name not in names:
         raise ValueError(f"There is no metric {name} for metric_for_best_model; there are {', '.join(names)}.")
     training.greater_is_better = name not in LOWER_IS_BETTER
+    if training.greater_is_better and training.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
+        training.lr_scheduler_kwargs = {"mode": "max", **(training.lr_scheduler_kwargs or {})}
+
+
+def only_logits(outputs: torch.Tensor | tuple, labels: torch.Tensor | None = None) -> torch.Tensor:
+    """Of what a model returns besides its loss, the first; for Trainer's `preprocess_logits_for_metrics`."""
+    return outputs[0] if isinstance(outputs, tuple) else outputs
+
+
+def check_finite(values: Any) -> None:
+    """Raises a ValueError where a number of an evaluation is none: the largest of NaNs would count as an answer."""
+    if not np.isfinite(values).all():
+        raise ValueError(
+            "The model's outputs are not finite numbers: its training has diverged. Start anew with a lower "
+            "--learning_rate, or without fp16."
+        )
 
 
 def check_output(training: TrainingArguments, *arguments: Any) -> None:
@@ -168,19 +190,25 @@ def start_output(training: TrainingArguments, *arguments: Any) -> TrainingArgume
     try:
         output.mkdir(parents=True, exist_ok=True)
         if training.process_index == 0:
-            save_arguments(output / _arguments_file(training), *arguments, training)
+            file = "evaluation.yaml" if evaluates_a_run(training) else "arguments.yaml"
+            save_arguments(output / file, *arguments, training)
     except OSError as error:
         raise OSError(f"{output} cannot be written ({error.strerror}); choose another --output_dir.") from error
     return training
 
 
-def _arguments_file(training: TrainingArguments) -> str:
-    """Where the resolved arguments go: with those of a training its run is gone on with, so that an evaluation in the
-    same folder leaves them."""
+def evaluates_a_run(training: TrainingArguments) -> bool:
+    """Whether a run evaluates in the folder of a training, which goes on by its `arguments.yaml` and `results.json`:
+    these are left as they are, and `evaluation.yaml` and `evaluation.json` written."""
     file = Path(training.output_dir) / "arguments.yaml"
     if training.do_train or not file.is_file():
-        return file.name
-    return "evaluation.yaml" if yaml.safe_load(file.read_text(encoding="utf-8")).get("do_train") else file.name
+        return False
+    return bool(yaml.safe_load(file.read_text(encoding="utf-8")).get("do_train"))
+
+
+def results_file(training: TrainingArguments) -> Path:
+    """Where a run's results go."""
+    return Path(training.output_dir) / ("evaluation.json" if evaluates_a_run(training) else "results.json")
 
 
 def check_free_space(training: TrainingArguments, model: nn.Module) -> None:
@@ -409,6 +437,7 @@ class EpochCallback(TrainerCallback):
 class TaskTrainer(Trainer):
     """A Trainer with learning rates of their own, see [`make_optimizer`], and with checkpoints that it finds again."""
 
+    args: TrainingArguments
     optimizer: torch.optim.Optimizer | None
 
     def __init__(
@@ -423,6 +452,25 @@ class TaskTrainer(Trainer):
             of_model = self.model if model is None else model
             self.optimizer = make_optimizer(of_model, self.args, self.pool_learning_rate, self.layer_decay)
         return super().create_optimizer(model)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """With all rows, and in their order: Trainer cuts and sorts what is evaluated as it does the training data."""
+        with self._in_order():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> Any:
+        with self._in_order():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextmanager
+    def _in_order(self) -> Iterator[None]:
+        given: TrainingArguments = self.args
+        self.args = copy.copy(given)
+        self.args.dataloader_drop_last, self.args.train_sampling_strategy = False, "random"
+        try:
+            yield
+        finally:
+            self.args = given
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Checkpoints have the names that the weights have in memory, the only ones under which Trainer finds them
@@ -542,6 +590,8 @@ def load_file(path: str | os.PathLike) -> Dataset:
         raise FileNotFoundError(f"There is no file {path}.")
     try:
         options = {"keep_default_na": False} if kind == "csv" else {}  # or "null" would be no sentence
+        if kind == "csv":
+            _check_fields(path)
         try:
             return load_dataset(kind, data_files=glob.escape(str(path)), split="train", **options)
         except DatasetGenerationError:
@@ -552,6 +602,15 @@ def load_file(path: str | os.PathLike) -> Dataset:
     except (DatasetGenerationError, StopIteration, ValueError) as error:
         cause = " ".join(str(error.__cause__ or error).split())[:200]
         raise ValueError(f"{path} cannot be read as {kind}, or is empty: {cause}") from error
+
+
+def _check_fields(path: Path) -> None:
+    """Raises a ValueError where the rows have more fields than the header: pandas takes the first for their names, and
+    all others for those of the column before."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        header, first = (next(csv.reader(file), []) for _ in range(2))
+    if len(first) > len(header):
+        raise ValueError(f"its header names {len(header)} columns, and its first row has {len(first)} fields")
 
 
 def load_by_name(
