@@ -34,6 +34,19 @@ def test_a_file_sets_fields_of_every_dataclass(tmp_path):
     assert (training.max_steps, training.lr_scheduler_kwargs) == (7, {"a": 1})
 
 
+def test_a_pair_is_no_number_to_the_base_of_60(tmp_path):
+    task, training = parse("task: 1:2\nseeds: []\nmax_steps: 070", tmp_path)
+    assert (task.task, task.seeds, training.max_steps) == ("1:2", [1], 70)
+
+
+def test_the_precision_of_accelerate_launch_is_that_of_the_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert parse("task: a", tmp_path)[1].bf16 is True
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    assert parse("task: a", tmp_path)[1].bf16 is False
+    assert parse("task: a\nbf16: true\nuse_cpu: true", tmp_path)[1].bf16 is True
+
+
 def test_a_no_that_yaml_takes_for_a_boolean_is_one(tmp_path):
     _, training = parse("task: a\nsave_strategy: no\neval_strategy: off", tmp_path)
     assert (training.save_strategy, training.eval_strategy) == ("no", "no")

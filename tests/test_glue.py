@@ -285,6 +285,33 @@ def test_an_earlier_run_s_results_are_not_overwritten(material, tmp_path, capsys
     assert {path.name: path.read_text() for path in output.iterdir()} == {"results.json": "{}"}
 
 
+def test_an_evaluation_in_a_training_s_folder_leaves_what_the_training_goes_on_by(material, tmp_path):
+    output, resume = tmp_path / "out", ["--resume_from_checkpoint", "last"]
+    trained = glue("sst2", material / "cp", material / "sst2", output, *TRAIN, "--do_eval")
+    before = {name: (output / name).read_bytes() for name in ("results.json", "arguments.yaml", "model.safetensors")}
+    for _ in range(2):  # the second finds that it is finished
+        glue("sst2", output, material / "sst2", output, "--do_eval", "--max_eval_samples", "5", *resume)
+    assert before == {name: (output / name).read_bytes() for name in before}
+    evaluated = json.loads((output / "evaluation.json").read_text())["metrics"]
+    assert evaluated["validation"].keys() == trained["validation"].keys() and evaluated != trained
+
+
+def test_a_model_of_which_a_configuration_asks_for_more_outputs_is_evaluated(material, tmp_path):
+    model = save_model(tmp_path / "model", CPBertForSequenceClassification, LABELS["sst2"], output_hidden_states=True)
+    plain = save_model(tmp_path / "plain", CPBertForSequenceClassification, LABELS["sst2"])
+    measured = [
+        glue("sst2", each, material / "sst2", tmp_path / f"of-{each.name}", "--do_eval") for each in (model, plain)
+    ]
+    assert measured[0] == measured[1]
+
+
+def test_a_model_that_has_diverged_has_no_results(material, tmp_path, capsys):
+    more = [*TRAIN, "--do_eval", "--learning_rate", "1e30"]
+    assert cli(["glue", *options("sst2", material / "cp", material / "sst2", tmp_path / "out", *more)]) == 1
+    assert "its training has diverged" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
 def test_training_stops_early(material, tmp_path):
     still = ["--eval_strategy", "steps", "--eval_steps", "1", "--save_strategy", "steps", "--save_steps", "1"]
     still += ["--learning_rate", "0", "--max_steps", "20", "--load_best_model_at_end", "true"]

@@ -77,6 +77,18 @@ def test_a_figure_of_a_part_of_the_split_is_not_the_data_set_s(tmp_path):
     assert "| max_eval_samples | 100 |" in card.text and not (tmp_path / ".eval_results").exists()
 
 
+@pytest.mark.parametrize(("split", "task"), [("test", "sst2"), ("train[:100]", None)])
+def test_a_figure_of_a_slice_is_not_the_data_set_s(split, task, tmp_path):
+    record = give_record(classifier(tmp_path), FIGURES)
+    for each in record["evaluations"]:
+        each["split"] = split
+    (tmp_path / "training.json").write_text(json.dumps(record))
+    write_card(tmp_path, "me/bert-sst2")
+    file = tmp_path / ".eval_results" / "glue.yaml"
+    entries = parse_eval_result_entries(yaml.safe_load(file.read_text())) if file.exists() else []
+    assert [entry.task_id for entry in entries] == ([] if task is None else [task])
+
+
 def test_of_several_splits_each_has_its_main_figure(tmp_path):
     record = give_record(classifier(tmp_path), {}, config="mnli")
     for split, value in (("validation_matched", 0.5), ("validation_mismatched", 0.25)):

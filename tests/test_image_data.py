@@ -21,6 +21,7 @@ from torchvision.transforms.v2 import functional as T
 from transformers import ConvNextImageProcessorPil, ResNetConfig, ViTConfig, ViTImageProcessor, ViTImageProcessorPil
 
 from cp_transformers.tasks.image_data import (
+    INTERPOLATIONS,
     Augmentation,
     CorruptImage,
     LabelledImages,
@@ -36,7 +37,7 @@ from cp_transformers.tasks.image_data import (
     resolve_preprocessing,
     validation_number,
 )
-from cp_transformers.tasks.image_evaluation import evaluate
+from cp_transformers.tasks.image_evaluation import Preprocessed, evaluate
 from cp_transformers.tasks.image_training import CorruptImages
 from cp_transformers.tasks.runs import PACKAGED, DrawnAnew, Stream
 
@@ -247,6 +248,11 @@ def test_names_that_are_not_the_model_s_are_refused():
         match_labels(["thing b", "nothing"], config(NAMES), "here")
     with pytest.raises(ValueError, match="here has a class"):
         match_labels([f"other {index}" for index in range(12)], config(NAMES), "here")
+    many = [f"thing {index}" for index in range(1000)]
+    renamed = ["crane bird", *many[1:]]
+    assert match_labels(renamed, config(many), "here") == list(range(1000))  # as lists of ImageNet's names differ
+    with pytest.raises(ValueError, match="here has a class 'crane bird'"):
+        match_labels(renamed[:100], config(many[:100]), "here")
 
 
 @pytest.mark.parametrize("label", [-1, 3, None, "1"])
@@ -323,6 +329,14 @@ def test_random_damage_raises_nothing_else():
                 decode({"path": "broken", "bytes": bytes(content)})
             except CorruptImage as error:
                 assert str(error).startswith("broken: ")
+
+
+def test_a_row_without_an_image_is_a_corrupt_image():
+    with pytest.raises(CorruptImage, match="an image: it is missing"):
+        decode(None)
+    row = {"image": None, "label": 3}
+    read = Preprocessed([row], lambda image: image)[0]
+    assert (read["label"], read["pixel_values"], read["error"]) == (3, None, "an image: it is missing")
 
 
 def test_a_missing_file_is_a_corrupt_image(tmp_path):
@@ -653,3 +667,10 @@ def test_a_resnet_s_labels_are_matched_likewise():
     names = json.loads(json.dumps({str(index): name for index, name in enumerate(NAMES)}))
     resnet = ResNetConfig(id2label={int(index): name for index, name in names.items()})
     assert match_labels(NAMES[::-1], resnet, "here") == list(range(12))[::-1]
+
+
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_every_interpolation_goes_with_randaugment(interpolation):
+    augment = Augmentation((8, 8), 0.5, 0.5, 9, 0.0, [0.5] * 3, [0.5] * 3, interpolation)
+    for seed in range(30):
+        assert augment(picture(), seed).shape == (3, 8, 8)

@@ -413,6 +413,32 @@ def test_data_without_names_of_labels_trains_a_new_model(material, tmp_path, mon
     assert AutoModelForImageClassification.from_pretrained(tmp_path / "out").config.num_labels == 5
 
 
+@pytest.mark.parametrize("wrong", [-1, 5])
+@pytest.mark.parametrize("last", ["train", "validation"])
+def test_a_label_that_is_none_is_found_before_training(wrong, last, material, tmp_path, monkeypatch, capsys):
+    images = [{"bytes": file.read_bytes(), "path": file.name} for file in sorted((material / "whole").rglob("*.png"))]
+    features = Features({"jpg": ImageFeature(), "cls": Value("int64")})
+
+    def load(name, config_name, split, **options):
+        rows = [{"jpg": image, "cls": number % 5} for number, image in enumerate(images)]
+        return Dataset.from_list([*rows[:-1], {**rows[-1], "cls": wrong if split == last else 0}], features=features)
+
+    monkeypatch.setattr(image_data, "load_by_name", load)
+    more = [*TRAIN, "--do_eval", "--eval_strategy", "steps", "--dataset_name", "some/images", "--num_labels", "5"]
+    assert cli(["imagenet", *options(tmp_path / "out", *more, *NEW)]) == 1
+    said = capsys.readouterr().err
+    assert f"has the label {wrong}, and labels must be whole numbers from 0 to 4; of a new model" in said
+    assert not list((tmp_path / "out").glob("*.safetensors"))
+
+
+def test_the_average_of_a_short_run_has_left_its_start(material, tmp_path):
+    train(tmp_path / "plain", material / "colours", *NEW, "--max_steps", "6")
+    train(tmp_path / "average", material / "colours", *NEW, "--max_steps", "6", "--ema_decay", "0.9999")
+    train(tmp_path / "start", material / "colours", *NEW, "--max_steps", "1", "--learning_rate", "0")
+    plain, average, start = (weights(tmp_path / name)["classifier.weight"] for name in ("plain", "average", "start"))
+    assert 0.2 < ((average - start).norm() / (plain - start).norm()) < 1
+
+
 def test_a_checkpoint_in_half_precision_is_evaluated_in_single(material, tmp_path):
     model = AutoModelForImageClassification.from_pretrained(material / "cp_resnet")
     shutil.copytree(material / "cp_resnet", tmp_path / "half")

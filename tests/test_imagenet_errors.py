@@ -82,6 +82,10 @@ def refusal(capsys, output: Path, *more) -> str:
         (["--do_train", "--data_dir", "colours", "--rand_augment", "-1"], "rand_augment must be from 0 to 30, not -1"),
         (["--do_train", "--data_dir", "colours", "--train_sampling_strategy", "group_by_length"], "no lengths"),
         (["--do_train", "--data_dir", "colours", "--train_sampling_strategy", "batch_rebalance"], "no lengths"),
+        (["--do_train", "--data_dir", "colours", "--validation_split", "test"], "are for --dataset_name"),
+        (["--do_eval", "--data_dir", "whole", "--model_name_or_path", "vit", "--do_predict"], "in place of --do_pred"),
+        (["--do_train", "--data_dir", "colours", "--label_names", "label"], "leave out --label_names"),
+        (["--do_train", "--data_dir", "numbered", "--model_name_or_path", "vit"], "are numbers, and those of"),
     ],
     ids=lambda value: None if isinstance(value, list) else value,
 )
@@ -104,6 +108,7 @@ def refused_material(material) -> Path:
     shutil.copytree(material / "vit", material / "bare")
     (material / "bare" / "preprocessor_config.json").unlink()
     shutil.copytree(material / "colours" / "train", material / "gone" / "train")
+    rename(material / "whole", material / "numbered" / "train", list(map(str, range(len(CLASSES)))))
     labels = {"id2label": dict(enumerate(CLASSES)), "label2id": {name: i for i, name in enumerate(CLASSES)}}
     sizes = {name: VIT[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
     BertForSequenceClassification(BertConfig(**sizes, vocab_size=9, **labels)).save_pretrained(material / "bert")

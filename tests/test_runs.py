@@ -59,9 +59,19 @@ def test_which_way_is_better_is_known_of_every_metric(metric, greater, tmp_path)
     assert training.greater_is_better is greater
 
 
+@pytest.mark.parametrize(("metric", "mode"), [("accuracy", "max"), ("loss", None)])
+def test_a_schedule_that_looks_at_a_metric_knows_which_way_is_better(metric, mode, tmp_path):
+    best = {"eval_strategy": "epoch", "metric_for_best_model": metric}
+    plateau = {"lr_scheduler_type": "reduce_lr_on_plateau", "lr_scheduler_kwargs": {"patience": 3}}
+    training = TrainingArguments(str(tmp_path), **best, **plateau)
+    check_metrics(training, ["loss", "accuracy"])
+    assert training.lr_scheduler_kwargs == {"patience": 3, **({} if mode is None else {"mode": mode})}
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
+        (["--label_names", "label"], "leave out --label_names"),
         (["--metric_for_best_model", "f1"], "no metric f1 for metric_for_best_model; there are loss, perplexity, acc"),
         (["--eval_do_concat_batches", "false"], "need all predictions: leave out prediction_loss_only"),
         (["--do_predict"], "nothing to predict here"),
@@ -190,6 +200,29 @@ def test_the_name_of_a_file_is_no_pattern(tmp_path):
         (tmp_path / f"{name}.txt").write_text(f"of {name}\n")
     for name in ("d1", "d[1]", "d?", "d*"):
         assert load_file(tmp_path / f"{name}.txt")["text"] == [f"of {name}"]
+
+
+def test_rows_with_more_fields_than_the_header_are_refused(tmp_path):
+    (tmp_path / "shifted.csv").write_text("text,label\ngood film,pos,ann0\nbad film,neg,ann1\n")
+    with pytest.raises(ValueError, match="header names 2 columns, and its first row has 3 fields"):
+        load_file(tmp_path / "shifted.csv")
+    (tmp_path / "quoted.csv").write_text('\ufefftext,label\n"good, warm",pos\nbad,neg\n', encoding="utf-8")
+    assert load_file(tmp_path / "quoted.csv")["text"] == ["good, warm", "bad"]
+
+
+@pytest.mark.parametrize("batch", ["4", "64"])
+def test_what_is_evaluated_in_training_is_all_of_it(batch, data, tmp_path):
+    more = ["--eval_strategy", "steps", "--eval_steps", "6", "--per_device_eval_batch_size", batch]
+    metrics = mlm(data, tmp_path / "out", *STEPS, *more, "--dataloader_drop_last", "true")
+    assert history(tmp_path / "out", "tokens") == {6: metrics["tokens"]}
+    assert history(tmp_path / "out", "loss") == {6: pytest.approx(metrics["loss"])}
+
+
+def test_a_model_that_has_diverged_has_no_results(data, tmp_path, capsys):
+    more = ["--do_train", "--do_eval", "--max_steps", "4", "--save_strategy", "no", "--learning_rate", "1e30"]
+    assert cli(["mlm", *options(data, tmp_path / "out"), *more]) == 1
+    assert "its training has diverged. Start anew with a lower --learning_rate" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "results.json").exists()
 
 
 def test_the_card_says_what_was_trained_on_and_what_was_evaluated(data, tmp_path):

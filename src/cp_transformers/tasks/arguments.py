@@ -36,14 +36,14 @@ PUSH_HELP = {
 
 
 class Loader(yaml.SafeLoader):
-    """Without YAML 1.1's numbers to the base of 60: the pair 1:2 is one."""
+    """With decimal numbers alone: of YAML 1.1's those to the base of 60 make the pair 1:2 one."""
 
 
 Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:int"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?\d+$"), list("-+0123456789"))
+Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9]\d*)$"), list("-+0123456789"))
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

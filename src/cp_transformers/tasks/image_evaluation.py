@@ -35,7 +35,7 @@ from .image_data import (
     validation_number,
 )
 from .imagenet_arguments import ImageNetArguments
-from .runs import load_model
+from .runs import check_finite, load_model
 
 
 def evaluate_checkpoint(
@@ -215,6 +215,7 @@ def evaluate(
     images, real_images = sum(part.images for part in parts), sum(part.real_images for part in parts)
     if not images:
         raise ValueError(f"{data.where} has no image that can be read.")
+    check_finite(sum(part.loss for part in parts))
     corrupt = sorted(image for part in parts for image in part.corrupt_images)
     return {
         "top1": sum(part.top1 for part in parts) / images,
