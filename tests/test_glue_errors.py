@@ -82,7 +82,7 @@ def test_a_missing_file_is_named(material, tmp_path, capsys):
             lambda row: {**row, "label": None if row["idx"] == 1 else 1},
             "in row 1 (the first is 0); it must be negative",
         ),
-        (lambda row: {**row, "sentence": row["idx"]}, "has entries in column sentence that are no text"),
+        (lambda row: {**row, "sentence": row["idx"]}, "has no text in column sentence of row"),
     ],
 )
 def test_a_file_that_is_not_the_task_s_is_refused(change, message, extension, material, tmp_path, capsys):
@@ -98,7 +98,15 @@ def test_a_missing_text_is_refused(extension, material, tmp_path, capsys):
     path = write(tmp_path / "data", "validation", examples, extension)
     given = options("sst2", material / "cp", tmp_path / "data", tmp_path / "out", "--do_eval")
     message = refusal(capsys, tmp_path / "out", given)
-    assert f"{path} has entries in column sentence that are no text" in message
+    assert f"{path} has no text in column sentence of row" in message
+
+
+def test_texts_in_a_column_named_label_are_refused(material, tmp_path, capsys):
+    write(tmp_path / "data", "validation", [{"label": "a film", "right": "good"}, {"label": "it", "right": "bad"}])
+    model = save_model(tmp_path / "model", CPBertForSequenceClassification, ["bad", "good"])
+    paths = ["--model_name_or_path", model, "--data_dir", tmp_path / "data", "--output_dir", tmp_path / "out"]
+    given = [*paths, *QUIET, "--text_columns", "label", "--label_column", "right", "--do_eval"]
+    assert "texts in a column named label" in refusal(capsys, tmp_path / "out", list(map(str, given)))
 
 
 def test_a_class_that_is_unknown_is_refused_with_its_row(material, tmp_path, capsys):

@@ -81,6 +81,8 @@ def test_the_arms_of_an_experiment_are_trained_again(tmp_path, capsys):
     known, output = tmp_path / "tiny.csv", tmp_path / "pools.csv"
     arguments = ["--config", str(config), "--results", str(known), "--output", str(output), "--examples", "3"]
     arguments += ["--arms", "CP-ViT"]
+    with pytest.raises(ValueError, match=r"must end in \.csv"):  # before anything is trained
+        statistics.main([*arguments, "--arms", "CP-ViT", "--output", str(tmp_path / "pools")])
     with pytest.raises(ValueError, match=r"has no runs of 'CP-ViT'; it has none at all"):
         statistics.main(arguments)
     experiments.main(["--config", str(config), "--output", str(known), "--workers", "1"])

@@ -398,8 +398,9 @@ def draw(experiment: Experiment, results: Results, path: Path) -> None:
     markers = cycle("osD^vP*X<>")
     for arm, options in arms.items():
         by_size = {size: list(values(results, metric, arm, size).values()) for size in sizes}
-        by_size = {size: reached for size, reached in by_size.items() if len(reached) > 1}
-        means, spreads = ([f(reached) for reached in by_size.values()] for f in (statistics.mean, statistics.stdev))
+        by_size = {size: reached for size, reached in by_size.items() if reached}
+        means = [statistics.mean(reached) for reached in by_size.values()]
+        spreads = [statistics.stdev(reached) if len(reached) > 1 else 0 for reached in by_size.values()]
         pools = options["model_type"].startswith("cp_") and "control" not in options
         color = next(colors[pools and options.get("pool_layers") != []])
         if len(sizes) > 1:

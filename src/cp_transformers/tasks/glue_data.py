@@ -268,8 +268,9 @@ def write_predictions(path: Path, predictions: np.ndarray, task: Task) -> None:
 def _checked(data: Dataset, where: str, task: Task, labelled: bool) -> Dataset:
     """A split's texts and, as numbers of the task, its labels."""
     for column in task.columns:
-        if any(not isinstance(text, str) for text in data[column]):
-            raise ValueError(f"{where} has entries in column {column} that are no text.")
+        row = next((row for row, text in enumerate(data[column]) if not isinstance(text, str)), None)
+        if row is not None:
+            raise ValueError(f"{where} has no text in column {column} of row {row} (the first is 0).")
     if not labelled:
         return data.select_columns(list(task.columns))
     feature, labels = data.features[task.label_column], list(data[task.label_column])
@@ -284,6 +285,8 @@ def _checked(data: Dataset, where: str, task: Task, labelled: bool) -> Dataset:
         if task.labels is not None and task.numbered:
             allowed += f", or 0 to {len(task.labels) - 1}"
         raise ValueError(f"{where} has the label {labels[row]!r} in row {row} (the first is 0); it must be {allowed}.")
+    if "label" in task.columns:
+        raise ValueError(f"{where} has texts in a column named label, as the labels are named here: rename it.")
     return data.select_columns(list(task.columns)).add_column("label", numbers)
 
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from ..benchmark import rounded
 from ..context_pool import INITIAL_SIGMA, MIN_SIGMA, ContextPool, pooling_weights
-from ..files import write_csv
+from ..files import check_csv, write_csv
 from .experiment_tasks import TASKS
 from .experiments import Experiment, make_run, read_results
 
@@ -124,6 +124,8 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help="CSV file (default: results/<name>_pools.csv)")
     parser.add_argument("--examples", type=int, default=200, help="default: %(default)s")
     options = parser.parse_args(args)
+    output = options.output or Path("results") / f"{options.config.stem}_pools.csv"
+    check_csv(output)
     experiment = Experiment.read(options.config)
     task, size = TASKS[experiment.task], experiment.train_samples[0]
     known = options.results or Path("results") / f"{options.config.stem}.csv"
@@ -135,13 +137,12 @@ def main(args: Sequence[str] | None = None) -> None:
         if arm not in counted:
             raise ValueError(f"{known} has no runs of {arm!r}; it has {', '.join(counted) or 'none at all'}.")
     task.prepare()
-    rows = []
+    rows: list[dict[str, Any]] = []
+    columns = ["arm", "seed", "layer", "head", *FIGURES]
     for arm in options.arms:
         # judged on the validation split, and without what is done with it afterwards
         model, _ = task.run(make_run(experiment, replace(counted[arm], stage="search")))
         for row in pool_statistics(model, task.examples(options.examples)):
             rows.append({"arm": arm, "seed": counted[arm].seed} | {name: rounded(row[name]) for name in row})
             print(*rows[-1].values(), flush=True)
-    columns = ["arm", "seed", "layer", "head", *FIGURES]
-    output = options.output or Path("results") / f"{options.config.stem}_pools.csv"
-    write_csv(output, columns, [[row[name] for name in columns] for row in rows])
+        write_csv(output, columns, [[row[name] for name in columns] for row in rows])
