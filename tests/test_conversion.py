@@ -62,6 +62,15 @@ def test_every_head_converts_with_equal_outputs(family, name, tmp_path):
     assert parity(stock, loaded) == 0.0
 
 
+def test_a_source_that_returns_tuples_converts(tmp_path):
+    stock = tiny_stock("BertForMaskedLM")
+    stock.config.return_dict = False
+    stock.save_pretrained(tmp_path / "source")
+    assert convert_checkpoint(tmp_path / "source", tmp_path / "cp")["parity"]["max_abs_difference"] == 0.0
+    converted = FAMILIES["bert"].models["BertForMaskedLM"].from_pretrained(tmp_path / "cp")
+    assert isinstance(converted(torch.ones(1, 3, dtype=torch.long)), tuple)
+
+
 @pytest.mark.parametrize(
     ("options", "pooled"), [([], False), (["--pool-class-token"], True), (["--no-pool-class-token"], False)]
 )

@@ -200,6 +200,18 @@ def test_linear_takes_sizes_beyond_the_extent_without_more_levels(grid_size, mon
     assert_close(linear, dense, rtol=0.0, atol=1e-4)
 
 
+@pytest.mark.parametrize("grid_size", [(684, 6), (6, 684), (56, 4), (4, 56)], ids=str)
+@torch.no_grad()
+def test_linear_takes_narrow_grids_either_way(grid_size):
+    torch.manual_seed(0)
+    pool = ContextPool(8, pool_range=0.1, num_dims=2)
+    pool.proj.weight[1].normal_(0, 50)  # sizes of all scales
+    hidden_states, pooled = torch.randn(1, grid_size[0] * grid_size[1], 8), {}
+    for pool.pool_implementation in ("linear", "dense"):
+        pooled[pool.pool_implementation] = pool(hidden_states, grid_size=grid_size)[0]
+    assert_close(pooled["linear"], pooled["dense"], rtol=0.0, atol=1e-3)
+
+
 def test_linear_is_dense_where_it_is_traced_for_all_lengths():
     pool = ContextPool(8, pool_range=0.3, pool_implementation="linear").eval()
     with warnings.catch_warnings():

@@ -250,6 +250,14 @@ def test_a_training_step_on_packed_rows_is_that_on_their_sequences(variant, chec
     torch.testing.assert_close(gradients(model(**inputs, labels=labels).loss), expected, rtol=1e-4, atol=1e-6)
 
 
+def test_positions_that_all_rows_share_are_no_packing():
+    model = MASKED_LM.model()
+    inputs = {"input_ids": packed_inputs()[0]["input_ids"], "position_ids": torch.arange(NUM_TOKENS)[None]}
+    torch.compiler.reset()
+    compiled = torch.compile(model, backend="eager")(**inputs).logits
+    assert_same_outputs(compiled, run(model, {"input_ids": inputs["input_ids"]}).logits, atol=1e-6)
+
+
 @pytest.mark.parametrize("said", ["cu_seq_lens_q", "seq_idx", "position_ids"])
 @every_variant
 def test_rows_that_are_packed_for_flash_attention_are_pooled_by_sequence(variant, said, monkeypatch):

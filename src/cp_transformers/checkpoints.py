@@ -393,7 +393,8 @@ def parity(model: PreTrainedModel, other: PreTrainedModel) -> float:
         name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else None)
         for name, tensor in example_inputs(model).items()
     }
-    outputs = [aligned(each).eval()(**inputs, output_hidden_states=True).to_tuple() for each in (model, other)]
+    asked = {"output_hidden_states": True, "return_dict": True}
+    outputs = [aligned(each).eval()(**inputs, **asked).to_tuple() for each in (model, other)]
     pairs = list(zip(*(list(_tensors(output)) for output in outputs), strict=True))
     differences = [(a.double() - b.double()).abs().max().item() for a, b in pairs]
     return math.nan if any(map(math.isnan, differences)) else max(differences)

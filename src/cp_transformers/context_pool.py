@@ -196,7 +196,8 @@ def choose_implementation(
     if implementation == "triton":
         if hidden_states.device.type == "cuda" and _has_triton():
             return "triton" if hidden_states.dtype != torch.float64 else "dense"
-        _warn_of_triton()
+        if not is_traced(hidden_states):
+            _warn_of_triton()
         return "dense"
     if implementation == "dense" or segments is not None or not hidden_states.shape[0]:
         return "dense"

@@ -206,7 +206,8 @@ def _windowed_mix(maps: torch.Tensor, p: torch.Tensor, window: int, stride: int)
     see there and the band matrix of their weights.
     """
     out_rows, out_columns = p.shape[-2:]
-    if torch.compiler.is_exporting():  # the number of blocks would be fixed in a graph that serves maps of all sizes
+    # The number of blocks would be fixed in a graph that serves maps of all sizes.
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():
         neighbours = _neighbours(nn.functional.pad(maps, (window // 2,) * 4), window, stride)
         return reduce(torch.add, (weight * each for weight, each in zip(p.unsqueeze(2).unbind(3), neighbours)))
     block = min(BLOCK, out_columns)

@@ -188,7 +188,7 @@ class Cells:
             return numbers.transpose(3, 4).flatten(4, 5)[..., None, None]
 
         # From each token of a block to each cell of its window, in cells: (tokens, window_down, window).
-        index = torch.arange(max(width, height, window), device=sigma.device, dtype=sigma.dtype)
+        index = torch.arange(max(width, height, window, window_down), device=sigma.device, dtype=sigma.dtype)
         right = index[:window] - reach - (index[:width, None, None] / self.spacing)
         right = right.expand(height, width, 1, window).flatten(0, 1)
         if offsets is not None:

@@ -115,17 +115,18 @@ def class_tokens(mask: torch.Tensor, segments: torch.Tensor | None = None) -> to
 
 
 def packed_segments(
-    num_tokens: int, position_ids: torch.Tensor | None, masked: bool, kwargs: Mapping[str, Any]
+    rows: torch.Size, position_ids: torch.Tensor | None, masked: bool, kwargs: Mapping[str, Any]
 ) -> torch.Tensor | None:
     """The segments, `(1, tokens)`, of a row that [`~transformers.DataCollatorWithFlattening`] has packed, by what it
     gives for flash attention (`cu_seq_lens_q`, the bounds of the sequences) or as `seq_idx`, or by the positions of a
-    batch's only row, where they begin anew; of others, and of rows that are `masked`, None."""
+    batch's only row, where they begin anew; of others, and of rows that are `masked`, None. `rows` is `(batch,
+    tokens)`."""
     if (number := kwargs.get("seq_idx")) is not None:
         return number + 1
     if (bounds := kwargs.get("cu_seq_lens_q")) is not None:
-        positions = torch.arange(num_tokens, device=bounds.device)
+        positions = torch.arange(rows[1], device=bounds.device)
         return torch.searchsorted(bounds[1:].contiguous(), positions, right=True)[None] + 1
-    if position_ids is None or masked or position_ids.shape != (1, num_tokens):
+    if position_ids is None or masked or rows[0] != 1 or position_ids.shape != rows:
         return None
     begins = position_ids == 0
     return begins.cumsum(dim=1) + 1 if is_traced(begins) or begins[:, 1:].any() else None
@@ -310,7 +311,7 @@ class CPBertModel(CPBertPreTrainedModel, BertModel):
         tokens = inputs_embeds if input_ids is None else input_ids
         if pool_segments is None and tokens is not None:
             masked = attention_mask is not None or pool_mask is not None
-            pool_segments = packed_segments(tokens.shape[1], position_ids, masked, kwargs)
+            pool_segments = packed_segments(tokens.shape[:2], position_ids, masked, kwargs)
         valid = attention_mask if getattr(attention_mask, "ndim", None) == 2 else None
         if tokens is not None:
             pool_mask = rows_of("pool_mask", pool_mask, tokens)
