@@ -27,6 +27,7 @@ HEADS = ("one head", "two heads with offsets", "four heads with offsets")
 GENERAL = "bottleneck of as many parameters"
 BOTTLENECK = f"2 layers, {GENERAL} on the block"
 IN_BLOCK = "CP-BERT, 2 layers, pooling the block"
+FIRST_BLOCK = "CP-BERT, 2 layers, pooling the first block"
 SHIFTED = "4 heads, Gaussians of sigma 0.7 at learned distances"
 SHIFTED_IN_BLOCK = "2 layers, Gaussians of sigma 0.7 at learned distances on the block"
 FOUR, FACTORED, ONE_SIZE = "4 heads, offsets", "4 heads, factored predictor", "weights only, sigma 0.5"
@@ -77,28 +78,36 @@ def test_what_the_image_demo_printed_is_what_results_hold():
     ("name", "arm", "control", "metric", "said"),
     [
         ("texts", "CP-BERT, 2 layers", "BERT, 6 layers", "loss", "are {:.2f} ± {:.2f} nats ahead of six"),
+        ("texts", IN_BLOCK, FIRST_BLOCK, "film_reviews", "both fine-tunes {:.1f} ± {:.1f} points better"),
         ("texts", "CP-BERT, 2 layers", "BERT, 6 layers", "film_reviews", "gone ({:.1f} ± {:.1f} points ahead of six)"),
-        ("texts_long", "CP-BERT, 2 layers", "BERT, 4 layers", "loss", "on-texts), {:.2f} ± {:.2f} ahead of four"),
+        ("texts_long", "CP-BERT, 2 layers", "BERT, 4 layers", "loss", "they are {:.2f} ± {:.2f} nats ahead of four"),
         ("texts_long", IN_BLOCK, "BERT, 4 layers", "loss", "or {:.2f} ± {:.2f} with the block pooled"),
         ("images", "CP-ViT, 2 layers", "ViT, 6 layers", "accuracy", "are {:.1f} ± {:.1f} points ahead of six w"),
         ("images", "CP-ViT, 1 layer", "ViT, 6 layers", "accuracy", "and one is {:.1f} ± {:.1f}"),
         ("images 2000", "CP-ViT, 1 layer", "ViT, 6 layers", "accuracy", "of 2,000 one is {:.1f} ± {:.1f}"),
         ("images_ablation", FACTORED, f"{FACTORED}, sizes only", "accuracy", "gain {:.1f} ± {:.1f} points over equal"),
         ("images_ablation", FACTORED, f"{FACTORED}, {ONE_SIZE}", "accuracy", "sizes +{:.1f} ± {:.1f}."),
-        ("texts_ablation", FOUR, SHIFTED, "loss", "({:.2f} ± {:.2f} nats), and are"),
-        ("texts_long", IN_BLOCK, SHIFTED_IN_BLOCK, "loss", "are {:.2f} ± {:.2f} nats ahead [after 6,000]"),
+        ("texts_ablation", FOUR, SHIFTED, "loss", "({:.2f} ± {:.2f} nats); with"),
+        (
+            "texts_ablation",
+            FOUR_IN_BLOCK,
+            f"{SHIFTED} on the block",
+            "loss",
+            "they are {:.2f} ± {:.2f} nats ahead, and",
+        ),
+        ("texts_long", IN_BLOCK, SHIFTED_IN_BLOCK, "loss", "and {:.2f} ± {:.2f} [after six"),
         ("texts_ablation", FOUR, "depthwise convolution", "loss", "Texts: {:.2f} ± {:.2f} nats ahead of a depth"),
         ("texts_ablation", FOUR, GENERAL, "loss", "and {:.2f} ± {:.2f} of a convolutional"),
         ("texts_ablation", FOUR_IN_BLOCK, f"{GENERAL} on the block", "loss", "pooled {:.2f} ± {:.2f} of the latter,"),
         ("texts_long", IN_BLOCK, BOTTLENECK, "loss", "after 6,000 steps {:.2f} ± {:.2f}. Images"),
-        ("images_ablation", FACTORED, "depthwise convolution", "accuracy", "Images: {:.1f} ± {:.1f} points and"),
-        ("images_ablation", FACTORED, GENERAL, "accuracy", "points and {:.1f} ± {:.1f}."),
+        ("images_ablation", FACTORED, "depthwise convolution", "accuracy", "Images: {:.1f} ± {:.1f} points, and"),
+        ("images_ablation", FACTORED, GENERAL, "accuracy", "points, and {:.1f} ± {:.1f} with half"),
         ("texts_alternatives", "CP-BERT, 2 layers", LONGFORMER, "loss", "{:.2f} ± {:.2f} nats ahead of a Longformer"),
         ("texts_alternatives", "CP-BERT, 2 layers", FUNNEL, "loss", "and {:.2f} ± {:.2f} of a Funnel"),
         ("texts_alternatives", LONGFORMER, "CP-BERT, 2 layers", "film_reviews", "is {:.1f} ± {:.1f} points ahead, w"),
-        ("texts_alternatives", "CP-BERT, 2 layers", LONGFORMER, "film_reviews_by_mean", "longer (+{:.1f} ± {:.1f})"),
+        ("texts_alternatives", "CP-BERT, 2 layers", LONGFORMER, "film_reviews_by_mean", "(CP-BERT +{:.1f} ± {:.1f})"),
         ("images_alternatives", "CP-ViT, 2 layers", SWIN, "accuracy", "{:.1f} ± {:.1f} points ahead of a Swin"),
-        ("images_alternatives", "CP-ViT, 2 layers", POOLFORMER, "accuracy", "PoolFormer (+{:.1f} ± {:.1f})"),
+        ("images_alternatives", "CP-ViT, 2 layers", POOLFORMER, "accuracy", "+{:.1f} ± {:.1f} of a PoolFormer"),
         ("convnet", "CP-ResNet, stem", "ResNet, 3 blocks", "accuracy", "more block does (+{:.1f} ± {:.1f})"),
         ("convnet", "CP-ResNet, stem", "ResNet", "accuracy", "{:.1f} ± {:.1f} points over max pooling"),
         ("convnet", "CP-ResNet, global", "ResNet", "accuracy", "{:.1f} ± {:.1f} over the final average"),
