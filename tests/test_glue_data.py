@@ -38,9 +38,9 @@ from transformers import (
 
 from cp_transformers import CPBertForSequenceClassification, CPBertModel
 from cp_transformers.cli import main as cli
-from cp_transformers.tasks import runs
+from cp_transformers.tasks import data_files
+from cp_transformers.tasks.data_files import load_file
 from cp_transformers.tasks.glue_data import GlueArguments
-from cp_transformers.tasks.runs import load_file
 
 
 # Data
@@ -370,7 +370,7 @@ def test_numbers_on_a_scale_are_learned_and_evaluated(material, tmp_path):
 
 def test_a_data_set_may_be_given_by_its_name(material, tmp_path, monkeypatch):
     parts = {split: Dataset.from_list(own_rows(split, count)) for split, count in SPLITS.items()}
-    monkeypatch.setitem(runs.PACKAGED, "film-reviews", lambda: parts)
+    monkeypatch.setitem(data_files.PACKAGED, "film-reviews", lambda: parts)
     given = own_options(material / "cp", tmp_path, tmp_path / "out", "--dataset_name", "film-reviews", *TEXT, *ALL)
     index = given.index("--data_dir")
     assert cli(["glue", *given[:index], *given[index + 2 :]]) == 0

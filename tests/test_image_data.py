@@ -20,6 +20,7 @@ from torch.testing import assert_close
 from torchvision.transforms.v2 import functional as T
 from transformers import ConvNextImageProcessorPil, ResNetConfig, ViTConfig, ViTImageProcessor, ViTImageProcessorPil
 
+from cp_transformers.tasks.data_files import PACKAGED
 from cp_transformers.tasks.image_data import (
     INTERPOLATIONS,
     Augmentation,
@@ -39,7 +40,7 @@ from cp_transformers.tasks.image_data import (
 )
 from cp_transformers.tasks.image_evaluation import Preprocessed, evaluate
 from cp_transformers.tasks.image_training import CorruptImages
-from cp_transformers.tasks.runs import PACKAGED, DrawnAnew, Stream
+from cp_transformers.tasks.runs import DrawnAnew, Stream
 
 
 OFF = {"crop_min_scale": 1.0, "flip": 0.0, "rand_augment": 0, "random_erasing": 0.0}

@@ -77,7 +77,7 @@ def test_what_cannot_be_run_is_refused_before_anything_is_written(args, message,
         (material / name).touch()
     (material / "blank.txt").write_text("\n  \n")
     texts = {split: Dataset.from_dict({"text": texts}) for split, texts in TEXTS.items()}
-    monkeypatch.setitem(sys.modules["cp_transformers.tasks.runs"].PACKAGED, "review-texts", lambda: texts)
+    monkeypatch.setitem(sys.modules["cp_transformers.tasks.data_files"].PACKAGED, "review-texts", lambda: texts)
     given_args = [each.replace("HERE", str(material)) for each in args]
     common = [*QUIET, *MODEL, *TRAIN, "--output_dir", str(tmp_path / "out")]
     assert message.replace("HERE", str(material)) in refusal(capsys, [*common, *given_args])

@@ -15,8 +15,9 @@ from cp_transformers.cli import main as cli
 from cp_transformers.files import check_csv
 from cp_transformers.hub import Pushed
 from cp_transformers.tasks import records
+from cp_transformers.tasks.data_files import load_file
 from cp_transformers.tasks.mlm import MlmArguments
-from cp_transformers.tasks.runs import asked_for, check_metrics, last_checkpoint, load_file
+from cp_transformers.tasks.runs import asked_for, check_metrics, last_checkpoint
 
 
 STEPS = ["--do_train", "--do_eval", "--max_steps", "6", "--save_steps", "2", "--per_device_train_batch_size", "5"]
@@ -204,10 +205,12 @@ def test_the_name_of_a_file_is_no_pattern(tmp_path):
 
 def test_rows_with_more_fields_than_the_header_are_refused(tmp_path):
     (tmp_path / "shifted.csv").write_text("text,label\ngood film,pos,ann0\nbad film,neg,ann1\n")
-    with pytest.raises(ValueError, match="header names 2 columns, and its first row has 3 fields"):
+    with pytest.raises(ValueError, match="header names 2 columns, and its first row has more fields"):
         load_file(tmp_path / "shifted.csv")
     (tmp_path / "quoted.csv").write_text('\ufefftext,label\n"good, warm",pos\nbad,neg\n', encoding="utf-8")
     assert load_file(tmp_path / "quoted.csv")["text"] == ["good, warm", "bad"]
+    (tmp_path / "long.csv").write_text("text,label\n" + "good " * 40_000 + ",pos\n")
+    assert len(load_file(tmp_path / "long.csv")["text"][0]) == 200_000
 
 
 @pytest.mark.parametrize("batch", ["4", "64"])

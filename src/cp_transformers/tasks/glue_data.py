@@ -13,8 +13,9 @@ from datasets import ClassLabel, Dataset
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase, TrainingArguments
 
 from ..files import write_whole
+from .data_files import EXTENSIONS, load_by_name, load_file
 from .metrics import F1, Accuracy, Matthews, Pearson, Spearman
-from .runs import EXTENSIONS, check_positive, load_by_name, load_config, load_file
+from .runs import check_positive, load_config
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ import torch
 from datasets import ClassLabel, Dataset, Image, IterableDataset, load_dataset_builder
 from transformers import AutoImageProcessor, PreTrainedConfig
 
-from .runs import DrawnAnew, load_by_name
+from .data_files import load_by_name
+from .runs import DrawnAnew
 
 
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "img")

@@ -32,6 +32,7 @@ from transformers import (
 
 from ..configuration_cp_bert import CPBertConfig
 from .arguments import ArgumentParser, as_mapping
+from .data_files import load_by_name, load_file
 from .records import finish, prepare, push, unpushed
 from .runs import (
     BestCallback,
@@ -46,9 +47,7 @@ from .runs import (
     check_output,
     check_positive,
     finished,
-    load_by_name,
     load_config,
-    load_file,
     load_model,
     load_tokenizer,
     new_config,

@@ -15,7 +15,8 @@ from ..files import write_json
 from ..hub import check_target, push_checkpoint
 from ..model_card import digests, is_made, read_card, read_record, write_card
 from .arguments import resolve
-from .runs import PACKAGED, check_free_space, results_file
+from .data_files import PACKAGED
+from .runs import check_free_space, results_file
 
 
 # Of all options, those that the record of a run holds: what a reader of a model's card asks for, and no paths.

@@ -3,9 +3,7 @@
 """What every training task shares: where a run writes, how it goes on, its optimiser, and the files it reads."""
 
 import copy
-import csv
 import dataclasses
-import glob
 import hashlib
 import itertools
 import json
@@ -18,11 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 import yaml
-from datasets import Dataset, DownloadConfig, IterableDataset, load_dataset
-from datasets.exceptions import DatasetGenerationError
+from datasets import IterableDataset
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from torch.utils.data import Dataset as TorchDataset, IterableDataset as TorchIterableDataset
@@ -54,8 +50,6 @@ from ..checkpoints import (
 )
 from ..training import param_groups
 from .arguments import as_mapping, resolve, save_arguments
-from .digits import load_digits
-from .film_reviews import load_film_reviews, load_review_texts
 
 
 logger = logging.get_logger(__name__)
@@ -75,9 +69,6 @@ LOWER_IS_BETTER = {"loss", "perplexity", "hidden", "logits"}
 OF_EVALUATION = """
 max_eval_samples max_predict_samples real_labels crop_pct validation_split validation_file test_split seeds
 """.split()
-# Real data from packages, by the names that stand for them.
-PACKAGED = {"film-reviews": load_film_reviews, "review-texts": load_review_texts, "digits": load_digits}
-EXTENSIONS = {".parquet": "parquet", ".jsonl": "json", ".csv": "csv", ".txt": "text"}
 
 
 def check_positive(arguments: Any, *names: str) -> None:
@@ -573,74 +564,3 @@ def draw_new_head(model: PreTrainedModel) -> PreTrainedModel:
         if not name.startswith(f"{model.base_model_prefix}."):
             parameter.data.copy_(fresh.get_parameter(name))
     return model
-
-
-def load_file(path: str | os.PathLike) -> Dataset:
-    """The rows of a `.parquet`, `.jsonl`, `.csv` or `.txt` file; of the last, each line as `text`.
-
-    Raises:
-        ValueError: the file is empty, is not what its name says, or has another kind of name.
-        FileNotFoundError: it is not there.
-    """
-    path = Path(path)
-    kind = EXTENSIONS.get(path.suffix)
-    if kind is None:
-        raise ValueError(f"{path} must be a {', '.join(EXTENSIONS)} file.")
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
-    try:
-        options = {"keep_default_na": False} if kind == "csv" else {}  # or "null" would be no sentence
-        if kind == "csv":
-            _check_fields(path)
-        try:
-            return load_dataset(kind, data_files=glob.escape(str(path)), split="train", **options)
-        except DatasetGenerationError:
-            if kind != "csv":
-                raise
-            # The types of the columns are guessed from the first 10,000 rows: here from all.
-            return Dataset.from_pandas(pd.read_csv(path, low_memory=False, **options), preserve_index=False)
-    except (DatasetGenerationError, StopIteration, ValueError) as error:
-        cause = " ".join(str(error.__cause__ or error).split())[:200]
-        raise ValueError(f"{path} cannot be read as {kind}, or is empty: {cause}") from error
-
-
-def _check_fields(path: Path) -> None:
-    """Raises a ValueError where the rows have more fields than the header: pandas takes the first for their names, and
-    all others for those of the column before."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        header, first = (next(csv.reader(file), []) for _ in range(2))
-    if len(first) > len(header):
-        raise ValueError(f"its header names {len(header)} columns, and its first row has {len(first)} fields")
-
-
-def load_by_name(
-    name: str, config_name: str | None, split: str, streaming: bool = False, instead: str = "--data_dir"
-) -> Any:
-    """A split of a data set on the Hub, or of one of [`PACKAGED`].
-
-    Raises:
-        OSError: the Hub cannot be reached, or the data set is not there or may not be read.
-        ValueError: it has no such configuration or split.
-        ImportError: one of [`PACKAGED`] needs a package that is not installed.
-    """
-    if name in PACKAGED:
-        data = PACKAGED[name]()
-        if split not in data:
-            raise ValueError(f"{name} has no split {split}; it has {', '.join(data)}.")
-        return data[split].to_iterable_dataset() if streaming else data[split]
-    try:
-        return load_dataset(
-            name, config_name, split=split, streaming=streaming, download_config=DownloadConfig(max_retries=3)
-        )
-    except DatasetGenerationError as error:
-        cause = " ".join(str(error.__cause__ or error).split())[:200]
-        raise ValueError(f"{name} cannot be read: {cause}") from error
-    except (ConnectionError, OSError) as error:
-        cause = " ".join(str(error).split())[:200]
-        hint = ""
-        if "gated" in cause.lower() or "401" in cause:
-            hint = f" Accept its terms at https://huggingface.co/datasets/{name}, then log in with `hf auth login`."
-        raise OSError(
-            f"{name} cannot be fetched from the Hub ({cause}); check the network and the name, or give the data as "
-            f"files with {instead}.{hint}"
-        ) from error

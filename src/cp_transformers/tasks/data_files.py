@@ -1,0 +1,90 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""The data of every task: files, and data sets by name."""
+
+import glob
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from datasets import Dataset, DownloadConfig, load_dataset
+from datasets.exceptions import DatasetGenerationError
+
+from .digits import load_digits
+from .film_reviews import load_film_reviews, load_review_texts
+
+
+# Real data from packages, by the names that stand for them.
+PACKAGED = {"film-reviews": load_film_reviews, "review-texts": load_review_texts, "digits": load_digits}
+EXTENSIONS = {".parquet": "parquet", ".jsonl": "json", ".csv": "csv", ".txt": "text"}
+
+
+def load_file(path: str | os.PathLike) -> Dataset:
+    """The rows of a `.parquet`, `.jsonl`, `.csv` or `.txt` file; of the last, each line as `text`.
+
+    Raises:
+        ValueError: the file is empty, is not what its name says, or has another kind of name.
+        FileNotFoundError: it is not there.
+    """
+    path = Path(path)
+    kind = EXTENSIONS.get(path.suffix)
+    if kind is None:
+        raise ValueError(f"{path} must be a {', '.join(EXTENSIONS)} file.")
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    try:
+        options = {"keep_default_na": False} if kind == "csv" else {}  # or "null" would be no sentence
+        if kind == "csv":
+            _check_fields(path)
+        try:
+            return load_dataset(kind, data_files=glob.escape(str(path)), split="train", **options)
+        except DatasetGenerationError:
+            if kind != "csv":
+                raise
+            # The types of the columns are guessed from the first 10,000 rows: here from all.
+            return Dataset.from_pandas(pd.read_csv(path, low_memory=False, **options), preserve_index=False)
+    except (DatasetGenerationError, StopIteration, ValueError) as error:
+        cause = " ".join(str(error.__cause__ or error).split())[:200]
+        raise ValueError(f"{path} cannot be read as {kind}, or is empty: {cause}") from error
+
+
+def _check_fields(path: Path) -> None:
+    """Raises a ValueError where the rows have more fields than the header: pandas takes the first for their names, and
+    all others for those of the column before."""
+    first = pd.read_csv(path, nrows=1)
+    if len(first) and not isinstance(first.index, pd.RangeIndex):
+        raise ValueError(f"its header names {first.shape[1]} columns, and its first row has more fields")
+
+
+def load_by_name(
+    name: str, config_name: str | None, split: str, streaming: bool = False, instead: str = "--data_dir"
+) -> Any:
+    """A split of a data set on the Hub, or of one of [`PACKAGED`].
+
+    Raises:
+        OSError: the Hub cannot be reached, or the data set is not there or may not be read.
+        ValueError: it has no such configuration or split.
+        ImportError: one of [`PACKAGED`] needs a package that is not installed.
+    """
+    if name in PACKAGED:
+        data = PACKAGED[name]()
+        if split not in data:
+            raise ValueError(f"{name} has no split {split}; it has {', '.join(data)}.")
+        return data[split].to_iterable_dataset() if streaming else data[split]
+    try:
+        return load_dataset(
+            name, config_name, split=split, streaming=streaming, download_config=DownloadConfig(max_retries=3)
+        )
+    except DatasetGenerationError as error:
+        cause = " ".join(str(error.__cause__ or error).split())[:200]
+        raise ValueError(f"{name} cannot be read: {cause}") from error
+    except (ConnectionError, OSError) as error:
+        cause = " ".join(str(error).split())[:200]
+        hint = ""
+        if "gated" in cause.lower() or "401" in cause:
+            hint = f" Accept its terms at https://huggingface.co/datasets/{name}, then log in with `hf auth login`."
+        raise OSError(
+            f"{name} cannot be fetched from the Hub ({cause}); check the network and the name, or give the data as "
+            f"files with {instead}.{hint}"
+        ) from error
