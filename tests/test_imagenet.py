@@ -436,7 +436,7 @@ def test_the_average_of_a_short_run_has_left_its_start(material, tmp_path):
     train(tmp_path / "average", material / "colours", *NEW, "--max_steps", "6", "--ema_decay", "0.9999")
     train(tmp_path / "start", material / "colours", *NEW, "--max_steps", "1", "--learning_rate", "0")
     plain, average, start = (weights(tmp_path / name)["classifier.weight"] for name in ("plain", "average", "start"))
-    assert 0.2 < ((average - start).norm() / (plain - start).norm()) < 1
+    assert 0.6 < ((average - start).norm() / (plain - start).norm()) < 1
 
 
 def test_a_checkpoint_in_half_precision_is_evaluated_in_single(material, tmp_path):

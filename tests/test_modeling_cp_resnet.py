@@ -3,8 +3,6 @@
 """CP-ResNet: what a ConvNet's pooling makes its own, its backbone, its gradient checkpointing, and the libraries that
 its users train and serve it with."""
 
-import warnings
-
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -713,20 +711,3 @@ def test_an_empty_batch_gives_empty_feature_maps():
     model = random_model(CPResNetBackbone, out_features=["stage1", "stage2"])
     shapes = [tuple(each.shape[1:]) for each in run(model, images()).feature_maps]
     assert [tuple(each.shape) for each in run(model, images(batch=0)).feature_maps] == [(0, *each) for each in shapes]
-
-
-@pytest.mark.parametrize("size", [(40, 24), (64, 64)])
-def test_a_traced_model_takes_other_sizes_of_images(size):
-    class Features(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.model = random_model(CPResNetModel)
-
-        def forward(self, pixel_values):
-            return self.model(pixel_values).last_hidden_state
-
-    model, pixel_values = Features().eval().requires_grad_(False), torch.rand(2, 3, *size)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        traced = torch.jit.trace(model, torch.rand(1, 3, 32, 32))
-    torch.testing.assert_close(traced(pixel_values), model(pixel_values))

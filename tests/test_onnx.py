@@ -9,6 +9,8 @@ import torch
 from model_cases import BERT_MODELS, FAMILIES, ModelCase, images, text_inputs
 from transformers.exporters import OnnxConfig, OnnxExporter, OnnxRuntimeDynamicConfig, OnnxRuntimeQuantizer
 
+from cp_transformers import CPResNetConfig, CPResNetModel
+
 
 # What the exporter itself calls.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -47,6 +49,21 @@ def test_the_graph_computes_what_the_model_does_for_other_shapes(case, tmp_path)
         assert set(actual) == set(expected)
         for name, tensor in expected.items():
             np.testing.assert_allclose(actual[name], tensor.numpy(), rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_torch_s_older_exporter_takes_the_windowed_pooling(tmp_path):
+    config = CPResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", pool_window=3)
+    model = CPResNetModel(config).eval()
+    model.config.return_dict = False
+    axes = {name: {0: "batch", 2: "rows", 3: "columns"} for name in ("images", "features")}
+    names = {"input_names": ["images"], "output_names": ["features", "pooled"], "dynamic_axes": axes}
+    torch.onnx.export(model, (images(32, 32),), tmp_path / "model.onnx", dynamo=False, **names)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    for pixel_values in (images(32, 32), images(40, 28)):
+        with torch.no_grad():
+            expected = model(pixel_values)[0]
+        actual = outputs_of(session, {"images": pixel_values})["features"]
+        np.testing.assert_allclose(actual, expected.numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_a_graph_for_all_lengths_is_right_at_all_lengths_whatever_the_implementation(tmp_path):

@@ -213,7 +213,7 @@ def test_rows_with_more_fields_than_the_header_are_refused(tmp_path):
     assert len(load_file(tmp_path / "long.csv")["text"][0]) == 200_000
 
 
-@pytest.mark.parametrize("batch", ["4", "64"])
+@pytest.mark.parametrize("batch", ["5", "64"])
 def test_what_is_evaluated_in_training_is_all_of_it(batch, data, tmp_path):
     more = ["--eval_strategy", "steps", "--eval_steps", "6", "--per_device_eval_batch_size", batch]
     metrics = mlm(data, tmp_path / "out", *STEPS, *more, "--dataloader_drop_last", "true")
