@@ -37,7 +37,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from cp_transformers import CPBertConfig, CPBertForMaskedLM
 from cp_transformers.cli import main as cli
-from cp_transformers.tasks import mlm as task, runs
+from cp_transformers.tasks import data_files, mlm as task
 from cp_transformers.tasks.mlm import CONFIGS, IGNORED, SPECIAL_TOKENS, Collator, Masking, MlmArguments, pack
 from cp_transformers.tasks.runs import DrawnAnew
 
@@ -472,12 +472,14 @@ def test_texts_are_read_while_training(data, tmp_path):
 
 
 def test_nothing_but_what_is_streamed_is_downloaded(data, trained, tmp_path, monkeypatch):
-    asked, load_dataset = [], runs.load_dataset
+    asked, load_dataset = [], data_files.load_dataset
     evaluation = ["--do_eval", "--model_name_or_path", trained, "--max_eval_samples", "9"]
     options = [*QUIET, "--dataset_name", data, "--max_length", MAX_LENGTH, *evaluation]
     assert cli(["mlm", *map(str, options), "--output_dir", str(tmp_path / "whole")]) == 0
     monkeypatch.setattr(
-        runs, "load_dataset", lambda *args, **more: asked.append(more["streaming"]) or load_dataset(*args, **more)
+        data_files,
+        "load_dataset",
+        lambda *args, **more: asked.append(more["streaming"]) or load_dataset(*args, **more),
     )
     training = ["--do_train", "--max_steps", "1", "--learning_rate", "0", "--save_strategy", "no", "--streaming"]
     assert cli(["mlm", *map(str, options), *training, "--output_dir", str(tmp_path / "streamed")]) == 0
