@@ -157,6 +157,13 @@ def assert_same_outputs(actual, expected, atol: float = 0.0) -> None:
     torch.testing.assert_close(tensors(actual), tensors(expected), rtol=0.0, atol=atol)
 
 
+def aligned(model: PreTrainedModel) -> PreTrainedModel:
+    """The model, its tensors in new memory, so that equal weights give equal outputs to the last bit."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
+    return model
+
+
 def at_valid_tokens(case: ModelCase, outputs) -> list[torch.Tensor]:
     """The tensors of an output, those that have a value for each token without the padded ones."""
     valid = case.valid_tokens(case.inputs())

@@ -12,6 +12,7 @@ import torch
 import transformers
 from conversion_cases import snapshot, tiny_config, tiny_stock
 from datasets import DatasetDict
+from model_cases import aligned
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoImageProcessor,
@@ -26,7 +27,6 @@ from transformers import (
 
 import cp_transformers.checkpoints as checkpoints
 from cp_transformers import CPBertForPreTraining
-from cp_transformers.checkpoints import aligned
 from cp_transformers.cli import main as cli
 from cp_transformers.context_pool import BaseContextPool
 from cp_transformers.conversion import (

@@ -15,6 +15,7 @@ from model_cases import (
     MODELS,
     TINY_BERT,
     ModelCase,
+    aligned,
     assert_same_outputs,
     every_family,
     every_model,
@@ -42,7 +43,7 @@ from cp_transformers import (
     CPViTConfig,
     CPViTForImageClassification,
 )
-from cp_transformers.checkpoints import CheckpointError, aligned
+from cp_transformers.checkpoints import CheckpointError
 from cp_transformers.cli import main as cli
 from cp_transformers.configuration_context_pool import FORMAT_VERSION
 from cp_transformers.hub import export_checkpoint, load_checkpoint
@@ -238,8 +239,10 @@ def test_an_export_has_the_model_its_tokenizer_record_and_card(converted, tmp_pa
 @over(MODELS)
 def test_a_model_in_memory_is_exported_as_it_is(case: ModelCase, tmp_path):
     model = case.model(**case.variants["heads"]).train()
+    memory = [each.data_ptr() for each in (*model.parameters(), *model.buffers())]
     export_checkpoint(model, tmp_path / "out")
     assert model.training
+    assert memory == [each.data_ptr() for each in (*model.parameters(), *model.buffers())]
     assert_same_outputs(aligned(load_checkpoint(tmp_path / "out"))(**case.inputs()), model.eval()(**case.inputs()))
 
 

@@ -20,6 +20,7 @@ from model_cases import (
     HEADS,
     MODELS,
     ModelCase,
+    aligned,
     assert_same_outputs,
     at_valid_tokens,
     context_pools,
@@ -44,7 +45,6 @@ from transformers import AutoConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 import cp_transformers
-from cp_transformers.checkpoints import aligned
 from cp_transformers.context_pool import MIN_SIGMA, BaseContextPool, ContextPool
 
 

@@ -16,6 +16,7 @@ from model_cases import (
     NUM_TOKENS,
     VOCABULARY_SIZE,
     ModelCase,
+    aligned,
     assert_same_outputs,
     at_valid_tokens,
     context_pools,
@@ -50,7 +51,6 @@ from cp_transformers import (
     CPBertForTokenClassification,
     CPBertModel,
 )
-from cp_transformers.checkpoints import aligned
 
 
 CASES = {case.model_class: case for case in BERT_MODELS}

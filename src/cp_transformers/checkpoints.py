@@ -32,6 +32,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from torch.func import functional_call
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
@@ -376,28 +377,26 @@ def example_inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     return inputs
 
 
-def aligned(model: PreTrainedModel) -> PreTrainedModel:
-    """The model, each tensor of it in new memory. Loaded weights stay where they lie in their file, and on some
-    processors a product's last bit depends on how its operands are aligned: equal weights then give equal outputs."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        tensor.data = tensor.data.clone()
-    return model
-
-
 @torch.no_grad()
 def parity(model: PreTrainedModel, other: PreTrainedModel) -> float:
     """The largest absolute difference between any outputs of the two models, hidden states included, on the same
-    seeded inputs ([`example_inputs`]); NaN if there is one among the outputs. Both are [`aligned`] and put into
-    evaluation mode."""
+    seeded inputs ([`example_inputs`]); NaN if there is one among the outputs. Both are put into evaluation mode, and
+    are otherwise left as they are."""
     inputs = {
         name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else None)
         for name, tensor in example_inputs(model).items()
     }
-    asked = {"output_hidden_states": True, "return_dict": True}
-    outputs = [aligned(each).eval()(**inputs, **asked).to_tuple() for each in (model, other)]
-    pairs = list(zip(*(list(_tensors(output)) for output in outputs), strict=True))
+    pairs = zip(*(list(_tensors(_aligned_outputs(each, inputs))) for each in (model, other)), strict=True)
     differences = [(a.double() - b.double()).abs().max().item() for a, b in pairs]
     return math.nan if any(map(math.isnan, differences)) else max(differences)
+
+
+def _aligned_outputs(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> tuple:
+    """With each tensor of the model in new memory. Loaded weights stay where they lie in their file, and on some
+    processors a product's last bit depends on how its operands are aligned: equal weights then give equal outputs."""
+    tensors = {name: each.clone() for name, each in (*model.named_parameters(), *model.named_buffers())}
+    asked = {**inputs, "output_hidden_states": True, "return_dict": True}
+    return functional_call(model.eval(), tensors, (), asked).to_tuple()
 
 
 def _tensors(output: Any) -> Iterable[torch.Tensor]:
