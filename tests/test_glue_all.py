@@ -140,7 +140,9 @@ def test_of_all_tasks_those_that_are_finished_are_not_run_again(whole, material,
     assert predictions(output, "WNLI") == predictions(whole[0], "WNLI")
 
 
-def test_all_tasks_with_several_seeds_and_a_teacher_of_hidden_states(material, tmp_path, capsys, monkeypatch):
+def test_all_tasks_with_several_seeds_new_heads_and_a_teacher_of_hidden_states(
+    material, tmp_path, capsys, monkeypatch
+):
     """Of the tasks, only MNLI's is run; the others' metrics are drawn."""
     run_seed, generator, taught = glue_module._run_seed, random.Random(0), []
 
@@ -155,7 +157,8 @@ def test_all_tasks_with_several_seeds_and_a_teacher_of_hidden_states(material, t
     monkeypatch.setattr(glue_module, "_run_seed", run_or_draw)
     teaches = ["--teacher", material / "stock", "--distillation_logits_weight", "0"]
     output = tmp_path / "out"
-    glue("all", material / "cp", material, output, *ALL, *teaches, "--seeds", "3", "7")
+    foreign = save_model(tmp_path / "cola", CPBertForSequenceClassification, LABELS["cola"])
+    glue("all", foreign, material, output, *ALL, *teaches, "--new_head", "--seeds", "3", "7")
     assert taught == [BertModel] * 18
     results = results_of(output)
     assert set(results["runs"]) == {*TASKS, "average", "without wnli"}
