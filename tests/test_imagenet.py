@@ -446,3 +446,11 @@ def test_a_checkpoint_in_half_precision_is_evaluated_in_single(material, tmp_pat
     row = evaluate(tmp_path / "out", tmp_path / "half", material / "whole")
     model.float().save_pretrained(tmp_path / "half")
     assert row["dtype"] == "float32" and of(row) == close(by_hand(tmp_path / "half", material / "whole"))
+
+
+@pytest.mark.parametrize("more", [[], ["--eval_strategy", "steps", "--eval_steps", "4"]])
+def test_a_model_that_has_diverged_has_no_results(more, material, tmp_path, capsys):
+    diverges = [*NEW, "--do_eval", "--data_dir", material / "colours", "--max_steps", "4", "--learning_rate", "1e30"]
+    assert cli(["imagenet", *options(tmp_path / "out", *TRAIN, *diverges, *more)]) == 1
+    assert "its training has diverged" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "results.json").exists()
