@@ -393,9 +393,11 @@ def test_a_model_is_switched_by_its_configuration():
     assert_close(linear(input_ids).last_hidden_state, dense(input_ids).last_hidden_state, rtol=0.0, atol=1e-4)
 
 
-def test_linear_is_compiled_whole():
+@pytest.mark.parametrize("implementation", ["linear", "triton"])  # here dense with a warning
+def test_what_is_asked_for_is_compiled_whole(implementation):
     torch.manual_seed(0)
-    pool = ContextPool(8, pool_implementation="linear", pool_range=0.05).eval()
+    module._warn_of_triton.cache_clear()
+    pool = ContextPool(8, pool_implementation=implementation, pool_range=0.05).eval()
     hidden_states = torch.randn(1, 130, 8)
     compiled = torch.compile(pool, backend="aot_eager", fullgraph=True)
     assert_close(compiled(hidden_states)[0], pool(hidden_states)[0], rtol=0.0, atol=1e-4)
