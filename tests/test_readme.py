@@ -34,7 +34,7 @@ FOUR, FACTORED, ONE_SIZE = "4 heads, offsets", "4 heads, factored predictor", "w
 FOUR_IN_BLOCK = f"{FOUR}, pooling the block"
 LONGFORMER, FUNNEL = "Longformer, 2 layers, window of 8", "Funnel, 1 + 1 layers and a decoder of 1"
 SWIN, POOLFORMER = "Swin, 2 + 2 layers", "PoolFormer, 2 + 2 layers"
-STOCK, CUT = "BERT, 2 layers", "MiniLM, 2 layers"
+STOCK, CUT, LESS_CUT = "BERT, 2 layers", "MiniLM, 2 layers", "MiniLM, 3 layers"
 
 
 def test_the_code_runs(tmp_path):
@@ -113,6 +113,8 @@ def test_what_the_image_demo_printed_is_what_results_hold():
         ("convnet", "CP-ResNet, global", "ResNet", "accuracy", "{:.1f} ± {:.1f} over the final average"),
         ("pretrained", f"CP-{CUT}", CUT, "film_reviews", "-{:.1f} ± {:.1f} points on film"),
         ("pretrained", f"CP-{CUT}", CUT, "product_reviews", "and -{:.1f} ± {:.1f} on product"),
+        ("pretrained", f"CP-{LESS_CUT}", LESS_CUT, "film_reviews", "cut to three -{:.1f} ± {:.1f}"),
+        ("pretrained", f"CP-{LESS_CUT}", LESS_CUT, "product_reviews", "and -{:.1f} ± {:.1f}; in two"),
         ("pretrained", BOTTLENECK, CUT, "film_reviews", "block gains {:.1f} ± {:.1f} and"),
         ("pretrained", BOTTLENECK, CUT, "product_reviews", "and {:.1f} ± {:.1f} | no |"),
     ],
