@@ -1,72 +1,32 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
-"""CP-BERT: what is text's own, and the libraries that its users train and serve it with."""
-
-import copy
-import inspect
-import json
-from pathlib import Path
+"""CP-BERT: what is text's own."""
 
 import pytest
 import torch
+from bert_cases import BASE, CASES, CLASSIFIER, MASKED_LM, every_one_row_bert, every_variant, run
 from model_cases import (
     BERT_MODELS,
-    BERT_VARIANTS,
-    LENGTHS,
     NUM_TOKENS,
     VOCABULARY_SIZE,
-    ModelCase,
     aligned,
     assert_same_outputs,
     at_valid_tokens,
     context_pools,
-    messages_of_transformers,
     over,
     tensors,
     text_inputs,
-    token_labels,
 )
-from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import (
-    AutoTokenizer,
-    BertTokenizer,
-    DataCollatorWithFlattening,
-    DataCollatorWithPadding,
-    DynamicCache,
-    Trainer,
-    TrainingArguments,
-    pipeline,
-)
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers import DynamicCache
 
-from cp_transformers import (
-    CPBertConfig,
-    CPBertForMaskedLM,
-    CPBertForMultipleChoice,
-    CPBertForPreTraining,
-    CPBertForSequenceClassification,
-    CPBertForTokenClassification,
-    CPBertModel,
-)
+from cp_transformers import CPBertForMultipleChoice, CPBertForPreTraining, CPBertForSequenceClassification
 
-
-CASES = {case.model_class: case for case in BERT_MODELS}
-BASE, MASKED_LM, CLASSIFIER = CASES[CPBertModel], CASES[CPBertForMaskedLM], CASES[CPBertForSequenceClassification]
 
 every_bert = over(BERT_MODELS)
-every_variant = pytest.mark.parametrize("variant", BERT_VARIANTS.values(), ids=BERT_VARIANTS)
-every_one_row_bert = over([case for case in BERT_MODELS if case.inputs()["input_ids"].ndim == 2])
 every_tied_bert = over([MASKED_LM, CASES[CPBertForPreTraining]])
 # The others look at the first token, which left padding makes a padded one: so upstream.
 every_bert_without_pooler = over([case for case in BERT_MODELS if case.model().base_model.pooler is None])
-
-
-@torch.no_grad()
-def run(model, inputs: dict[str, torch.Tensor], **kwargs):
-    return model(**inputs, **kwargs)
 
 
 # --------------------------------------------------------------------------------------------------------- padding
@@ -175,142 +135,6 @@ def test_the_gradient_of_an_entirely_padded_example_is_bounded(placement):
         model(**inputs, labels=torch.tensor([0, 1, 1])[:rows]).loss.backward()
         norms.append(torch.stack([each.grad.norm() for each in model.parameters() if each.grad is not None]).norm())
     assert norms[1] < 10 * norms[0]
-
-
-# -------------------------------------------------------------------------------------------------- packed rows
-
-PACKED = ((5, 4, 3), (12,), (2, 6))  # the lengths of the sequences in each row; the rest is padding
-
-
-def packed_inputs() -> tuple[dict[str, torch.Tensor], list[tuple[int, slice]]]:
-    """A batch of rows with several sequences in each, and where these are: (row, tokens)."""
-    segments = torch.zeros(len(PACKED), NUM_TOKENS, dtype=torch.long)
-    position_ids = torch.zeros_like(segments)
-    places = []
-    for row, lengths in enumerate(PACKED):
-        for number, length in enumerate(lengths, start=1):
-            place = slice(sum(lengths[: number - 1]), sum(lengths[:number]))
-            segments[row, place], position_ids[row, place] = number, torch.arange(length)
-            places.append((row, place))
-    inputs = {
-        "input_ids": text_inputs(3)["input_ids"].clamp(min=1),
-        "attention_mask": (segments[:, :, None] == segments[:, None, :])[:, None],
-        "position_ids": position_ids,
-        "pool_segments": segments,
-    }
-    return inputs, places
-
-
-@pytest.mark.parametrize("kernel_size", [3, 5])
-@every_variant
-@over([BASE, MASKED_LM, CASES[CPBertForTokenClassification]])
-def test_a_packed_sequence_gives_what_it_gives_alone(case, variant, kernel_size):
-    model = case.model(**variant, pool_kernel_size=kernel_size)
-    inputs, places = packed_inputs()
-    packed = run(model, inputs, output_pool_sizes=True)
-    for row, place in places:
-        alone = run(model, {"input_ids": inputs["input_ids"][row : row + 1, place]}, output_pool_sizes=True)
-        assert_same_outputs(packed[0][row : row + 1, place], alone[0], atol=1e-5)
-        for sizes, sizes_alone in zip(packed.pool_sizes, alone.pool_sizes, strict=True):
-            assert_same_outputs(sizes[row : row + 1, :, place], sizes_alone, atol=1e-5)
-
-
-@every_variant
-def test_a_packed_sequence_does_not_reach_another(variant):
-    model, (inputs, places) = MASKED_LM.model(**variant), packed_inputs()
-    logits = run(model, inputs).logits
-    for row, place in places:
-        changed = {**inputs, "input_ids": inputs["input_ids"].clone()}
-        changed["input_ids"][row, place] = 98 - changed["input_ids"][row, place] % 90
-        others = inputs["pool_segments"] != 0
-        others[row, place] = False
-        assert_same_outputs(run(model, changed).logits[others], logits[others], atol=1e-6)
-
-
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
-@every_variant
-def test_a_training_step_on_packed_rows_is_that_on_their_sequences(variant, checkpointing):
-    model = MASKED_LM.model(**variant, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).train()
-    inputs, places = packed_inputs()
-    labels = token_labels(VOCABULARY_SIZE)
-    labels[(inputs["pool_segments"] == 0) | (torch.arange(3 * NUM_TOKENS).view(3, -1) % 4 == 0)] = -100
-
-    def gradients(loss):
-        model.zero_grad()
-        loss.backward()
-        return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
-
-    alone = 0.0
-    for row, place in places:
-        own = labels[row : row + 1, place]
-        alone = alone + model(inputs["input_ids"][row : row + 1, place], labels=own).loss * (own != -100).sum()
-    expected = gradients(alone / (labels != -100).sum())
-    if checkpointing:
-        model.activation_checkpointing_enable()
-    torch.testing.assert_close(gradients(model(**inputs, labels=labels).loss), expected, rtol=1e-4, atol=1e-6)
-
-
-def test_positions_that_all_rows_share_are_no_packing():
-    model = MASKED_LM.model()
-    inputs = {"input_ids": packed_inputs()[0]["input_ids"], "position_ids": torch.arange(NUM_TOKENS)[None]}
-    torch.compiler.reset()
-    compiled = torch.compile(model, backend="eager")(**inputs).logits
-    assert_same_outputs(compiled, run(model, {"input_ids": inputs["input_ids"]}).logits, atol=1e-6)
-
-
-@pytest.mark.parametrize("said", ["cu_seq_lens_q", "seq_idx", "position_ids"])
-@every_variant
-def test_rows_that_are_packed_for_flash_attention_are_pooled_by_sequence(variant, said, monkeypatch):
-    model, sequences = BASE.model(**variant), [[2, 11, 12, 13, 3], [2, 41, 42, 43, 44, 45, 3]]
-    collator = DataCollatorWithFlattening(return_flash_attn_kwargs=True, return_seq_idx=True)
-    batch = collator([{"input_ids": each} for each in sequences])
-    segments = torch.tensor([[1] * 5 + [2] * 7])
-    inputs = {name: batch[name] for name in ("input_ids", "position_ids", said)}
-    within = (segments[:, :, None] == segments[:, None, :])[:, None]  # flash attention's own, made by hand
-
-    def attention(module, query, key, value, attention_mask, **kwargs):
-        return sdpa_attention_forward(module, query, key, value, within, **kwargs)
-
-    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "within", attention)
-    monkeypatch.setitem(ALL_MASK_ATTENTION_FUNCTIONS, "within", lambda *args, **kwargs: None)
-    model.set_attn_implementation("within")
-    packed = run(model, inputs)[0]
-    model.set_attn_implementation("sdpa")
-    alone = torch.cat([run(model, {"input_ids": torch.tensor([each])})[0] for each in sequences], dim=1)
-    assert_same_outputs(packed, alone, atol=1e-5)
-
-
-def test_positions_that_do_not_begin_anew_and_those_of_masked_rows_are_no_segments():
-    model, ids = BASE.model(**BERT_VARIANTS["plain"]), text_inputs(1)["input_ids"]
-    length = ids.shape[1]
-    for positions, mask in ((range(3, length + 3), None), ([*range(4), *range(length - 4)], torch.ones_like(ids))):
-        inputs = {"input_ids": ids, "position_ids": torch.tensor([list(positions)]), "attention_mask": mask}
-        ones = torch.ones_like(ids)
-        assert_same_outputs(run(model, inputs), run(model, inputs, pool_segments=ones), atol=1e-5)
-
-
-@every_one_row_bert
-def test_trainer_finds_the_columns_of_the_pooling(case, tmp_path):
-    training = Trainer(case.model(), TrainingArguments(tmp_path, use_cpu=True, report_to="none"))
-    training._set_signature_columns_if_needed()
-    assert {"pool_mask", "pool_segments", "attention_mask", "position_ids"} <= {*training._signature_columns}
-    assert "kwargs" in inspect.signature(case.model_class.forward).parameters
-
-
-@every_variant
-def test_segments_of_ones_are_none(variant):
-    model, inputs = MASKED_LM.model(**variant), {"input_ids": text_inputs(3)["input_ids"].clamp(min=1)}
-    ones = torch.ones_like(inputs["input_ids"])
-    assert_same_outputs(run(model, inputs, pool_segments=ones), run(model, inputs), atol=1e-5)
-
-
-@every_variant
-def test_packed_rows_are_pooled_where_weights_are_fetched_for_each_module(variant, tmp_path):
-    model, (inputs, _) = BASE.model(**variant), packed_inputs()
-    model.save_pretrained(tmp_path / "model")
-    places = {"embeddings": "cpu", "encoder": "disk", "pooler": "cpu"}
-    offloaded = CPBertModel.from_pretrained(tmp_path / "model", device_map=places, offload_folder=tmp_path / "offload")
-    assert_same_outputs(run(offloaded.eval(), inputs)[0], run(model, inputs)[0], atol=1e-5)
 
 
 # ----------------------------------------------------------------------------------------------------------- masks
@@ -583,218 +407,3 @@ def test_another_number_of_labels_initialises_the_classifier_alone_where_asked(t
     model = CPBertForSequenceClassification.from_pretrained(tmp_path, num_labels=5, ignore_mismatched_sizes=True)
     assert model.classifier.weight.shape == (5, 32)
     torch.testing.assert_close(model.bert.state_dict(), saved.bert.state_dict(), rtol=0.0, atol=0.0)
-
-
-# ------------------------------------------------------------------------------------------ tokenizer and pipelines
-
-WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] the cat dog sat ran on mat who ? ##s".split()
-
-
-@pytest.fixture
-def tokenizer() -> BertTokenizer:
-    return BertTokenizer(vocab={word: index for index, word in enumerate(WORDS)})
-
-
-def saved(case: ModelCase, tokenizer, folder: Path) -> str:
-    case.model(vocab_size=len(WORDS)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
-
-
-def test_auto_tokenizer_finds_the_tokenizer_by_the_model_type(tmp_path):
-    CPBertConfig().save_pretrained(tmp_path)
-    (tmp_path / "vocab.txt").write_text("\n".join(WORDS))
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True}))
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    assert type(tokenizer) is BertTokenizer
-    assert tokenizer.tokenize("The cats sat") == ["the", "cat", "##s", "sat"]
-
-
-@pytest.mark.parametrize(
-    ("task", "model_class", "text"),
-    [
-        ("text-classification", CPBertForSequenceClassification, "the cats sat"),
-        ("token-classification", CPBertForTokenClassification, "the cats sat"),
-        ("fill-mask", CPBertForMaskedLM, "the [MASK] sat"),
-        ("feature-extraction", CPBertModel, "the cats sat"),
-    ],
-)
-def test_pipelines_load_a_folder_and_say_nothing(task, model_class, text, tokenizer, tmp_path):
-    folder = saved(CASES[model_class], tokenizer, tmp_path)
-    with messages_of_transformers() as messages:
-        process = pipeline(task, model=folder)
-        assert type(process.model) is model_class and process(text)
-    assert not messages
-
-
-def test_a_pipeline_gives_the_models_probabilities(tokenizer, tmp_path):
-    classify = pipeline("text-classification", model=saved(CLASSIFIER, tokenizer, tmp_path), top_k=None)
-    logits = run(classify.model, tokenizer("the cat sat", return_tensors="pt")).logits
-    scores = {entry["label"]: entry["score"] for entry in classify(["the cat sat"])[0]}
-    expected = logits.softmax(-1)[0]
-    assert scores == pytest.approx({f"LABEL_{index}": score for index, score in enumerate(expected.tolist())})
-
-
-def test_a_pipeline_gives_the_same_in_batches(tokenizer, tmp_path):
-    classify = pipeline("text-classification", model=saved(CLASSIFIER, tokenizer, tmp_path), top_k=None)
-    texts = ["the cat sat on the mat", "who ran ?", "dogs"]
-    for batched, single in zip(classify(texts, batch_size=3), [classify([text])[0] for text in texts]):
-        assert [entry["label"] for entry in batched] == [entry["label"] for entry in single]
-        assert [entry["score"] for entry in batched] == pytest.approx([entry["score"] for entry in single], abs=1e-5)
-
-
-# ------------------------------------------------------------------------------------------------------------ LoRA
-
-
-# peft 0.21 asks for a property that transformers 5.23 has renamed.
-third_party_warning = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-
-
-def lora_model(base=None):
-    options = LoraConfig(task_type="SEQ_CLS", target_modules=["query", "value"], r=4, lora_alpha=8, lora_dropout=0.0)
-    return get_peft_model(base or CLASSIFIER.model(pool_range=0.5), options).eval()
-
-
-def lora_steps(model) -> list[float]:
-    inputs, labels = CLASSIFIER.inputs(), CLASSIFIER.labels()
-    optimizer = torch.optim.Adam([parameter for parameter in model.parameters() if parameter.requires_grad], lr=0.02)
-    losses = []
-    for _ in range(8):
-        loss = model(**inputs, **labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
-
-
-@third_party_warning
-def test_lora_on_every_linear_layer_starts_where_the_model_stood():
-    base = CLASSIFIER.model(pool_range=0.5, pool_num_heads=2, pool_max_offset=2.0)
-    expected = run(base, CLASSIFIER.inputs())
-    options = LoraConfig(task_type="SEQ_CLS", target_modules="all-linear", r=4)
-    model = get_peft_model(copy.deepcopy(base), options).eval()
-    assert any(".context_pool.proj.lora_" in name for name, _ in model.named_parameters())
-    assert_same_outputs(run(model, CLASSIFIER.inputs()), expected, atol=1e-6)
-
-
-@third_party_warning
-def test_lora_trains():
-    losses = lora_steps(lora_model())
-    assert losses[-1] < 0.5 * losses[0]
-
-
-@third_party_warning
-def test_lora_trains_its_own_parameters_and_the_head_alone():
-    model = lora_model()
-    lora_steps(model)
-    learning = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
-    assert learning and all(".lora_" in name or ".classifier.modules_to_save." in name for name in learning)
-    assert any(".query.lora_" in name for name in learning) and any(".value.lora_" in name for name in learning)
-
-
-@third_party_warning
-def test_a_lora_adapter_is_reloaded_as_it_was_saved(tmp_path):
-    base = CLASSIFIER.model(pool_range=0.5)
-    model = lora_model(copy.deepcopy(base))
-    lora_steps(model)
-    model.save_pretrained(tmp_path)
-    reloaded = aligned(PeftModel.from_pretrained(base, tmp_path).eval())
-    assert_same_outputs(run(reloaded, CLASSIFIER.inputs()), run(model, CLASSIFIER.inputs()))
-
-
-@third_party_warning
-def test_a_merged_lora_model_has_the_same_outputs():
-    model = lora_model()
-    lora_steps(model)
-    expected = run(model, CLASSIFIER.inputs())
-    merged = model.merge_and_unload()
-    assert type(merged) is CPBertForSequenceClassification
-    assert_same_outputs(run(merged, CLASSIFIER.inputs()), expected, atol=1e-5)
-
-
-# --------------------------------------------------------------------------------------------------------- Trainer
-
-
-def toy_data() -> list[dict]:
-    """Sequences of all lengths, with labels that can be learnt by heart."""
-    inputs = text_inputs(12)
-    return [
-        {"input_ids": ids[:length].tolist(), "attention_mask": [1] * length, "label": example % 3}
-        for example, (ids, length) in enumerate(zip(inputs["input_ids"], LENGTHS * 4))
-    ]
-
-
-def trainer(folder: Path, tokenizer, compute_metrics=None, config=(), **arguments) -> Trainer:
-    """A classifier from a fixed seed, with the default callbacks."""
-    torch.manual_seed(0)
-    return Trainer(
-        CLASSIFIER.model(pool_range=0.5, **dict(config)),
-        TrainingArguments(
-            folder,
-            **{
-                "use_cpu": True,
-                "seed": 0,
-                "max_steps": 12,
-                "learning_rate": 1e-2,
-                "per_device_train_batch_size": 6,
-                "save_strategy": "no",
-                "logging_steps": 1,
-                "disable_tqdm": True,
-                **arguments,
-            },
-        ),
-        train_dataset=toy_data(),
-        eval_dataset=toy_data(),
-        data_collator=DataCollatorWithPadding(tokenizer),
-        compute_metrics=compute_metrics,
-    )
-
-
-def test_trainer_learns(tmp_path, tokenizer):
-    training = trainer(tmp_path, tokenizer, max_steps=40)
-    training.train()
-    losses = [entry["loss"] for entry in training.state.log_history if "loss" in entry]
-    assert len(losses) == 40 and losses[-1] < 0.3 * losses[0]
-
-
-def test_trainer_resumes_to_the_same_weights(tmp_path, tokenizer):
-    training = trainer(tmp_path, tokenizer, save_strategy="steps", save_steps=6)
-    training.train()
-    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-12", "checkpoint-6"]
-    resumed = trainer(tmp_path / "resumed", tokenizer)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
-    assert resumed.state.global_step == 12
-    torch.testing.assert_close(resumed.model.state_dict(), training.model.state_dict(), rtol=0.0, atol=0.0)
-
-
-def test_a_checkpoint_of_trainer_is_a_model(tmp_path, tokenizer):
-    training = trainer(tmp_path, tokenizer, max_steps=2, save_strategy="steps", save_steps=2)
-    training.train()
-    model = CLASSIFIER.auto_class.from_pretrained(tmp_path / "checkpoint-2")
-    assert_same_outputs(run(model, CLASSIFIER.inputs()), run(training.model.eval(), CLASSIFIER.inputs()))
-
-
-def test_trainer_evaluates_the_same_with_pool_sizes_in_the_config(tmp_path, tokenizer):
-    predictions = []
-
-    def compute_metrics(prediction):
-        predictions.append(prediction.predictions)
-        return {"accuracy": (prediction.predictions.argmax(-1) == prediction.label_ids).mean()}
-
-    metrics = [
-        trainer(tmp_path, tokenizer, compute_metrics, config={"output_pool_sizes": output_pool_sizes}).evaluate()
-        for output_pool_sizes in (False, True)
-    ]
-    assert predictions[0].shape == predictions[1].shape == (12, 3)
-    assert (predictions[0] == predictions[1]).all()
-    for name in ("eval_loss", "eval_accuracy"):
-        assert metrics[0][name] == metrics[1][name]
-
-
-def test_trainer_learns_the_same_with_gradient_checkpointing(tmp_path, tokenizer):
-    plain = trainer(tmp_path, tokenizer, max_steps=2)
-    plain.train()
-    checkpointed = trainer(tmp_path, tokenizer, max_steps=2, activation_checkpointing=True)
-    checkpointed.train()
-    torch.testing.assert_close(checkpointed.model.state_dict(), plain.model.state_dict(), rtol=0.0, atol=1e-6)
