@@ -321,21 +321,28 @@ def test_a_quick_run_gives_every_figure(path):
 
 
 @pytest.mark.parametrize(
-    ("arm", "steps"), [("MiniLM, 2 layers, not distilled", [2, 2]), ("MiniLM, 2 layers", [4, 2, 2])]
+    ("arm", "expected"),
+    [
+        ("MiniLM, 2 layers, not distilled", [(2, 2e-3, 2e-3)] * 2),
+        ("MiniLM, 2 layers", [(4, 5e-4, 5e-4), *[(2, 2e-3, 2e-3)] * 2]),
+        ("CP-MiniLM, 2 layers", [(4, 5e-4, 1e-2), *[(2, 2e-3, 1e-3)] * 2]),
+        ("CP-MiniLM, 4 layers, not distilled, pooling's rate 0.01", [(2, 2e-3, 1e-2)] * 2),
+    ],
 )
-def test_distillation_takes_a_multiple_of_the_steps_of_fine_tuning(monkeypatch, arm, steps):
+def test_each_part_of_a_pretrained_run_has_its_steps_and_its_rates(monkeypatch, arm, expected):
     taken, training = [], experiment_tasks.training
 
     @contextmanager
     def counted(*args, **options):
         with training(*args, **options) as trainer:
-            taken.append(trainer.state.global_step)
+            groups = trainer.optimizer.param_groups  # the pooling's last
+            taken.append((trainer.state.global_step, groups[0]["initial_lr"], groups[-1]["initial_lr"]))
             yield trainer
 
     monkeypatch.setattr(experiment_tasks, "training", counted)
     experiment = experiments.quick(Experiment.read(next(path for path in CONFIGS if path.stem == "pretrained")))
-    experiments.run_cell(experiment, Cell("test", arm, 64, 0.001, 1))
-    assert taken == steps
+    experiments.run_cell(experiment, Cell("test", arm, 64, 0.002, 1))
+    assert taken == expected
 
 
 def test_an_interval_is_students():

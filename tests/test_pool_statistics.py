@@ -32,8 +32,17 @@ def test_pools_that_do_not_look_at_the_tokens_are_where_they_started():
     for row in rows:
         assert row["sigma"] == pytest.approx(row["sigma_at_start"]) == pytest.approx(0.25 * 0.1 * 40)
         assert [row[name] for name in ("sigma_spread", "weight_spread", "offset_spread")] == pytest.approx([0] * 3)
-        assert row["sigma_saturated"] == 0
+        assert row["sigma_saturated"] == 0 and row["gate"] == 1
         assert row["offset"] == pytest.approx(1.0)  # two heads, at half of the offset's range, left and right
+
+
+def test_a_gate_is_that_of_a_head_s_channels():
+    model = CPBertModel(CPBertConfig(**SIZES, pool_num_heads=2, pool_gate=True, pool_layers=[1]))
+    (pool,) = without_a_predictor(model)
+    with torch.no_grad():
+        pool.gate.copy_(torch.tensor([0.5, -0.5] * 4 + [0.25, 0.0] * 4))
+    rows = pool_statistics(model, [{"input_ids": torch.arange(1, 42)[None]}])
+    assert [row["gate"] for row in rows] == [0.5, 0.125]
 
 
 def test_a_narrow_pool_is_the_token_alone_and_a_wide_one_all_tokens_alike():

@@ -49,7 +49,7 @@ VOCAB_SIZE = 4000
 MAX_LENGTH = 64
 FINE_TUNING_STEPS = 400
 FINE_TUNING_RATE = 3e-4
-# Of the pretrained models': the rate of their distillation, and the pooling's in it and in fine-tuning.
+# Of the pretrained models': the rate of their distillation, the pooling's in it, and in fine-tuning by default.
 DISTILLATION_RATE = 5e-4
 DISTILLATION_POOL_RATE = 1e-2
 POOL_RATE = 1e-3
@@ -278,7 +278,8 @@ class Pretrained(Task):
     """Recovery of all-MiniLM-L6-v2, cut to fewer `layers`, with pooling where an arm's `model_type` is `cp_bert`.
 
     First the model learns from the uncut one, on review sentences, for `distillation` times the steps of fine-tuning
-    (0: not at all). Then it is fine-tuned twice from there: on film reviews and on the ratings of products.
+    (0: not at all). Then it is fine-tuned twice from there: on film reviews and on the ratings of products. The
+    pooling's `pool_learning_rate` in that is 1e-3 where an arm has none.
     """
 
     unit = "sentences"
@@ -295,8 +296,7 @@ class Pretrained(Task):
         load_film_reviews()
 
     def make_model(self, options: Mapping[str, Any], head: Any) -> PreTrainedModel:
-        options = {**options}
-        del options["distillation"]
+        options = {name: options[name] for name in options if name not in ("distillation", "pool_learning_rate")}
         with quiet():  # the head is expected to be missing
             model = cut_layers(head.from_pretrained(minilm_folder()), options.pop("layers"))
         return convert_model(model, **options) if options.pop("model_type") == "cp_bert" else model
@@ -371,7 +371,7 @@ class Pretrained(Task):
             in_batches(chosen, run.steps, run.seed),
             run,
             DataCollatorWithPadding(data["tokenizer"]),
-            pool_learning_rate=POOL_RATE,
+            pool_learning_rate=run.options.get("pool_learning_rate", POOL_RATE),
         ) as trainer:
             prediction = trainer.predict(rows[run.split][: run.held_out])
         scored, metric = (

@@ -23,7 +23,7 @@ from .experiments import Experiment, make_run, read_results
 # A sigma this near to an end of its range has a derivative of less than a tenth of the largest.
 SATURATED = 0.025
 FIGURES = """
-sigma_at_start sigma sigma_spread sigma_saturated weight_spread offset offset_spread own_weight effective_tokens
+sigma_at_start sigma sigma_spread sigma_saturated weight_spread offset offset_spread own_weight effective_tokens gate
 """.split()
 
 
@@ -61,7 +61,8 @@ def pool_statistics(model: PreTrainedModel, examples: Sequence[Mapping[str, torc
     - `offset`, the mean distance of the pools' centre from the token, and `offset_spread`, how far the centres scatter
       around their mean, the root of the mean square;
     - `own_weight`, with which a token enters its own pool, and `effective_tokens`, the exponential of the entropy of
-      the weights in a pool: 1 where it is the token alone.
+      the weights in a pool: 1 where it is the token alone;
+    - `gate`, the mean over the head's channels of its absolute value, 1 where there is none.
 
     Raises:
         ValueError: the model has no ContextPool.
@@ -90,6 +91,7 @@ def _figures(
     largest = pool.pool_range * max(grid_size or (sigma.shape[-1],))
     p = pooling_weights(weights, sigma, offsets, grid_size=grid_size)[0]
     weights, sigma = weights[0], sigma[0]
+    gate = sigma.new_ones(len(sigma), 1) if pool.gate is None else pool.gate.unflatten(0, (len(sigma), -1))
     centres = sigma.new_zeros(*sigma.shape, 1) if offsets is None else offsets[0]
     scatter = (centres - centres.mean(dim=1, keepdim=True)).square().sum(dim=-1).mean(dim=1).sqrt()
     fraction = sigma / largest
@@ -104,6 +106,7 @@ def _figures(
             scatter,
             p.diagonal(dim1=1, dim2=2).mean(dim=1),
             torch.special.entr(p).sum(dim=-1).exp().mean(dim=1),
+            gate.abs().mean(dim=1),
         ],
         dim=-1,
     )
