@@ -45,8 +45,14 @@ def load_file(path: str | os.PathLike) -> Dataset:
             # The types of the columns are guessed from the first 10,000 rows: here from all.
             return Dataset.from_pandas(pd.read_csv(path, low_memory=False, **options), preserve_index=False)
     except (DatasetGenerationError, StopIteration, ValueError) as error:
-        cause = " ".join(str(error.__cause__ or error).split())[:200]
-        raise ValueError(f"{path} cannot be read as {kind}, or is empty: {cause}") from error
+        raise ValueError(
+            f"{path} cannot be read as {kind}, or is empty: {_in_short(error.__cause__ or error)}"
+        ) from error
+
+
+def _in_short(error: BaseException) -> str:
+    """Its first 200 characters, on one line."""
+    return " ".join(str(error).split())[:200]
 
 
 def _check_fields(path: Path) -> None:
@@ -77,10 +83,9 @@ def load_by_name(
             name, config_name, split=split, streaming=streaming, download_config=DownloadConfig(max_retries=3)
         )
     except DatasetGenerationError as error:
-        cause = " ".join(str(error.__cause__ or error).split())[:200]
-        raise ValueError(f"{name} cannot be read: {cause}") from error
+        raise ValueError(f"{name} cannot be read: {_in_short(error.__cause__ or error)}") from error
     except (ConnectionError, OSError) as error:
-        cause = " ".join(str(error).split())[:200]
+        cause = _in_short(error)
         hint = ""
         if "gated" in cause.lower() or "401" in cause:
             hint = f" Accept its terms at https://huggingface.co/datasets/{name}, then log in with `hf auth login`."
