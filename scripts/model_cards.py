@@ -14,7 +14,7 @@ from pathlib import Path
 from cp_transformers.conversion import convert_checkpoint
 from cp_transformers.model_card import write_card
 from cp_transformers.tasks import glue, imagenet
-from cp_transformers.tasks.demo_text import POOL_CONFIG, minilm_folder
+from cp_transformers.tasks.demo_text import minilm_folder
 
 
 ROOT = Path(__file__).parents[1]
@@ -44,7 +44,7 @@ def main() -> None:
         name = f"cp-minilm-l{layers}-film-reviews"
         start = options.runs / f"cp-minilm-l{layers}"
         if not start.exists():
-            convert_checkpoint(minilm_folder(), start, layers=f"first:{layers}", **POOL_CONFIG)
+            convert_checkpoint(minilm_folder(), start, layers=f"first:{layers}")
         glue.main(arguments("glue/film_reviews.yaml", name, "--model_name_or_path", start))
         write_card(options.runs / name, name, base_model="sentence-transformers/all-MiniLM-L6-v2")
         keep(options.runs / name, options.output)

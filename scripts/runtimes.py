@@ -90,7 +90,7 @@ def text_models(quick: bool) -> Iterator[tuple[str, str, PreTrainedModel, list[B
         f"{LONG} tokens": split(tokenizer.pad(texts, max_length=LONG, **arguments), 4),
     }
     cut = cut_layers(demo_text.load_stock(source, SEED), demo_text.KEPT_LAYERS)
-    for name, model in {"BERT": cut, "CP-BERT": convert_model(cut, **demo_text.POOL_CONFIG)}.items():
+    for name, model in {"BERT": cut, "CP-BERT": convert_model(cut)}.items():
         train(model, data["train"], tokenizer, 1.0, 1e-4, 0.01, data_collator=DataCollatorWithPadding(tokenizer))
         for length, batches in examples.items():
             yield f"{name}, 4 layers, {length}", "fine-tuned on 2,000 film reviews", model, batches

@@ -40,9 +40,6 @@ from .film_reviews import LABELS, load_film_reviews
 
 
 KEPT_LAYERS = [0, 1, 2, 3]
-# Two heads whose centres may move, so that a pool can look to one side; [CLS] is pooled, too. These are no longer the
-# defaults, but what results/demo_text.json, the cards and more were measured with.
-POOL_CONFIG: dict[str, Any] = {"pool_num_heads": 2, "pool_max_offset": 2.0, "pool_class_token": True}
 SENTENCES = ["A warm, funny and quietly moving film.", "It is not funny, it is not moving, and it is far too long."]
 
 
@@ -138,7 +135,7 @@ def run(
     data = tokenize(sentences, tokenizer)
 
     print("Converting all-MiniLM-L6-v2 at full depth ...")
-    record = convert_checkpoint(source, output / "cp-minilm-l6", overwrite=True, **POOL_CONFIG)
+    record = convert_checkpoint(source, output / "cp-minilm-l6", overwrite=True)
     difference = record["parity"]["max_abs_difference"]
     print(f"  largest difference of any output from the source's, in float32: {difference}")
 
@@ -147,7 +144,7 @@ def run(
     models = {
         "BERT, 6 layers": stock,
         "BERT, 4 layers": cut,
-        "CP-BERT, 4 layers": convert_model(cut, **POOL_CONFIG),
+        "CP-BERT, 4 layers": convert_model(cut),
     }
     correct: dict[str, np.ndarray] = {}
     arms: list[dict[str, Any]] = []
@@ -205,7 +202,6 @@ def run(
             "epochs": epochs,
             "learning_rate": learning_rate,
             "pool_learning_rate": pool_learning_rate,
-            **POOL_CONFIG,
         },
     }
     draw_accuracy_against_cost(
