@@ -4,7 +4,6 @@
 
 import copy
 import importlib.util
-import inspect
 import math
 import shutil
 import sys
@@ -548,11 +547,6 @@ def test_the_config_asks_for_hidden_states_and_attentions(case):
     config = {"attn_implementation": "eager", "output_hidden_states": True, "output_attentions": True}
     outputs = run(case.model(**config), case)
     assert len(outputs.hidden_states) == 3 and len(outputs.attentions) == 2
-
-
-@every_model
-def test_the_signature_has_what_pooling_adds(case):
-    assert inspect.signature(case.model_class.forward).parameters["output_pool_sizes"].default is None
 
 
 @every_variant

@@ -98,8 +98,8 @@ def with_pool_sizes(output_class: type[ModelOutput], *handed_down: str) -> Calla
     that pools, in positions and float32; `(batch, heads, tokens)` for text, zero at what is not pooled; `(batch,
     heads, rows, columns)` for images. Under gradient checkpointing of the reentrant kind they have no gradient.
 
-    `handed_down` names what a head hands to the model in it as one of its `kwargs`: the signature then has it, too,
-    without which Trainer takes the columns of that name from the data.
+    `handed_down` names what a head hands to the model in it as one of its `kwargs`: the signature then has it, without
+    which Trainer takes the columns of that name from the data.
     """
 
     def decorator(forward: Callable) -> Callable:
@@ -122,8 +122,7 @@ def with_pool_sizes(output_class: type[ModelOutput], *handed_down: str) -> Calla
 
         signature = inspect.signature(forward)
         *named, kwargs = signature.parameters.values()
-        added = (*handed_down, "output_pool_sizes")
-        named += [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in added]
+        named += [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in handed_down]
         wrapper.__signature__ = signature.replace(parameters=[*named, kwargs])  # type: ignore[attr-defined]
         return wrapper
 
