@@ -786,6 +786,12 @@ def test_pool_sizes_are_not_those_of_a_compiled_model_in_another_thread(case, fr
     assert_same_outputs(run(model, case, output_pool_sizes=True), expected)
 
 
+def test_compiled_models_of_different_classes_do_not_count_as_recompilations_of_one(fresh_compiler):
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for case in FAMILIES:
+            run(torch.compile(case.model(), fullgraph=True, backend="eager"), case)
+
+
 @every_family
 def test_a_traced_model_passes_the_tracer_s_own_check(case):
     model = case.model(**case.variants["heads"])

@@ -120,6 +120,9 @@ def with_pool_sizes(output_class: type[ModelOutput], *handed_down: str) -> Calla
             outputs = output_class(**outputs, pool_sizes=tuple(collected))
             return outputs if return_dict else outputs.to_tuple()
 
+        # Code of its own, by which torch.compile counts recompilations: those of one class are not another's.
+        own_code = wrapper.__code__.replace(co_qualname=forward.__qualname__)  # type: ignore[attr-defined]
+        wrapper.__code__ = own_code  # type: ignore[attr-defined]
         signature = inspect.signature(forward)
         *named, kwargs = signature.parameters.values()
         named += [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in handed_down]
