@@ -34,7 +34,7 @@ FOUR, FACTORED, ONE_SIZE = "4 heads, offsets", "4 heads, factored predictor", "w
 FOUR_IN_BLOCK = f"{FOUR}, pooling the block"
 LONGFORMER, FUNNEL = "Longformer, 2 layers, window of 8", "Funnel, 1 + 1 layers and a decoder of 1"
 SWIN, POOLFORMER = "Swin, 2 + 2 layers", "PoolFormer, 2 + 2 layers"
-STOCK, CUT, LESS_CUT = "BERT, 2 layers", "MiniLM, 2 layers", "MiniLM, 3 layers"
+STOCK, CUT, LESS_CUT = "BERT, 2 layers", "MiniLM, 2 layers", "MiniLM, 4 layers"
 
 
 def test_the_code_runs(tmp_path):
@@ -113,8 +113,9 @@ def test_what_the_image_demo_printed_is_what_results_hold():
         ("convnet", "CP-ResNet, global", "ResNet", "accuracy", "{:.1f} ± {:.1f} over the final average"),
         ("pretrained", f"CP-{CUT}", CUT, "film_reviews", "-{:.1f} ± {:.1f} points on film"),
         ("pretrained", f"CP-{CUT}", CUT, "product_reviews", "and -{:.1f} ± {:.1f} on product"),
-        ("pretrained", f"CP-{LESS_CUT}", LESS_CUT, "film_reviews", "cut to three -{:.1f} ± {:.1f}"),
+        ("pretrained", f"CP-{LESS_CUT}", LESS_CUT, "film_reviews", "cut to four +{:.1f} ± {:.1f}"),
         ("pretrained", f"CP-{LESS_CUT}", LESS_CUT, "product_reviews", "and -{:.1f} ± {:.1f}; in two"),
+        ("pretrained", LESS_CUT, f"{LESS_CUT}, not distilled", "film_reviews", "with four layers {:.1f} ± {:.1f}"),
         ("pretrained", BOTTLENECK, CUT, "film_reviews", "block gains {:.1f} ± {:.1f} and"),
         ("pretrained", BOTTLENECK, CUT, "product_reviews", "and {:.1f} ± {:.1f} | no |"),
     ],
@@ -188,10 +189,12 @@ def test_the_means_beside_the_tables_are_what_results_hold(metric, arms, said):
 def test_the_runs_that_failed_are_those_that_are_said_to_have():
     with (ROOT / "results" / "pretrained.csv").open(newline="") as stream:
         deep = [row for row in csv.DictReader(stream) if "5 layers" in row["arm"] or "6 layers" in row["arm"]]
-    failed = {row["seed"] for row in deep if float(row["film_reviews"]) < 0.8}
-    reached = sorted(100 * float(row["film_reviews"]) for row in deep if row["seed"] not in failed)
-    lost = sorted({f"{100 * float(row['film_reviews']):.1f}" for row in deep if row["seed"] in failed})
-    assert len(failed) == 1
+    failed = [row for row in deep if float(row["film_reviews"]) < 0.8]
+    alike = [row for row in deep if row["arm"] in {each["arm"] for each in failed}]
+    assert {row["seed"] for row in failed} == {"5"} and len(alike) == 5 * len(failed)
+    assert {row["arm"] for row in alike} == {row["arm"] for row in deep if not row["hidden"]}  # not distilled
+    reached = sorted(100 * float(row["film_reviews"]) for row in alike if row not in failed)
+    lost = sorted({f"{100 * float(row['film_reviews']):.1f}" for row in failed})
     said = f"({' and '.join(lost)} %; the others have {reached[0]:.1f} to {reached[-1]:.1f})"
     assert said in " ".join(RESULTS.split())
 
@@ -203,34 +206,6 @@ def mean(name: str, arm: str, metric: str) -> float:
     reached = values(read_results(experiment, ROOT / "results" / f"{name}.csv"), of, arm, experiment.train_samples[0])
     assert len(reached) == 5
     return statistics.mean(reached.values())
-
-
-def test_the_table_of_learning_rates_is_what_results_hold():
-    with (ROOT / "results" / "pool_learning_rate.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    cells = {(row["model"], float(row["pool_learning_rate"])): [] for row in rows}
-    for row in rows:
-        cells[row["model"], float(row["pool_learning_rate"])].append(row)
-    for (model, rate), runs in cells.items():
-        assert sorted(run["seed"] for run in runs) == ["0", "1", "2"]
-        accuracy = 100 * statistics.mean(float(run["validation_accuracy"]) for run in runs)
-        gate = f"{statistics.mean(float(run['mean_absolute_gate']) for run in runs):.4f}" if rate else "-"
-        assert f"| {model} | {f'{rate:g}' if rate else '-'} | {accuracy:.2f} | {gate} |" in RESULTS
-
-
-def test_the_table_of_distillation_is_what_results_hold():
-    with (ROOT / "results" / "distillation.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    teacher, *students = rows
-    assert f"({100 * float(teacher['validation_accuracy']):.2f} %)" in RESULTS
-    for model in dict.fromkeys(row["model"] for row in students):
-        cells = []
-        for helped in (False, True):
-            runs = [row for row in students if row["model"] == model and bool(row["teacher"]) == helped]
-            assert [row["seed"] for row in runs] == ["1", "2", "3"]
-            accuracies = [100 * float(row["validation_accuracy"]) for row in runs]
-            cells.append(f"{statistics.mean(accuracies):.2f} ± {statistics.stdev(accuracies):.2f}")
-        assert f"| {model} | {cells[0]} | {cells[1]} |" in RESULTS
 
 
 def pools_table() -> str:
