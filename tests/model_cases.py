@@ -170,6 +170,19 @@ def at_valid_tokens(case: ModelCase, outputs) -> list[torch.Tensor]:
     return [tensor[valid] if tensor.shape[:2] == valid.shape else tensor for tensor in tensors(outputs)]
 
 
+def losses_of_steps(model: nn.Module, **inputs: torch.Tensor) -> list[float]:
+    """Of eight steps of training, of what wants a gradient."""
+    optimizer = torch.optim.Adam([parameter for parameter in model.parameters() if parameter.requires_grad], lr=0.02)
+    losses = []
+    for _ in range(8):
+        loss = model(**inputs).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
 @contextmanager
 def messages_of_transformers():
     """The list of what transformers logs as a warning or worse within the block."""

@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 from bert_cases import CASES, CLASSIFIER, run
-from model_cases import LENGTHS, ModelCase, aligned, assert_same_outputs, messages_of_transformers, text_inputs
+from model_cases import (
+    LENGTHS,
+    ModelCase,
+    aligned,
+    assert_same_outputs,
+    losses_of_steps,
+    messages_of_transformers,
+    text_inputs,
+)
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoTokenizer, BertTokenizer, DataCollatorWithPadding, Trainer, TrainingArguments, pipeline
 
@@ -93,16 +101,7 @@ def lora_model(base=None):
 
 
 def lora_steps(model) -> list[float]:
-    inputs, labels = CLASSIFIER.inputs(), CLASSIFIER.labels()
-    optimizer = torch.optim.Adam([parameter for parameter in model.parameters() if parameter.requires_grad], lr=0.02)
-    losses = []
-    for _ in range(8):
-        loss = model(**inputs, **labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
+    return losses_of_steps(model, **CLASSIFIER.inputs(), **CLASSIFIER.labels())
 
 
 @third_party_warning

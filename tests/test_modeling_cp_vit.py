@@ -9,6 +9,7 @@ import warnings
 import pytest
 import torch
 from datasets import Dataset
+from model_cases import losses_of_steps
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import (
@@ -513,15 +514,7 @@ def lora_model(base=None):
 
 
 def lora_steps(model) -> list[float]:
-    optimizer = torch.optim.Adam([parameter for parameter in model.parameters() if parameter.requires_grad], lr=0.02)
-    losses = []
-    for _ in range(8):
-        loss = model(pixel_values=images(), labels=torch.tensor([0, 1, 2])).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
+    return losses_of_steps(model, pixel_values=images(), labels=torch.tensor([0, 1, 2]))
 
 
 @third_party_warning
