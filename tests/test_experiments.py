@@ -327,6 +327,10 @@ def test_a_quick_run_gives_every_figure(path):
         ("MiniLM, 2 layers", [(4, 5e-4, 5e-4), *[(2, 2e-3, 2e-3)] * 2]),
         ("CP-MiniLM, 2 layers", [(4, 5e-4, 1e-2), *[(2, 2e-3, 1e-3)] * 2]),
         ("CP-MiniLM, 4 layers, not distilled, pooling's rate 0.01", [(2, 2e-3, 1e-2)] * 2),
+        (
+            "CP-MiniLM, 2 layers, pooling the block, with a rate of the gates",
+            [(4, 5e-4, 1e-2), *[(2, 2e-3, 1e-2)] * 2],
+        ),
     ],
 )
 def test_each_part_of_a_pretrained_run_has_its_steps_and_its_rates(monkeypatch, arm, expected):

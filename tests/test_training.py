@@ -94,6 +94,17 @@ def test_the_pooling_s_learning_rate_decays_as_the_others_do(name):
     assert len({rate for name, rate in own.items() if "context_pool" in name}) > 1
 
 
+@pytest.mark.parametrize("name", ["cp_bert", "cp_vit", "cp_resnet"])
+def test_gates_have_a_learning_rate_of_their_own_where_one_is_given(name):
+    model = MODELS[name]()
+    own = rates(model, param_groups(model, 1e-3, 1e-2, layer_decay=0.5, gate_learning_rate=1e-1))
+    shared = rates(model, param_groups(model, 1e-3, 1e-2, layer_decay=0.5))
+    gates = {name for name, module in model.named_parameters() if name.endswith("context_pool.gate")}
+    assert gates and {name: own[name] / shared[name] for name in own} == pytest.approx(
+        {name: 10.0 if name in gates else 1.0 for name in own}
+    )
+
+
 def test_every_trainable_parameter_is_in_one_group_and_frozen_ones_are_in_none(model):
     for index, parameter in enumerate(model.parameters()):
         parameter.requires_grad_(index % 3 > 0)

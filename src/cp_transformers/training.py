@@ -14,12 +14,14 @@ def param_groups(
     pool_learning_rate: float | None = None,
     weight_decay: float = 0.0,
     layer_decay: float = 1.0,
+    gate_learning_rate: float | None = None,
 ) -> list[dict[str, Any]]:
     """Parameter groups for an optimiser that give the pooling modules a learning rate of their own.
 
     In a converted checkpoint everything is pretrained but the pooling, whose gate starts at zero: at the learning rate
-    that suits the pretrained weights it hardly opens. Biases, norms, gates, and ViT's position embeddings and class
-    token get no weight decay.
+    that suits the pretrained weights it hardly opens. A gate, one number a channel, bears a higher rate than the
+    predictor, whose every number is a sum over many channels, and which a rate that opens the gate soon saturates.
+    Biases, norms, gates, and ViT's position embeddings and class token get no weight decay.
 
     Args:
         model: a CP model, or any other (then there is no pooling group).
@@ -28,28 +30,32 @@ def param_groups(
         weight_decay: for the weights of linear layers, convolutions and embedding tables.
         layer_decay: factor of the learning rates from one layer (of a ResNet: stage) to the one below it, as in BEiT
             (Bao et al., ICLR 2022); the head has the whole rate, the embeddings the lowest.
+        gate_learning_rate: for the pooling's gates; None for that of the rest of the pooling.
 
     Returns:
         Groups for a torch optimiser, the pooling's last. With `Trainer`, which builds the schedule for all groups:
         `Trainer(..., optimizers=(torch.optim.AdamW(param_groups(model, 5e-5, 1e-3)), None))`.
     """
     depth = 1 + max([_layer(name) or 0 for name, _ in model.named_parameters()])
-    groups: dict[tuple[bool, int, bool], list[nn.Parameter]] = {}
+    pool_rate = learning_rate if pool_learning_rate is None else pool_learning_rate
+    gate_rate = pool_rate if gate_learning_rate is None else gate_learning_rate
+    groups: dict[tuple[bool, int, bool, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             # Of ViT's parameters of several dimensions, its position embeddings and tokens are no weights of a layer.
             decays = parameter.ndim > 1 and name.endswith("weight")
             layer = _layer(name)
             below_head = 0 if layer is None or layer_decay == 1.0 else depth - layer
-            groups.setdefault(("context_pool." in name, below_head, decays), []).append(parameter)
+            pooling = "context_pool." in name
+            rate = learning_rate if not pooling else gate_rate if name.endswith(".gate") else pool_rate
+            groups.setdefault((pooling, below_head, decays, rate), []).append(parameter)
     return [
         {
-            "params": groups[pooling, below_head, decays],
-            "lr": (pool_learning_rate if pooling and pool_learning_rate is not None else learning_rate)
-            * layer_decay**below_head,
+            "params": groups[pooling, below_head, decays, rate],
+            "lr": rate * layer_decay**below_head,
             "weight_decay": weight_decay if decays else 0.0,
         }
-        for pooling, below_head, decays in sorted(groups)
+        for pooling, below_head, decays, rate in sorted(groups)
     ]
 
 

@@ -45,6 +45,7 @@ def make_trainer(
     train_sampling_strategy: str = "random",
     trainer_class: Callable[..., Trainer] = Trainer,
     metrics: Callable[[transformers.EvalPrediction], dict[str, float]] | None = None,
+    gate_learning_rate: float | None = None,
 ) -> Trainer:
     """A Trainer that classifies, unless `metrics` are others than the accuracy: AdamW, linear decay after a warm-up
     over a tenth of the steps, batches of 32; `epochs`, or `max_steps` where that is positive."""
@@ -69,7 +70,10 @@ def make_trainer(
         seed=seed,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
-    optimizer = torch.optim.AdamW(param_groups(model, learning_rate, pool_learning_rate, weight_decay))
+    groups = param_groups(
+        model, learning_rate, pool_learning_rate, weight_decay, gate_learning_rate=gate_learning_rate
+    )
+    optimizer = torch.optim.AdamW(groups)
     return trainer_class(
         model,
         arguments,

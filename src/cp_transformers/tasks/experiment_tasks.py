@@ -278,8 +278,9 @@ class Pretrained(Task):
     """Recovery of all-MiniLM-L6-v2, cut to fewer `layers`, with pooling where an arm's `model_type` is `cp_bert`.
 
     First the model learns from the uncut one, on review sentences, for `distillation` times the steps of fine-tuning
-    (0: not at all). Then it is fine-tuned twice from there: on film reviews and on the ratings of products. The
-    pooling's `pool_learning_rate` in that is 1e-3 where an arm has none.
+    (0: not at all). Then it is fine-tuned twice from there: on film reviews and on the ratings of products. An arm may
+    have a `pool_learning_rate`, which is otherwise 1e-2 in distillation and 1e-3 in fine-tuning, and for the gates a
+    `gate_learning_rate` of their own.
     """
 
     unit = "sentences"
@@ -296,7 +297,8 @@ class Pretrained(Task):
         load_film_reviews()
 
     def make_model(self, options: Mapping[str, Any], head: Any) -> PreTrainedModel:
-        options = {name: options[name] for name in options if name not in ("distillation", "pool_learning_rate")}
+        training = ("distillation", "pool_learning_rate", "gate_learning_rate")
+        options = {name: options[name] for name in options if name not in training}
         with quiet():  # the head is expected to be missing
             model = cut_layers(head.from_pretrained(minilm_folder()), options.pop("layers"))
         return convert_model(model, **options) if options.pop("model_type") == "cp_bert" else model
@@ -338,6 +340,11 @@ class Pretrained(Task):
             model, figures[name] = self.fine_tune(student, name, run)
         return model, figures
 
+    @staticmethod
+    def pool_rates(run: Run, default: float) -> dict[str, float | None]:
+        gate = run.options.get("gate_learning_rate")
+        return {"pool_learning_rate": run.options.get("pool_learning_rate", default), "gate_learning_rate": gate}
+
     def distil(self, student: PreTrainedModel, run: Run) -> float:
         """The error of the hidden states on held-out sentences."""
         data = self.data()
@@ -351,7 +358,7 @@ class Pretrained(Task):
             in_batches(data["texts"], steps, run.seed),
             distillation,
             DataCollatorWithPadding(data["tokenizer"]),
-            pool_learning_rate=DISTILLATION_POOL_RATE,
+            **self.pool_rates(run, DISTILLATION_POOL_RATE),
             trainer_class=partial(RecoveryTrainer, **of_hidden_states),
             metrics=partial(mean_scores, distillation=of_hidden_states["distillation"]),
         ) as trainer:
@@ -371,7 +378,7 @@ class Pretrained(Task):
             in_batches(chosen, run.steps, run.seed),
             run,
             DataCollatorWithPadding(data["tokenizer"]),
-            pool_learning_rate=run.options.get("pool_learning_rate", POOL_RATE),
+            **self.pool_rates(run, POOL_RATE),
         ) as trainer:
             prediction = trainer.predict(rows[run.split][: run.held_out])
         scored, metric = (
@@ -399,6 +406,7 @@ def training(
     run: Run,
     collator: Callable | None = None,
     pool_learning_rate: float | None = None,
+    gate_learning_rate: float | None = None,
     **options: Any,
 ) -> Iterator[Trainer]:
     """A Trainer that has trained `model`: with a collator in the order of `train`, else in the seed's."""
@@ -413,6 +421,7 @@ def training(
             seed=run.seed,
             learning_rate=run.learning_rate,
             pool_learning_rate=pool_learning_rate,
+            gate_learning_rate=gate_learning_rate,
             weight_decay=0.05,
             data_collator=collator,
             train_sampling_strategy="random" if collator is None else "sequential",
