@@ -200,6 +200,15 @@ def test_the_runs_that_failed_are_those_that_are_said_to_have():
     assert said in " ".join(RESULTS.split())
 
 
+def test_the_time_that_the_experiments_took_is_what_results_hold():
+    hours = {}
+    for path in (ROOT / "configs" / "experiments").glob("*.yaml"):
+        with (ROOT / "results" / f"{path.stem}.csv").open(newline="") as stream:
+            hours[path.stem] = sum(float(row["seconds"]) for row in csv.DictReader(stream)) / 3600
+    said = f"took {sum(hours.values()):.0f} core hours, some at the side of other work, `pretrained` "
+    assert f"{said}{hours['pretrained']:.0f} of these" in " ".join(RESULTS.split())
+
+
 def mean(name: str, arm: str, metric: str) -> float:
     """Over five seeds."""
     experiment = Experiment.read(ROOT / "configs" / "experiments" / f"{name}.yaml")
