@@ -117,6 +117,7 @@ def test_what_the_image_demo_printed_is_what_results_hold():
         ("pretrained", f"CP-{LESS_CUT}", LESS_CUT, "film_reviews", "cut to four +{:.1f} ± {:.1f}"),
         ("pretrained", f"CP-{LESS_CUT}", LESS_CUT, "product_reviews", "and -{:.1f} ± {:.1f}; in two"),
         ("pretrained", LESS_CUT, f"{LESS_CUT}, not distilled", "film_reviews", "with four layers {:.1f} ± {:.1f}"),
+        ("pretrained", LESS_CUT, f"{LESS_CUT}, not distilled", "product_reviews", "and {:.1f} ± {:.1f} on product ra"),
         ("pretrained", BOTTLENECK, CUT, "film_reviews", "block gains {:.1f} ± {:.1f} and"),
         ("pretrained", BOTTLENECK, CUT, "product_reviews", "and {:.1f} ± {:.1f} | no |"),
     ],
@@ -239,12 +240,19 @@ def test_the_table_of_pools_is_what_results_hold():
     assert pools_table() in RESULTS
 
 
-def test_the_gates_that_are_said_are_what_results_hold():
+def test_the_gates_and_the_saturation_that_are_said_are_what_results_hold():
     gates: dict[str, list[float]] = {}
+    saturated: dict[str, list[float]] = {}
     for row in results("pretrained_pools"):
         gates.setdefault(row["arm"], []).append(float(row["gate"]))
+        if (row["arm"], row["layer"]) != (f"CP-{CUT}", "0"):
+            saturated.setdefault(row["arm"], []).append(100 * float(row["sigma_saturated"]))
     low, default, high = (f"{statistics.mean(gates[f'{RATED}{rate}']):.3f}" for rate in RATES)
-    assert f"{low} on the mean at 3e-4, {default} at 1e-3 and {high} at 1e-2" in " ".join(RESULTS.split())
+    said = " ".join(RESULTS.split())
+    assert f"{low} on the mean at 3e-4, {default} at 1e-3 and {high} at 1e-2" in said
+    second, rated = saturated[f"CP-{CUT}"], saturated[f"{RATED}{RATES[2]}"]
+    assert f"{min(second):.1f} to {max(second):.1f} % of a head's sigmas" in said
+    assert f"it is {min(rated):.0f} to {max(rated):.0f} %. So the rate" in said
 
 
 def results(name: str) -> list[dict[str, str]]:
