@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from bert_cases import CASES, CLASSIFIER, run
+from huggingface_hub import ModelCard
 from model_cases import (
     LENGTHS,
     ModelCase,
@@ -234,3 +235,16 @@ def test_trainer_learns_the_same_with_gradient_checkpointing(tmp_path, tokenizer
     checkpointed = trainer(tmp_path, tokenizer, max_steps=2, activation_checkpointing=True)
     checkpointed.train()
     torch.testing.assert_close(checkpointed.model.state_dict(), plain.model.state_dict(), rtol=0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("tasks", "found"), [("text-classification", True), (None, False)])
+def test_trainer_s_own_card_has_results_with_the_task_s_name(tasks, found, tmp_path, tokenizer):
+    def compute_metrics(prediction):
+        return {"accuracy": (prediction.predictions.argmax(-1) == prediction.label_ids).mean()}
+
+    training = trainer(tmp_path, tokenizer, compute_metrics, max_steps=1)
+    training.train()
+    training.evaluate()
+    training.create_model_card(tasks=tasks, dataset="films", dataset_tags="films")
+    results = ModelCard.load(tmp_path / "README.md").data.eval_results or []
+    assert [each.metric_name for each in results] == (["Accuracy"] if found else [])
