@@ -78,12 +78,22 @@ def _dot_of_any_dtype(triton, interpreter):
     return lambda builder, a, b, *rest: dot(builder, float32_of(a), float32_of(b), *rest)
 
 
+@pytest.fixture(scope="session")
+def triton_device() -> str:
+    """Where the Triton kernels are tested: compiled for a GPU where there is one, else interpreted."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 @pytest.fixture(scope="module")
-def triton_pool():
-    """The module of the Triton kernels, interpreted. Functions are compiled or interpreted as decided when they are
-    decorated, and triton's own, such as `tl.sum`, have been by now: they are decorated again."""
+def triton_pool(triton_device):
+    """The module of the Triton kernels, for tensors on `triton_device`. Functions are compiled or interpreted as
+    decided when they are decorated, and triton's own, such as `tl.sum`, have been by now: to be interpreted they are
+    decorated again."""
     triton = pytest.importorskip("triton")
     name = "cp_transformers.triton_pool"
+    if triton_device == "cuda":
+        yield importlib.import_module(name)
+        return
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(triton.knobs.runtime, "interpret", True)
         for key, value in list(vars(triton.language).items()):

@@ -53,9 +53,15 @@ def windowed(hidden_states, weights, sigma, offsets=None, mask=None, grid_size=N
 def of(implementation, request):
     if implementation == "windowed":
         return windowed
-    if implementation == "triton":  # interpreted, in float32
-        kernels = request.getfixturevalue("small_blocks")
-        return lambda *args, **kwargs: kernels.triton_context_pool(*(each.float() for each in args), **kwargs).double()
+    if implementation == "triton":  # in float32
+        kernels, device = request.getfixturevalue("small_blocks"), request.getfixturevalue("triton_device")
+
+        def pool(*args, mask=None, grid_size=None):
+            args = [each.to(device, torch.float32) for each in args]
+            mask = None if mask is None else mask.to(device)
+            return kernels.triton_context_pool(*args, mask=mask, grid_size=grid_size).to("cpu", torch.float64)
+
+        return pool
     return lambda *args, **kwargs: context_pool(*args, **kwargs, implementation=implementation)
 
 

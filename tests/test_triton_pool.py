@@ -1,6 +1,7 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
-"""The Triton kernels, under Triton's interpreter on the CPU, against the dense pooling in float64."""
+"""The Triton kernels, on a GPU or, where there is none, under Triton's interpreter, against the dense pooling in
+float64."""
 
 import math
 import sys
@@ -15,6 +16,12 @@ from cp_transformers.context_pool import ContextPool, context_pool
 pytest.importorskip("triton")
 
 NAMES = ("hidden_states", "weights", "sigma", "offsets")
+
+
+@pytest.fixture(autouse=True)
+def on_triton_device(triton_device):
+    with torch.device(triton_device):
+        yield
 
 
 def make_inputs(num_tokens, num_heads=1, width=5, num_dims=0, batch_size=2, spread=1.0, min_sigma=0.5):
@@ -35,16 +42,14 @@ def with_gradients(function, tensors, grad, **options):
     return {"pooled": pooled.detach(), **dict(zip(NAMES, torch.autograd.grad(pooled, tensors, grad.to(pooled.dtype))))}
 
 
-def check(pool, tensors, tolerance=5e-5, rows=None, **options):
-    """Compares results and gradients, relative to the largest number of each. Gradients enter at `rows`, `(batch,
-    tokens)`, only."""
+def check(pool, tensors, tolerance=5e-5, mask=None, **options):
+    """Compares results and gradients at valid tokens, relative to the largest number of each. Others get zeros, and
+    their gradients reach nothing."""
     grad = torch.randn_like(tensors[0])
-    if rows is not None:
-        grad = grad * rows[..., None]
-    ours = with_gradients(pool.triton_context_pool, tensors, grad, **options)
-    dense = with_gradients(context_pool, [tensor.double() for tensor in tensors], grad, **options)
-    if rows is not None:
-        dense["pooled"] = dense["pooled"] * rows[..., None]
+    ours = with_gradients(pool.triton_context_pool, tensors, grad, mask=mask, **options)
+    valid = 1 if mask is None else mask[..., None]
+    dense = with_gradients(context_pool, [each.double() for each in tensors], grad * valid, mask=mask, **options)
+    dense["pooled"] = dense["pooled"] * valid
     for name, expected in dense.items():
         number, like = ours[name], tensors[NAMES.index(name) if name in NAMES else 0]
         assert number.dtype == like.dtype, name
@@ -95,9 +100,10 @@ def test_heads_offsets_and_mask(small_blocks):
 
 
 def test_rounding_is_not_amplified_where_the_nearest_tokens_are_far(small_blocks):
-    mask = torch.zeros(2, 40, dtype=torch.bool)
-    mask[:, 30:] = True
-    check(small_blocks, make_inputs(40, width=20, num_dims=1, min_sigma=0.3), mask=mask)
+    tensors, mask = make_inputs(40, width=20, num_dims=1, min_sigma=0.3), torch.ones(2, 40, dtype=torch.bool)
+    mask[:, 10:30] = False
+    tensors[3][:, :, :10] += 10.0  # into the hole
+    check(small_blocks, tensors, mask=mask)
 
 
 def test_mask_of_integers(small_blocks):
@@ -129,9 +135,7 @@ def test_segments(small_blocks):
 
 def test_segment_without_any_valid_token(small_blocks):
     segments = torch.tensor([0] * 18 + [1] * 12 + [2] * 10).expand(2, -1)
-    mask = holes(40)
-    rows = (segments > 0) | mask  # others see nothing: dense pooling spreads their weights over the other segments
-    ours = check(small_blocks, make_inputs(40, num_dims=1), mask=mask, segments=segments, rows=rows)
+    ours = check(small_blocks, make_inputs(40, num_dims=1), mask=holes(40), segments=segments)
     assert (ours["pooled"][0, :18] == 0).all()
     assert (ours["sigma"][0, :, :18] == 0).all()
 
@@ -147,11 +151,11 @@ def test_predictions_in_half_precision(small_blocks):
 
 
 @pytest.mark.parametrize("content", [math.nan, math.inf])
-def test_contents_of_invalid_tokens_reach_nothing(small_blocks, content):
+def test_weights_of_invalid_tokens_reach_nothing(small_blocks, content):
     mask, grad = holes(40), torch.randn(2, 40, 10)
     tensors = make_inputs(40, num_heads=2, num_dims=1)
+    tensors[0] = tensors[0] * mask[..., None]
     expected = with_gradients(small_blocks.triton_context_pool, tensors, grad, mask=mask)
-    tensors[0] = tensors[0].masked_fill(~mask[..., None], content)
     tensors[1] = tensors[1].masked_fill(~mask[:, None], content)
     assert_close(with_gradients(small_blocks.triton_context_pool, tensors, grad, mask=mask), expected, rtol=0, atol=0)
 

@@ -19,9 +19,15 @@ but for rounding, which distances that are large against sigma would amplify: so
 are sums of `dlogit_ij` times each distance's difference from its mean. Nothing is added up by atomics: results do not
 change from run to run.
 
-Tested under Triton's interpreter and compiled for GPUs of compute capability 8.0 and 9.0; not run or timed on a GPU.
+Blocks of keys are left out where no query of a block can give them a weight above exp(-MARGIN). As a valid query
+enters its own pool, and no weight is above the largest `w` of the row, that is where
+
+    |centre_i - position_j|^2 > |offset_i|^2 + 2 sigma_i^2 (max_k w_k - w_i + MARGIN)
+
+On a grid the rows between them are the distance.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -37,11 +43,17 @@ except ImportError:
 
 
 # The largest sides of the blocks, powers of two of at least 32 and 16. With the warps that share a block they bound
-# the registers and the shared memory (some 20 KiB) that a program takes. The exact products of float32 take more
-# registers: their blocks have half as many tokens.
+# the registers and the shared memory that a program takes. The exact products of float32 take more registers: their
+# blocks are smaller.
 BLOCK_TOKENS = 64
-BLOCK_CHANNELS = 64
+BLOCK_CHANNELS = 256
 LAUNCH = {"num_warps": 8, "num_stages": 2}
+
+# What is left out weighs less than exp(-MARGIN), 4e-11, of what is summed: nothing beside float32's rounding.
+MARGIN = 24.0
+_MARGIN = tl.constexpr(MARGIN)
+_LOG2_E = tl.constexpr(math.log2(math.e))  # exponentials are of base 2, as the GPU's own
+_FAR = tl.constexpr(1e8)  # in positions
 
 
 def triton_context_pool(
@@ -55,8 +67,8 @@ def triton_context_pool(
 ) -> torch.Tensor:
     """What [`~cp_transformers.context_pool.context_pool`] computes, in memory that grows with the tokens only.
 
-    All but the products with `hidden_states` is computed in float32, and those are added up in it. A row that sees no
-    valid token, in its segment where there are `segments`, gives zeros.
+    All but the products with `hidden_states` is computed in float32, and those are added up in it. Invalid tokens get
+    zeros. Under autocast the tokens are cast to its dtype first, as in the products of the dense form.
 
     Args:
         hidden_states: `(batch, tokens, channels)`, in float32, bfloat16 or float16.
@@ -69,7 +81,7 @@ def triton_context_pool(
         segments: `(batch, tokens)`, integers: tokens with different ones do not pool each other. None: all may.
 
     Returns:
-        The pooled tokens, of the shape and dtype of `hidden_states`.
+        The pooled tokens, of the shape and dtype of `hidden_states`, under autocast of its dtype.
 
     Raises:
         ValueError: the channels are not divisible by the number of heads, `grid_size` does not hold as many positions
@@ -87,233 +99,359 @@ def triton_context_pool(
     if offsets is not None and offsets.shape[-1] != num_dims:
         raise ValueError(f"offsets need {num_dims} coordinates a token, not {offsets.shape[-1]}.")
 
+    if torch.is_autocast_enabled(hidden_states.device.type):  # as for the products of the dense form
+        hidden_states = hidden_states.to(torch.get_autocast_dtype(hidden_states.device.type))
     log_weights = weights.float()
     if mask is not None:
         log_weights = log_weights.masked_fill(~mask.bool()[:, None], -torch.inf)  # how the kernels know
-    precision = -0.5 / sigma.float() ** 2
-    down = right = torch.zeros_like(precision)
-    if offsets is not None:  # a sequence is a grid of one row
-        right = offsets[..., -1].float()
-        down = down if grid_size is None else offsets[..., 0].float()
-    gaussians = torch.stack([precision, down, right], dim=2)
-    if segments is None:
-        segments = torch.zeros(hidden_states.shape[:2], dtype=torch.int32, device=hidden_states.device)
-    columns = num_tokens if grid_size is None else grid_size[1]
+    columns = 0 if grid_size is None else grid_size[1]
+    offsets = None if offsets is None else offsets.float().contiguous()
+    segments = None if segments is None else segments.contiguous()
     return _TritonPool.apply(
-        hidden_states.contiguous(), log_weights.contiguous(), gaussians, segments.contiguous(), columns
+        hidden_states.contiguous(), log_weights.contiguous(), sigma.float().contiguous(), offsets, segments, columns
     )
 
 
 class _TritonPool(torch.autograd.Function):
-    """From `(batch, tokens, channels)`; `(batch, heads, tokens)`, -infinity at invalid tokens; `(batch, heads, 3,
-    tokens)`, the precision and the two coordinates of the offset; and `(batch, tokens)`: all contiguous."""
+    """From `(batch, tokens, channels)`; `(batch, heads, tokens)`, -infinity at invalid tokens; `(batch, heads,
+    tokens)`; `(batch, heads, tokens, dims)` or None; and `(batch, tokens)` or None: all contiguous."""
 
     @staticmethod
     def forward(
         ctx: Any,
         hidden_states: torch.Tensor,
         log_weights: torch.Tensor,
-        gaussians: torch.Tensor,
-        segments: torch.Tensor,
+        sigma: torch.Tensor,
+        offsets: torch.Tensor | None,
+        segments: torch.Tensor | None,
         columns: int,
     ) -> torch.Tensor:
         num_heads, num_tokens = log_weights.shape[1:]
         width = hidden_states.shape[-1] // num_heads
-        ctx.sizes = num_tokens, num_heads, width, columns
-        block_tokens = BLOCK_TOKENS // 2 if hidden_states.dtype == torch.float32 else BLOCK_TOKENS
-        ctx.blocks = block_tokens, max(16, min(BLOCK_CHANNELS, triton.next_power_of_2(width)))
+        block_tokens, block_channels = BLOCK_TOKENS, BLOCK_CHANNELS
+        if hidden_states.dtype == torch.float32:
+            block_tokens, block_channels = block_tokens // 2, max(16, block_channels // 4)
+        block_channels = max(16, min(block_channels, triton.next_power_of_2(width)))
+        blocks, channel_blocks = triton.cdiv(num_tokens, block_tokens), triton.cdiv(width, block_channels)
         # Blocks of tokens first: programs that run at the same time share their example's tokens in the cache.
-        rows = log_weights.shape[0] * num_heads
-        ctx.grid = rows * triton.cdiv(num_tokens, block_tokens), triton.cdiv(width, ctx.blocks[1])
+        ctx.grid = log_weights.shape[0] * num_heads * blocks, channel_blocks
+        ctx.sizes = num_tokens, num_heads, width, columns
+        ctx.options = {
+            "GRID": columns > 0,
+            "OFFSETS": offsets is not None,
+            "SEGMENTS": segments is not None,
+            "BLOCK_TOKENS": block_tokens,
+            "BLOCK_CHANNELS": block_channels,
+            **LAUNCH,
+        }
 
         pooled, log_sums = torch.empty_like(hidden_states), torch.empty_like(log_weights)
+        reached = log_weights.new_empty(2, ctx.grid[0], dtype=torch.int32)  # the first key of each block, and the end
+        inputs = hidden_states, log_weights, sigma, offsets, segments
         with torch.cuda.device_of(hidden_states):  # Triton launches on the current device
-            _pool_kernel[ctx.grid](
-                hidden_states, log_weights, gaussians, segments, pooled, log_sums, *ctx.sizes, *ctx.blocks, **LAUNCH
-            )
-        ctx.save_for_backward(hidden_states, log_weights, gaussians, segments, pooled, log_sums)
+            _pool_kernel[ctx.grid](*inputs, pooled, log_sums, *reached, *ctx.sizes, **ctx.options)
+        ctx.save_for_backward(*inputs, pooled, log_sums, reached)
         return pooled
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None, None]:
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         if torch.is_grad_enabled():  # create_graph: what is written by hand here would be left out of it, silently
-            raise RuntimeError("triton_context_pool has no second derivatives; leave out create_graph=True.")
-        hidden_states, log_weights, gaussians, segments, pooled, log_sums = ctx.saved_tensors
-        inputs = hidden_states, log_weights, gaussians, segments, grad.contiguous(), log_sums
-        deltas, gaussian_grads = torch.empty_like(log_weights), torch.empty_like(gaussians)
-        hidden_grads = torch.empty_like(hidden_states)
+            raise RuntimeError('triton_context_pool has no second derivatives; take pool_implementation="dense".')
+        *inputs, pooled, log_sums, reached = ctx.saved_tensors
+        hidden_states, log_weights, sigma, offsets, _ = inputs
+        inputs += [grad.contiguous(), log_sums]
+        deltas, sigma_grads, hidden_grads = (torch.empty_like(each) for each in (sigma, sigma, hidden_states))
+        offset_grads = None if offsets is None else torch.empty_like(offsets)
         # One term for each block of channels, to be added up.
         weight_grads = log_weights.new_empty(*log_weights.shape[:2], ctx.grid[1], log_weights.shape[2])
+        options = ctx.options | {"CHANNEL_BLOCKS": ctx.grid[1]}
         with torch.cuda.device_of(hidden_states):
             _query_grads_kernel[ctx.grid[:1]](
-                *inputs, pooled, deltas, gaussian_grads, *ctx.sizes, *ctx.blocks, **LAUNCH
+                *inputs, pooled, deltas, sigma_grads, offset_grads, *reached, *ctx.sizes, **options
             )
-            _key_grads_kernel[ctx.grid](*inputs, deltas, hidden_grads, weight_grads, *ctx.sizes, *ctx.blocks, **LAUNCH)
-        return hidden_grads, weight_grads.sum(dim=2), gaussian_grads, None, None
+            options = ctx.options | {"BLOCKS": triton.next_power_of_2(ctx.grid[0] // log_weights[..., 0].numel())}
+            _key_grads_kernel[ctx.grid](
+                *inputs, deltas, hidden_grads, weight_grads, *reached, *ctx.sizes, **options
+            )
+        return hidden_grads, weight_grads.sum(dim=2), sigma_grads, offset_grads, None, None
 
 
 @triton.jit
 def _pool_kernel(
-    hidden_states, log_weights, gaussians, segments, pooled, log_sums, num_tokens, num_heads, width, columns,
+    hidden_states, log_weights, sigma, offsets, segments, pooled, log_sums, first_blocks, end_blocks,
+    num_tokens, num_heads, width, columns,
+    GRID: tl.constexpr, OFFSETS: tl.constexpr, SEGMENTS: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
 ):  # fmt: skip
     row, queries = _row_and_tokens(num_tokens, BLOCK_TOKENS)
-    channels = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
+    queries = queries[:, None]
+    channels = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)[None, :]
+    gaussians = _gaussians(sigma, offsets, segments, row, queries, num_tokens, num_heads, GRID, OFFSETS, SEGMENTS)
+    query_weight = _log_weights(log_weights, row, queries, num_tokens)
+    first, end = _reached_keys(
+        log_weights, row, queries, query_weight, gaussians, num_tokens, columns, GRID, BLOCK_TOKENS
+    )
     # Finite, so that a block without any valid key leaves the other numbers zero instead of NaN.
-    largest = tl.full([BLOCK_TOKENS], -3e38, tl.float32)
-    total = tl.full([BLOCK_TOKENS], 0.0, tl.float32)
+    largest = tl.full([BLOCK_TOKENS, 1], -3e38, tl.float32)
+    total = tl.full([BLOCK_TOKENS, 1], 0.0, tl.float32)
     mixed = tl.full([BLOCK_TOKENS, BLOCK_CHANNELS], 0.0, tl.float32)
-    for start in range(0, num_tokens, BLOCK_TOKENS):
-        keys = start + tl.arange(0, BLOCK_TOKENS)
-        logits, valid, _, _ = _logits(
-            log_weights, gaussians, segments, row, queries, keys, num_tokens, num_heads, columns
+    for block in range(0, end - first):
+        keys = (first + block) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
+        x = _load(hidden_states, row, keys[:, None], channels, num_tokens, num_heads, width)
+        keys = keys[None, :]
+        key_weight = _log_weights(log_weights, row, keys, num_tokens)
+        logits, _, _ = _logits(
+            gaussians, queries, key_weight, segments, row, keys, num_tokens, num_heads, columns, GRID, SEGMENTS
         )
-        new_largest = tl.maximum(largest, tl.max(logits, 1))
-        p = tl.exp(logits - new_largest[:, None])
-        shrink = tl.exp(largest - new_largest)
-        x = _load(hidden_states, row, keys, valid, channels, num_tokens, num_heads, width)
-        mixed = tl.dot(p.to(x.dtype), x, mixed * shrink[:, None], input_precision="ieee")
-        total = total * shrink + tl.sum(p, 1)
+        logits = _as_product(logits, x.dtype)
+        new_largest = tl.maximum(largest, tl.max(logits, 1, keep_dims=True))
+        p = tl.exp2(logits - new_largest)
+        shrink = tl.exp2(largest - new_largest)
+        mixed = tl.dot(p.to(x.dtype), x, mixed * shrink, input_precision="ieee")
+        total = total * shrink + tl.sum(p, 1, keep_dims=True)
         largest = new_largest
-    inside = queries < num_tokens
-    empty = total == 0
+    empty = (total == 0) | (query_weight == -float("inf"))
     total = tl.where(empty, 1.0, total)
-    _store(pooled, mixed / total[:, None], row, queries, inside, channels, num_tokens, num_heads, width)
-    log_sum = tl.where(empty, float("inf"), largest + tl.log(total))  # infinite: backward's p are zero, too
-    tl.store(log_sums + row * num_tokens + queries, log_sum, inside & (tl.program_id(1) == 0))
+    mixed = tl.where(empty, 0.0, mixed / total)
+    _store(pooled, mixed, row, queries, channels, num_tokens, num_heads, width)
+    # Infinite: backward's p are zero, too.
+    log_sum = tl.where(empty, float("inf"), largest + tl.log2(total))
+    if tl.program_id(1) == 0:
+        tl.store(log_sums + row * num_tokens + queries, log_sum, queries < num_tokens)
+        tl.store(first_blocks + tl.program_id(0), first)
+        tl.store(end_blocks + tl.program_id(0), end)
 
 
 @triton.jit
 def _query_grads_kernel(
-    hidden_states, log_weights, gaussians, segments, grads, log_sums, pooled, deltas, gaussian_grads,
-    num_tokens, num_heads, width, columns, BLOCK_TOKENS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
+    hidden_states, log_weights, sigma, offsets, segments, grads, log_sums, pooled, deltas, sigma_grads, offset_grads,
+    first_blocks, end_blocks, num_tokens, num_heads, width, columns,
+    GRID: tl.constexpr, OFFSETS: tl.constexpr, SEGMENTS: tl.constexpr,
+    BLOCK_TOKENS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, CHANNEL_BLOCKS: tl.constexpr,
 ):  # fmt: skip
     row, queries = _row_and_tokens(num_tokens, BLOCK_TOKENS)
-    inside = queries < num_tokens
-    log_sum = tl.load(log_sums + row * num_tokens + queries, inside, float("inf"))
-    delta = tl.full([BLOCK_TOKENS], 0.0, tl.float32)
-    for start in range(0, width, BLOCK_CHANNELS):
-        channels = start + tl.arange(0, BLOCK_CHANNELS)
-        dy = _load(grads, row, queries, inside, channels, num_tokens, num_heads, width)
-        y = _load(pooled, row, queries, inside, channels, num_tokens, num_heads, width)
-        delta += tl.sum(dy.to(tl.float32) * y.to(tl.float32), 1)
-    tl.store(deltas + row * num_tokens + queries, delta, inside)
+    queries = queries[:, None]
+    channels = tl.arange(0, BLOCK_CHANNELS)[None, :]
+    inside, tokens = queries < num_tokens, row * num_tokens + queries
+    log_sum = tl.load(log_sums + tokens, inside, float("inf"))
+    gaussians = _gaussians(sigma, offsets, segments, row, queries, num_tokens, num_heads, GRID, OFFSETS, SEGMENTS)
+    delta = tl.full([BLOCK_TOKENS, 1], 0.0, tl.float32)
+    for part in tl.static_range(CHANNEL_BLOCKS):
+        own = part * BLOCK_CHANNELS + channels
+        dy = _load(grads, row, queries, own, num_tokens, num_heads, width)
+        y = _load(pooled, row, queries, own, num_tokens, num_heads, width)
+        delta += tl.sum(dy.to(tl.float32) * y.to(tl.float32), 1, keep_dims=True)
+    tl.store(deltas + tokens, delta, inside)
 
-    precision_grad = tl.full([BLOCK_TOKENS], 0.0, tl.float32)
-    down_grad = tl.full([BLOCK_TOKENS], 0.0, tl.float32)
-    right_grad = tl.full([BLOCK_TOKENS], 0.0, tl.float32)
-    excess = tl.full([BLOCK_TOKENS], 0.0, tl.float32)
-    square_mean = tl.full([BLOCK_TOKENS], 0.0, tl.float32)
-    down_mean = tl.full([BLOCK_TOKENS], 0.0, tl.float32)
-    right_mean = tl.full([BLOCK_TOKENS], 0.0, tl.float32)
-    for start in range(0, num_tokens, BLOCK_TOKENS):
-        keys = start + tl.arange(0, BLOCK_TOKENS)
-        logits, valid, down, right = _logits(
-            log_weights, gaussians, segments, row, queries, keys, num_tokens, num_heads, columns
-        )
+    excess = tl.full([BLOCK_TOKENS, 1], 0.0, tl.float32)
+    square_sum = tl.full([BLOCK_TOKENS, 1], 0.0, tl.float32)
+    square_mean = tl.full([BLOCK_TOKENS, 1], 0.0, tl.float32)
+    down_sum = tl.full([BLOCK_TOKENS, 1], 0.0, tl.float32)
+    down_mean = tl.full([BLOCK_TOKENS, 1], 0.0, tl.float32)
+    right_sum = tl.full([BLOCK_TOKENS, 1], 0.0, tl.float32)
+    right_mean = tl.full([BLOCK_TOKENS, 1], 0.0, tl.float32)
+    first = tl.load(first_blocks + tl.program_id(0))
+    for block in range(0, tl.load(end_blocks + tl.program_id(0)) - first):
+        keys = (first + block) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
         dp = tl.full([BLOCK_TOKENS, BLOCK_TOKENS], 0.0, tl.float32)
-        for channel_start in range(0, width, BLOCK_CHANNELS):
-            channels = channel_start + tl.arange(0, BLOCK_CHANNELS)
-            dy = _load(grads, row, queries, inside, channels, num_tokens, num_heads, width)
-            x = _load(hidden_states, row, keys, valid, channels, num_tokens, num_heads, width)
+        for part in tl.static_range(CHANNEL_BLOCKS):
+            own = part * BLOCK_CHANNELS + channels
+            if CHANNEL_BLOCKS > 1:  # else it is the one from above
+                dy = _load(grads, row, queries, own, num_tokens, num_heads, width)
+            x = _load(hidden_states, row, keys[:, None], own, num_tokens, num_heads, width)
             dp = tl.dot(dy, tl.trans(x), dp, input_precision="ieee")
-        p = tl.exp(logits - log_sum[:, None])
-        logit_grads = p * (dp - delta[:, None])
-        square = down * down + right * right
-        precision_grad += tl.sum(logit_grads * square, 1)
-        down_grad += tl.sum(logit_grads * down, 1)
-        right_grad += tl.sum(logit_grads * right, 1)
-        excess += tl.sum(logit_grads, 1)
-        square_mean += tl.sum(p * square, 1)
-        down_mean += tl.sum(p * down, 1)
-        right_mean += tl.sum(p * right, 1)
-    precision = tl.load(gaussians + row * 3 * num_tokens + queries, inside, 0.0)
-    precision_grad -= excess * square_mean
-    down_grad = 2 * precision * (down_grad - excess * down_mean)
-    right_grad = 2 * precision * (right_grad - excess * right_mean)
-    pointers = gaussian_grads + row * 3 * num_tokens + queries
-    tl.store(pointers, precision_grad, inside)
-    tl.store(pointers + num_tokens, down_grad, inside)
-    tl.store(pointers + 2 * num_tokens, right_grad, inside)
+        keys = keys[None, :]
+        key_weight = _log_weights(log_weights, row, keys, num_tokens)
+        logits, down, right = _logits(
+            gaussians, queries, key_weight, segments, row, keys, num_tokens, num_heads, columns, GRID, SEGMENTS
+        )
+        p = tl.exp2(_as_product(logits, x.dtype) - log_sum)
+        logit_grads = p * (dp - delta)
+        square = right * right
+        if GRID:
+            square += down * down
+        excess += tl.sum(logit_grads, 1, keep_dims=True)
+        square_sum += tl.sum(logit_grads * square, 1, keep_dims=True)
+        square_mean += tl.sum(p * square, 1, keep_dims=True)
+        if OFFSETS:
+            right_sum += tl.sum(logit_grads * right, 1, keep_dims=True)
+            right_mean += tl.sum(p * right, 1, keep_dims=True)
+            if GRID:
+                down_sum += tl.sum(logit_grads * down, 1, keep_dims=True)
+                down_mean += tl.sum(p * down, 1, keep_dims=True)
+    own_sigma = tl.load(sigma + tokens, inside, 1.0)
+    square_sum = (square_sum - excess * square_mean) / (own_sigma * own_sigma * own_sigma)
+    tl.store(sigma_grads + tokens, square_sum, inside)
+    if OFFSETS:
+        right_sum = (excess * right_mean - right_sum) / (own_sigma * own_sigma)
+        if GRID:
+            down_sum = (excess * down_mean - down_sum) / (own_sigma * own_sigma)
+            tl.store(offset_grads + 2 * tokens, down_sum, inside)
+            tl.store(offset_grads + 2 * tokens + 1, right_sum, inside)
+        else:
+            tl.store(offset_grads + tokens, right_sum, inside)
 
 
 @triton.jit
 def _key_grads_kernel(
-    hidden_states, log_weights, gaussians, segments, grads, log_sums, deltas, hidden_grads, weight_grads,
-    num_tokens, num_heads, width, columns, BLOCK_TOKENS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
+    hidden_states, log_weights, sigma, offsets, segments, grads, log_sums, deltas, hidden_grads, weight_grads,
+    first_blocks, end_blocks, num_tokens, num_heads, width, columns,
+    GRID: tl.constexpr, OFFSETS: tl.constexpr, SEGMENTS: tl.constexpr,
+    BLOCK_TOKENS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
     row, keys = _row_and_tokens(num_tokens, BLOCK_TOKENS)
-    channels = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
+    channels = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)[None, :]
+    key_weight = _log_weights(log_weights, row, keys[:, None], num_tokens)
+
+    # From the first to the last of the blocks of queries that reach these keys.
+    num_blocks = (num_tokens + BLOCK_TOKENS - 1) // BLOCK_TOKENS
+    blocks = tl.arange(0, BLOCKS)
+    firsts = tl.load(first_blocks + row * num_blocks + blocks, blocks < num_blocks, num_blocks)
+    ends = tl.load(end_blocks + row * num_blocks + blocks, blocks < num_blocks, 0)
+    own_block = tl.program_id(0) % num_blocks
+    reaching = (firsts <= own_block) & (ends > own_block)
+    first = tl.min(tl.where(reaching, blocks, BLOCKS))
+    end = tl.max(tl.where(reaching, blocks, -1)) + 1
+
     dx = tl.full([BLOCK_TOKENS, BLOCK_CHANNELS], 0.0, tl.float32)
-    delta_sum = tl.full([BLOCK_TOKENS], 0.0, tl.float32)
-    for start in range(0, num_tokens, BLOCK_TOKENS):
-        queries = start + tl.arange(0, BLOCK_TOKENS)
-        inside = queries < num_tokens
-        log_sum = tl.load(log_sums + row * num_tokens + queries, inside, float("inf"))
-        delta = tl.load(deltas + row * num_tokens + queries, inside, 0.0)
-        dy = _load(grads, row, queries, inside, channels, num_tokens, num_heads, width)
-        logits, _, _, _ = _logits(log_weights, gaussians, segments, row, queries, keys, num_tokens, num_heads, columns)
-        p = tl.exp(logits - log_sum[:, None]).to(dy.dtype)
-        dx = tl.dot(tl.trans(p), dy, dx, input_precision="ieee")
+    delta_sum = tl.full([BLOCK_TOKENS, 1], 0.0, tl.float32)
+    for block in range(0, end - first):
+        queries = (first + block) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
+        dy = _load(grads, row, queries[:, None], channels, num_tokens, num_heads, width)
+        queries = queries[None, :]
+        inside, tokens = queries < num_tokens, row * num_tokens + queries
+        log_sum = tl.load(log_sums + tokens, inside, float("inf"))
+        delta = tl.load(deltas + tokens, inside, 0.0)
+        gaussians = _gaussians(sigma, offsets, segments, row, queries, num_tokens, num_heads, GRID, OFFSETS, SEGMENTS)
+        logits, _, _ = _logits(
+            gaussians, queries, key_weight, segments, row, keys[:, None], num_tokens, num_heads, columns,
+            GRID, SEGMENTS,
+        )  # fmt: skip
+        p = tl.exp2(_as_product(logits, dy.dtype) - log_sum).to(dy.dtype)
+        dx = tl.dot(p, dy, dx, input_precision="ieee")
         # Of the rounded p as well: the two terms of dw, which nearly cancel, must be of the same.
-        delta_sum += tl.sum(p.to(tl.float32) * delta[:, None], 0)
-    inside = keys < num_tokens
-    valid = tl.load(log_weights + row * num_tokens + keys, inside, -float("inf")) > -float("inf")
-    x = _load(hidden_states, row, keys, valid, channels, num_tokens, num_heads, width)
-    _store(hidden_grads, dx, row, keys, inside, channels, num_tokens, num_heads, width)
-    dw = tl.sum(x.to(tl.float32) * dx, 1) - tl.where(tl.program_id(1) == 0, delta_sum, 0.0)
-    tl.store(weight_grads + (row * tl.num_programs(1) + tl.program_id(1)) * num_tokens + keys, dw, inside)
+        delta_sum += tl.sum(p.to(tl.float32) * delta, 1, keep_dims=True)
+    x = _load(hidden_states, row, keys[:, None], channels, num_tokens, num_heads, width)
+    _store(hidden_grads, dx, row, keys[:, None], channels, num_tokens, num_heads, width)
+    dw = tl.sum(x.to(tl.float32) * dx, 1)
+    if tl.program_id(1) == 0:
+        dw -= tl.sum(delta_sum, 1)
+    pointers = weight_grads + (row * tl.num_programs(1) + tl.program_id(1)) * num_tokens + keys
+    tl.store(pointers, dw, keys < num_tokens)
 
 
 @triton.jit
 def _row_and_tokens(num_tokens, BLOCK_TOKENS: tl.constexpr):
-    """This program's row of (batch * heads) and block of tokens. 64 bits, for all pointers are computed from them."""
+    """This program's row of (batch * heads), in 64 bits for what is computed from it, and block of tokens."""
     blocks = (num_tokens + BLOCK_TOKENS - 1) // BLOCK_TOKENS
     program = tl.program_id(0)
     return (program // blocks).to(tl.int64), program % blocks * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
 
 
 @triton.jit
-def _logits(log_weights, gaussians, segments, row, queries, keys, num_tokens, num_heads, columns):
-    """The logits of a block, which of its keys are valid anywhere, and how far each query's centre lies below and to
-    the right of each key."""
-    query_inside, key_inside = queries < num_tokens, keys < num_tokens
-    gaussians += row * 3 * num_tokens + queries
-    precision = tl.load(gaussians, query_inside, 0.0)
-    down_offset = tl.load(gaussians + num_tokens, query_inside, 0.0)
-    right_offset = tl.load(gaussians + 2 * num_tokens, query_inside, 0.0)
-    # Distances between positions first: exact however long the sequence.
-    down = _distances(queries // columns, keys // columns) + down_offset[:, None]
-    right = _distances(queries % columns, keys % columns) + right_offset[:, None]
-
-    log_weight = tl.load(log_weights + row * num_tokens + keys, key_inside, -float("inf"))
-    logits = log_weight[None, :] + (down * down + right * right) * precision[:, None]
-    segments += row // num_heads * num_tokens
-    query_segment, key_segment = tl.load(segments + queries, query_inside, 0), tl.load(segments + keys, key_inside, 0)
-    logits = tl.where(query_segment[:, None] == key_segment[None, :], logits, -float("inf"))
-    return logits, log_weight > -float("inf"), down, right
+def _log_weights(log_weights, row, tokens, num_tokens):
+    """-infinity at invalid tokens and beyond the last."""
+    return tl.load(log_weights + row * num_tokens + tokens, tokens < num_tokens, -float("inf"))
 
 
 @triton.jit
-def _distances(query_positions, key_positions):
-    return query_positions.to(tl.float32)[:, None] - key_positions.to(tl.float32)[None, :]
+def _gaussians(
+    sigma, offsets, segments, row, queries, num_tokens, num_heads,
+    GRID: tl.constexpr, OFFSETS: tl.constexpr, SEGMENTS: tl.constexpr,
+):  # fmt: skip
+    """The precision of each query, the two coordinates of its offset, and its segment."""
+    inside, tokens = queries < num_tokens, row * num_tokens + queries
+    own_sigma = tl.load(sigma + tokens, inside, 1.0)
+    precision = -0.5 / (own_sigma * own_sigma)
+    down = tl.where(inside, 0.0, 0.0)
+    right = down
+    if OFFSETS:
+        if GRID:
+            down = tl.load(offsets + 2 * tokens, inside, 0.0)
+            right = tl.load(offsets + 2 * tokens + 1, inside, 0.0)
+        else:
+            right = tl.load(offsets + tokens, inside, 0.0)
+    segment = queries
+    if SEGMENTS:
+        segment = tl.load(segments + row // num_heads * num_tokens + queries, inside, 0)
+    return precision, down, right, segment
+
+
+@triton.jit
+def _reached_keys(
+    log_weights, row, queries, query_weight, gaussians, num_tokens, columns,
+    GRID: tl.constexpr, BLOCK_TOKENS: tl.constexpr,
+):  # fmt: skip
+    """The first key that matters to any of a block of queries, at the start of a block, and the end of those that do.
+    NaN matters everywhere, to be handed on."""
+    precision, down, right, _ = gaussians
+    weights = tl.full([BLOCK_TOKENS], -float("inf"), tl.float32)
+    for start in range(0, num_tokens, BLOCK_TOKENS):
+        weights = tl.maximum(weights, _log_weights(log_weights, row, start + tl.arange(0, BLOCK_TOKENS), num_tokens))
+    valid = query_weight != -float("inf")
+    headroom = tl.where(valid, tl.max(weights) - query_weight, 0.0) + _MARGIN
+    reach = tl.sqrt(down * down + right * right - headroom / precision)
+    position, offset, extent = queries, right, num_tokens
+    if GRID:
+        position, offset, extent = queries // columns, down, num_tokens // columns
+    lowest = tl.where(offset - reach > -_FAR, offset - reach, -_FAR)
+    highest = tl.where(offset + reach < _FAR, offset + reach, _FAR)
+    first = tl.min(tl.where(valid, position.to(tl.float32) + lowest, _FAR))
+    last = tl.max(tl.where(valid, position.to(tl.float32) + highest, -1.0))
+    first = tl.minimum(tl.maximum(first, 0.0), extent.to(tl.float32)).to(tl.int32)
+    end = tl.minimum(last + 1.0, extent.to(tl.float32)).to(tl.int32)
+    if GRID:
+        first *= columns
+        end *= columns
+    return first // BLOCK_TOKENS, (end + BLOCK_TOKENS - 1) // BLOCK_TOKENS
+
+
+@triton.jit
+def _logits(
+    gaussians, queries, key_weight, segments, row, keys, num_tokens, num_heads, columns,
+    GRID: tl.constexpr, SEGMENTS: tl.constexpr,
+):  # fmt: skip
+    """The logits of a block, to base 2, and how far each query's centre lies below and to the right of each key."""
+    precision, down, right, segment = gaussians
+    # Distances between positions first: exact however long the sequence.
+    if GRID:
+        right = (queries % columns).to(tl.float32) - (keys % columns).to(tl.float32) + right
+        down = (queries // columns).to(tl.float32) - (keys // columns).to(tl.float32) + down
+        square = down * down + right * right
+    else:
+        right = queries.to(tl.float32) - keys.to(tl.float32) + right
+        square = right * right
+    logits = key_weight * _LOG2_E + square * (precision * _LOG2_E)
+    if SEGMENTS:
+        key_segment = tl.load(segments + row // num_heads * num_tokens + keys, keys < num_tokens, 0)
+        logits = tl.where(segment == key_segment, logits, -float("inf"))
+    return logits, down, right
+
+
+@triton.jit
+def _as_product(logits, dtype: tl.constexpr):
+    """The logits, spread over the threads as a product of matrices is: the sum of a row is then within four of them,
+    and what is computed from the logits is ready for the next product. Tensor cores add zeros at no cost."""
+    if dtype == tl.float32:
+        return logits
+    return tl.dot(tl.full([logits.shape[0], 16], 0.0, dtype), tl.full([16, logits.shape[1]], 0.0, dtype), logits)
 
 
 @triton.jit
 def _pointers(tensor, row, tokens, channels, num_tokens, num_heads, width):
     """To the tokens' channels of one head, in `(batch, tokens, channels)`."""
     tensor += (row // num_heads * num_tokens * num_heads + row % num_heads) * width
-    return tensor + tokens.to(tl.int64)[:, None] * (num_heads * width) + channels[None, :]
+    return tensor + (tokens * (num_heads * width) + channels)
 
 
 @triton.jit
-def _load(tensor, row, tokens, wanted, channels, num_tokens, num_heads, width):
-    """Zeros where a token is not wanted."""
+def _load(tensor, row, tokens, channels, num_tokens, num_heads, width):
+    """Zeros beyond the last token and the head's channels."""
     pointers = _pointers(tensor, row, tokens, channels, num_tokens, num_heads, width)
-    return tl.load(pointers, wanted[:, None] & (channels < width)[None, :], 0.0)
+    return tl.load(pointers, (tokens < num_tokens) & (channels < width), 0.0)
 
 
 @triton.jit
-def _store(tensor, block, row, tokens, wanted, channels, num_tokens, num_heads, width):
+def _store(tensor, block, row, tokens, channels, num_tokens, num_heads, width):
     pointers = _pointers(tensor, row, tokens, channels, num_tokens, num_heads, width)
-    tl.store(pointers, block.to(tensor.dtype.element_ty), wanted[:, None] & (channels < width)[None, :])
+    tl.store(pointers, block.to(tensor.dtype.element_ty), (tokens < num_tokens) & (channels < width))
