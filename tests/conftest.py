@@ -110,7 +110,7 @@ def triton_pool(triton_device):
 @pytest.fixture
 def small_blocks(triton_pool, monkeypatch):
     """The module, with blocks so small that few tokens make several: float32 then takes 16, the fewest there are."""
-    for name, size in {"BLOCK_TOKENS": 32, "BLOCK_CHANNELS": 16}.items():
+    for name, size in {"BLOCK_TOKENS": 64, "BLOCK_CHANNELS": 32, "STEP": 16}.items():
         monkeypatch.setattr(triton_pool, name, size)
     return triton_pool
 

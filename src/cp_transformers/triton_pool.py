@@ -47,7 +47,8 @@ except ImportError:
 # blocks are smaller.
 BLOCK_TOKENS = 64
 BLOCK_CHANNELS = 256
-LAUNCH = {"num_warps": 8, "num_stages": 2}
+STEP = 32
+LAUNCH = {"num_warps": 4, "num_stages": 2}
 
 # What is left out weighs less than exp(-MARGIN), 4e-11, of what is summed: nothing beside float32's rounding.
 MARGIN = 24.0
@@ -141,6 +142,7 @@ class _TritonPool(torch.autograd.Function):
             "OFFSETS": offsets is not None,
             "SEGMENTS": segments is not None,
             "BLOCK_TOKENS": block_tokens,
+            "STEP": min(STEP, block_tokens),
             "BLOCK_CHANNELS": block_channels,
             **LAUNCH,
         }
@@ -181,7 +183,7 @@ def _pool_kernel(
     hidden_states, log_weights, sigma, offsets, segments, pooled, log_sums, first_blocks, end_blocks,
     num_tokens, num_heads, width, columns,
     GRID: tl.constexpr, OFFSETS: tl.constexpr, SEGMENTS: tl.constexpr,
-    BLOCK_TOKENS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
+    BLOCK_TOKENS: tl.constexpr, STEP: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
 ):  # fmt: skip
     row, queries = _row_and_tokens(num_tokens, BLOCK_TOKENS)
     queries = queries[:, None]
@@ -195,15 +197,15 @@ def _pool_kernel(
     largest = tl.full([BLOCK_TOKENS, 1], -3e38, tl.float32)
     total = tl.full([BLOCK_TOKENS, 1], 0.0, tl.float32)
     mixed = tl.full([BLOCK_TOKENS, BLOCK_CHANNELS], 0.0, tl.float32)
-    for block in range(0, end - first):
-        keys = (first + block) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
+    for step in range(0, (end - first) * (BLOCK_TOKENS // STEP)):
+        keys = first * BLOCK_TOKENS + step * STEP + tl.arange(0, STEP)
         x = _load(hidden_states, row, keys[:, None], channels, num_tokens, num_heads, width)
         keys = keys[None, :]
         key_weight = _log_weights(log_weights, row, keys, num_tokens)
         logits, _, _ = _logits(
             gaussians, queries, key_weight, segments, row, keys, num_tokens, num_heads, columns, GRID, SEGMENTS
         )
-        logits = _as_product(logits, x.dtype)
+        logits = _as_product(logits, hidden_states.dtype.element_ty)
         new_largest = tl.maximum(largest, tl.max(logits, 1, keep_dims=True))
         p = tl.exp2(logits - new_largest)
         shrink = tl.exp2(largest - new_largest)
@@ -227,7 +229,7 @@ def _query_grads_kernel(
     hidden_states, log_weights, sigma, offsets, segments, grads, log_sums, pooled, deltas, sigma_grads, offset_grads,
     first_blocks, end_blocks, num_tokens, num_heads, width, columns,
     GRID: tl.constexpr, OFFSETS: tl.constexpr, SEGMENTS: tl.constexpr,
-    BLOCK_TOKENS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, CHANNEL_BLOCKS: tl.constexpr,
+    BLOCK_TOKENS: tl.constexpr, STEP: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, CHANNEL_BLOCKS: tl.constexpr,
 ):  # fmt: skip
     row, queries = _row_and_tokens(num_tokens, BLOCK_TOKENS)
     queries = queries[:, None]
@@ -251,21 +253,24 @@ def _query_grads_kernel(
     right_sum = tl.full([BLOCK_TOKENS, 1], 0.0, tl.float32)
     right_mean = tl.full([BLOCK_TOKENS, 1], 0.0, tl.float32)
     first = tl.load(first_blocks + tl.program_id(0))
-    for block in range(0, tl.load(end_blocks + tl.program_id(0)) - first):
-        keys = (first + block) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
-        dp = tl.full([BLOCK_TOKENS, BLOCK_TOKENS], 0.0, tl.float32)
-        for part in tl.static_range(CHANNEL_BLOCKS):
-            own = part * BLOCK_CHANNELS + channels
-            if CHANNEL_BLOCKS > 1:  # else it is the one from above
-                dy = _load(grads, row, queries, own, num_tokens, num_heads, width)
-            x = _load(hidden_states, row, keys[:, None], own, num_tokens, num_heads, width)
+    for step in range(0, (tl.load(end_blocks + tl.program_id(0)) - first) * (BLOCK_TOKENS // STEP)):
+        keys = first * BLOCK_TOKENS + step * STEP + tl.arange(0, STEP)
+        dp = tl.full([BLOCK_TOKENS, STEP], 0.0, tl.float32)
+        if CHANNEL_BLOCKS == 1:  # dy is that from above
+            x = _load(hidden_states, row, keys[:, None], channels, num_tokens, num_heads, width)
             dp = tl.dot(dy, tl.trans(x), dp, input_precision="ieee")
+        else:
+            for block in range(CHANNEL_BLOCKS):
+                own = block * BLOCK_CHANNELS + channels
+                dy = _load(grads, row, queries, own, num_tokens, num_heads, width)
+                x = _load(hidden_states, row, keys[:, None], own, num_tokens, num_heads, width)
+                dp = tl.dot(dy, tl.trans(x), dp, input_precision="ieee")
         keys = keys[None, :]
         key_weight = _log_weights(log_weights, row, keys, num_tokens)
         logits, down, right = _logits(
             gaussians, queries, key_weight, segments, row, keys, num_tokens, num_heads, columns, GRID, SEGMENTS
         )
-        p = tl.exp2(_as_product(logits, x.dtype) - log_sum)
+        p = tl.exp2(_as_product(logits, hidden_states.dtype.element_ty) - log_sum)
         logit_grads = p * (dp - delta)
         square = right * right
         if GRID:
@@ -297,7 +302,7 @@ def _key_grads_kernel(
     hidden_states, log_weights, sigma, offsets, segments, grads, log_sums, deltas, hidden_grads, weight_grads,
     first_blocks, end_blocks, num_tokens, num_heads, width, columns,
     GRID: tl.constexpr, OFFSETS: tl.constexpr, SEGMENTS: tl.constexpr,
-    BLOCK_TOKENS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCKS: tl.constexpr,
+    BLOCK_TOKENS: tl.constexpr, STEP: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
     row, keys = _row_and_tokens(num_tokens, BLOCK_TOKENS)
     channels = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)[None, :]
@@ -315,8 +320,8 @@ def _key_grads_kernel(
 
     dx = tl.full([BLOCK_TOKENS, BLOCK_CHANNELS], 0.0, tl.float32)
     delta_sum = tl.full([BLOCK_TOKENS, 1], 0.0, tl.float32)
-    for block in range(0, end - first):
-        queries = (first + block) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
+    for step in range(0, (end - first) * (BLOCK_TOKENS // STEP)):
+        queries = first * BLOCK_TOKENS + step * STEP + tl.arange(0, STEP)
         dy = _load(grads, row, queries[:, None], channels, num_tokens, num_heads, width)
         queries = queries[None, :]
         inside, tokens = queries < num_tokens, row * num_tokens + queries
@@ -327,7 +332,7 @@ def _key_grads_kernel(
             gaussians, queries, key_weight, segments, row, keys[:, None], num_tokens, num_heads, columns,
             GRID, SEGMENTS,
         )  # fmt: skip
-        p = tl.exp2(_as_product(logits, dy.dtype) - log_sum).to(dy.dtype)
+        p = tl.exp2(_as_product(logits, hidden_states.dtype.element_ty) - log_sum).to(dy.dtype)
         dx = tl.dot(p, dy, dx, input_precision="ieee")
         # Of the rounded p as well: the two terms of dw, which nearly cancel, must be of the same.
         delta_sum += tl.sum(p.to(tl.float32) * delta, 1, keep_dims=True)
@@ -385,9 +390,10 @@ def _reached_keys(
     """The first key that matters to any of a block of queries, at the start of a block, and the end of those that do.
     NaN matters everywhere, to be handed on."""
     precision, down, right, _ = gaussians
-    weights = tl.full([BLOCK_TOKENS], -float("inf"), tl.float32)
-    for start in range(0, num_tokens, BLOCK_TOKENS):
-        weights = tl.maximum(weights, _log_weights(log_weights, row, start + tl.arange(0, BLOCK_TOKENS), num_tokens))
+    weights = tl.full([4 * BLOCK_TOKENS], -float("inf"), tl.float32)
+    for start in range(0, num_tokens, 4 * BLOCK_TOKENS):
+        tokens = start + tl.arange(0, 4 * BLOCK_TOKENS)
+        weights = tl.maximum(weights, _log_weights(log_weights, row, tokens, num_tokens))
     valid = query_weight != -float("inf")
     headroom = tl.where(valid, tl.max(weights) - query_weight, 0.0) + _MARGIN
     reach = tl.sqrt(down * down + right * right - headroom / precision)
