@@ -13,8 +13,9 @@ import pytest
 import torch
 from transformers import BertConfig, ViTConfig
 
-from cp_transformers import CPBertConfig, CPViTConfig, benchmark
+from cp_transformers import CPBertConfig, CPViTConfig, benchmark, benchmark_models
 from cp_transformers.benchmark import (
+    ACCELERATOR_POOLS,
     COLUMNS,
     DENSE,
     FEWEST_ROUNDS,
@@ -220,3 +221,28 @@ def test_the_blocks_are_those_of_the_models_they_are_named_after():
 def test_too_little_to_measure_is_refused(options, tmp_path, capsys):
     assert cli(["benchmark", "--output", str(tmp_path / "out.csv"), *options]) == 1
     assert "or more" in capsys.readouterr().err and not (tmp_path / "out.csv").exists()
+
+
+def test_a_device_that_is_not_there_is_refused(tmp_path, capsys):
+    assert cli(["benchmark", "--output", str(tmp_path / "out.csv"), "--device", "xpu:77"]) == 1
+    assert "--device xpu:77 cannot be used" in capsys.readouterr().err and not (tmp_path / "out.csv").exists()
+
+
+def test_other_devices_are_given_more_at_once_in_bfloat16(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "ACCELERATOR_BATCHES", 3)
+    monkeypatch.setattr(benchmark_models, "ACCELERATOR_BATCHES", 3)
+    seen = []
+    for name in ("make_block", "build"):
+        where = benchmark if name == "make_block" else benchmark_models
+        make = getattr(where, name)
+        monkeypatch.setattr(where, name, lambda *args, make=make: seen.append(make(*args)) or seen[-1])
+    # The processor by another name stands for a device of another kind.
+    rows = run_pooling(tmp_path / "pooling.csv", rounds=2, threads=1, shapes=TINY, device="cpu:0")
+    assert {(row["pool"], row["batch"], row["flops_ratio"]) for row in rows} == {
+        (pool, 6, "") for pool in ACCELERATOR_POOLS
+    }
+    group = Group("text", 2, 4, by_layers("BERT", (2, 1), tiny(BertConfig), tiny(CPBertConfig)))
+    rows = run_models(tmp_path / "models.csv", rounds=2, threads=1, compared=[group], device="cpu:0")
+    assert all(row["batch"] == 6 and row["gflops"] > 0 for row in rows)
+    modules = [module for each in seen for module in ([each[0], *each[1].values()] if type(each) is tuple else [each])]
+    assert {parameter.dtype for module in modules for parameter in module.parameters()} == {torch.bfloat16}

@@ -4,6 +4,7 @@
 
 import math
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -350,6 +351,68 @@ def test_triton_without_its_device_is_dense_with_one_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert choose_implementation("triton", zeros(8)) == "dense"
+
+
+@pytest.fixture
+def on_gpu(monkeypatch):
+    """Makes tensors on a GPU of which nothing but their kind is real."""
+    monkeypatch.setattr(module, "is_traced", lambda tensor: False)  # as such tensors are
+    monkeypatch.setattr(module, "_triton_runs", lambda device: True)
+    with FakeTensorMode():
+        yield partial(zeros, device="cuda")
+
+
+def test_on_a_gpu_triton_is_the_choice_at_any_length(on_gpu):
+    for num_tokens in (1, 4096, 16384):
+        assert choose_implementation("auto", on_gpu(num_tokens)) == "triton"
+        assert choose_implementation("auto", on_gpu(num_tokens, requires_grad=True)) == "triton"
+    assert choose_implementation("auto", on_gpu(4096), grid_size=(64, 64)) == "triton"
+    assert choose_implementation("auto", on_gpu(64), segments=torch.ones(1, 64)) == "triton"
+    for other in ("dense", "linear"):
+        assert choose_implementation(other, on_gpu(64)) == other
+    for implementation in ("auto", "triton"):
+        assert choose_implementation(implementation, on_gpu(64, dtype=torch.float64)) == "dense"
+
+
+def test_where_triton_does_not_run_a_gpu_takes_another(on_gpu, monkeypatch):
+    monkeypatch.setattr(module, "_triton_runs", lambda device: False)
+    assert choose_implementation("auto", on_gpu(4095)) == "dense"
+    assert choose_implementation("auto", on_gpu(4096)) == "linear"
+
+
+def test_compiled_models_take_triton_and_exported_ones_dense(on_gpu, monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert choose_implementation("auto", on_gpu(64)) == "triton"
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    assert choose_implementation("auto", on_gpu(64)) == "dense"
+
+
+def test_function_transforms_are_dense(on_gpu):
+    chosen = []
+    torch.func.vmap(lambda each: chosen.append(choose_implementation("auto", each)) or each)(on_gpu(64)[None])
+    assert chosen == ["dense"]
+
+
+def test_triton_that_fails_is_dense_with_one_warning(monkeypatch):
+    device = torch.device("cuda", 99)  # that there is none stands for whatever else may fail
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    with pytest.warns(UserWarning, match='Triton fails here, "dense" pools in its place: '):
+        assert not module._triton_runs(device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not module._triton_runs(device)
+    monkeypatch.delitem(module._TRITON_RUNS, device)
+
+
+@pytest.mark.parametrize(("cuda", "capability"), [(None, (9, 0)), ("13.0", (7, 5))])
+def test_other_gpus_do_without_triton(cuda, capability, monkeypatch):
+    monkeypatch.setattr(module, "_TRITON_RUNS", {})
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not module._triton_runs(torch.device("cuda"))
 
 
 def test_an_unknown_implementation_is_refused_by_name():

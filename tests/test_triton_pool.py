@@ -177,11 +177,73 @@ def test_inputs_need_not_be_contiguous(small_blocks):
     assert_close(hidden_states.grad.sum(dim=1), torch.full((2, 10), 20.0))
 
 
-def test_no_second_derivatives(small_blocks):
-    tensors = [tensor.requires_grad_() for tensor in make_inputs(16)]
-    pooled = small_blocks.triton_context_pool(*tensors)
-    with pytest.raises(RuntimeError, match="second derivatives"):
-        torch.autograd.grad(pooled.sum(), tensors, create_graph=True)
+@pytest.mark.parametrize("grid_size", [None, (4, 4)], ids=["sequence", "grid"])
+def test_second_derivatives_are_those_of_the_dense_form(small_blocks, grid_size):
+    mask, direction = holes(40)[:, :16], torch.randn(2, 16, 10)
+    mask[0, 14:] = True
+    found = []
+    tensors = make_inputs(16, num_heads=2, num_dims=1 if grid_size is None else 2)
+    for pool, dtype in ((small_blocks.triton_context_pool, torch.float32), (context_pool, torch.float64)):
+        inputs = [each.to(dtype).requires_grad_() for each in tensors]
+        pooled = pool(*inputs, mask=mask, grid_size=grid_size) * mask[..., None]
+        grads = torch.autograd.grad((pooled * direction).sum(), inputs, create_graph=True)
+        found.append([*grads, *torch.autograd.grad(sum(each.square().sum() for each in grads), inputs)])
+    for ours, dense in zip(*found):
+        assert_close(ours.double(), dense, rtol=1e-4, atol=1e-4 * dense.abs().max().item())
+
+
+def test_only_what_is_asked_for_has_second_derivatives(small_blocks):
+    hidden_states, weights, sigma = make_inputs(16)
+    pooled = small_blocks.triton_context_pool(hidden_states, weights.requires_grad_(), sigma)
+    (grad,) = torch.autograd.grad(pooled.square().sum(), [weights], create_graph=True)
+    grad.sum().backward()
+    assert weights.grad.abs().max() < 1e-4  # the gradients of a softmax's logits sum to zero, whatever these are
+
+
+def reached_blocks(pooled):
+    """The first block of tokens that each block pools, and the end of those."""
+    return pooled.grad_fn.saved_tensors[-1].view(2, *pooled.shape[:1], -1)
+
+
+def test_far_blocks_are_left_out(small_blocks):
+    tensors = make_inputs(200, width=4, num_dims=1, batch_size=1)
+    tensors[2] = tensors[2].clamp(max=1.5)
+    pooled = small_blocks.triton_context_pool(*(each.requires_grad_() for each in tensors))
+    first, end = reached_blocks(pooled)[:, 0]
+    num_blocks = len(first)
+    assert num_blocks >= 5 and ((end - first)[1:-1] < num_blocks).all() and (first[-1] > 0) and (end[0] < num_blocks)
+    check(small_blocks, tensors)
+
+
+def test_blocks_are_not_left_out_for_their_distance_alone(small_blocks):
+    tensors = make_inputs(200, num_heads=2, num_dims=1)
+    tensors[1][..., 190] += 60.0  # outweighs what is 10 sigma nearer
+    tensors[3][..., 20:30, :] += 120.0  # looks far away
+    check(small_blocks, tensors, tolerance=2e-4)
+
+
+def test_rows_of_a_grid_are_left_out(small_blocks):
+    tensors = make_inputs(180, width=4, num_dims=2, batch_size=1)
+    tensors[2] = tensors[2].clamp(max=0.8)
+    pooled = small_blocks.triton_context_pool(*(each.requires_grad_() for each in tensors), grid_size=(45, 4))
+    first, end = reached_blocks(pooled)[:, 0]
+    assert ((end - first) < len(first)).all()
+    check(small_blocks, tensors, grid_size=(45, 4))
+
+
+@pytest.mark.parametrize("name", ["hidden_states", "weights", "sigma"])
+def test_nan_is_handed_on(small_blocks, name):
+    tensors = make_inputs(40, batch_size=1)
+    tensors[NAMES.index(name)][0].flatten()[20] = math.nan  # of a token or of one of its channels
+    assert small_blocks.triton_context_pool(*tensors).isnan().any()
+
+
+def test_autocast_casts_the_tokens(small_blocks, triton_device):
+    tensors = make_inputs(40, num_heads=2, num_dims=1)
+    with torch.autocast(triton_device, torch.bfloat16):
+        pooled = small_blocks.triton_context_pool(*tensors)
+    assert pooled.dtype == torch.bfloat16
+    assert torch.equal(pooled, small_blocks.triton_context_pool(tensors[0].bfloat16(), *tensors[1:]))
 
 
 def test_errors(small_blocks):

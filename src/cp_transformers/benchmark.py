@@ -15,7 +15,7 @@ import statistics
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,10 +66,11 @@ SHAPES = (
 # The options of the pools that are compared. The last two are for lengths at which "auto" is not dense.
 DENSE, SPREAD = "one head, dense", "one head, sizes of all scales"
 ONE_HEAD = {"pool_num_heads": 1, "pool_max_offset": 0.0}
+FOUR_HEADS = "four heads with offsets"
 POOLS: dict[str, dict[str, Any]] = {
     "one head": ONE_HEAD,
     "two heads with offsets": {"pool_num_heads": 2, "pool_max_offset": 2.0},
-    "four heads with offsets": {"pool_num_heads": 4, "pool_max_offset": 2.0},
+    FOUR_HEADS: {"pool_num_heads": 4, "pool_max_offset": 2.0},
     DENSE: {**ONE_HEAD, "pool_implementation": "dense"},
     SPREAD: ONE_HEAD,
 }
@@ -77,6 +78,13 @@ COLUMNS = """
 model hidden_size tokens batch pass pool ratio lower_quartile upper_quartile flops_ratio memory block_ms rounds threads
 torch machine
 """.split()
+# Those on an accelerator, where nothing is pooled in linear time.
+ACCELERATOR_POOLS = {
+    "one head": ONE_HEAD,
+    FOUR_HEADS: POOLS[FOUR_HEADS],
+    f"{FOUR_HEADS}, dense": {**POOLS[FOUR_HEADS], "pool_implementation": "dense"},
+}
+ACCELERATOR_BATCHES = 64  # times as many examples, that keep it busy
 # The rounds that are measured even where they take more than the time that was meant for them.
 FEWEST_ROUNDS = 5
 
@@ -131,22 +139,27 @@ class PeakMemory(TorchDispatchMode):
             weakref.finalize(storage, self.alive.pop, storage._cdata)
 
 
-def measure_pooling(shape: Shape, rounds: int, train: bool, seconds: float = math.inf) -> list[dict[str, Any]]:
+def measure_pooling(
+    shape: Shape, rounds: int, train: bool, seconds: float = math.inf, device: str = "cpu"
+) -> list[dict[str, Any]]:
     """The time of one layer's pooling as a fraction of that of the block it is put before, for each of [`POOLS`].
 
     The block is upstream's, with SDPA; text comes with a mask, as from a tokenizer. The pools are new, so that their
     sizes are those with which training starts, a quarter of their range, but for [`SPREAD`], whose sizes are spread
-    over it. Without `train` it is a forward pass in evaluation mode, with it a forward and a backward pass.
+    over it. Without `train` it is a forward pass in evaluation mode, with it a forward and a backward pass. On an
+    accelerator all are in bfloat16.
 
     Returns:
         For each pool its `ratio`, the median over the rounds, its quartiles, the block's median milliseconds; without
-        `train` the ratio of the multiplications and additions of matrix products, and for each pool the largest
-        memory that it took at any time, in multiples of that of the tokens.
+        `train`, on a CPU, the ratio of the multiplications and additions of matrix products, and for each pool the
+        largest memory that it took at any time, in multiples of that of the tokens.
     """
-    block, pools = make_block(shape)
-    tokens = torch.randn(shape.batch, shape.tokens, shape.hidden_size, requires_grad=train)
+    block, pools = make_block(shape, device)
+    size = (shape.batch, shape.tokens, shape.hidden_size)
+    tokens = torch.randn(size, device=device, dtype=dtype_on(device), requires_grad=train)
     pooled = tokens if shape.grid is None else tokens[:, 1:].detach().contiguous().requires_grad_(train)
-    mask = torch.ones(shape.batch, shape.tokens, dtype=torch.bool) if shape.grid is None else None
+    mask = torch.ones(shape.batch, shape.tokens, dtype=torch.bool, device=device) if shape.grid is None else None
+    counted = not train and device == "cpu"
 
     def timed(call: Callable[[], Any]) -> Callable[[], None]:
         def run() -> None:
@@ -161,7 +174,7 @@ def measure_pooling(shape: Shape, rounds: int, train: bool, seconds: float = mat
     for name, pool in pools.items():
         calls[name] = timed(partial(pool.train(train), pooled, mask=mask, grid_size=shape.grid))
     measured = interleaved(calls, rounds, seconds=seconds)
-    flops = {} if train else {name: _flops(call) for name, call in calls.items()}
+    flops = {name: _flops(call) for name, call in calls.items()} if counted else {}
     rows = []
     for name in pools:
         with PeakMemory([pooled, *pools[name].parameters()]) as memory:
@@ -170,7 +183,7 @@ def measure_pooling(shape: Shape, rounds: int, train: bool, seconds: float = mat
             {
                 "pool": name,
                 **ratio_to(measured[name], measured["block"]),
-                "flops_ratio": "" if train else flops[name] / (flops["block"] + _attention_flops(shape)),
+                "flops_ratio": flops[name] / (flops["block"] + _attention_flops(shape)) if counted else "",
                 "memory": memory.peak / (pooled.numel() * pooled.element_size()),
                 "block_ms": 1000 * statistics.median(measured["block"]),
                 "rounds": len(measured[name]),
@@ -190,7 +203,7 @@ def _attention_flops(shape: Shape) -> int:
     return 4 * shape.batch * shape.tokens**2 * shape.hidden_size
 
 
-def make_block(shape: Shape) -> tuple[nn.Module, dict[str, ContextPool]]:
+def make_block(shape: Shape, device: str = "cpu") -> tuple[nn.Module, dict[str, ContextPool]]:
     """A new block of the stock model, and the pools that are compared before it."""
     torch.manual_seed(0)
     sizes: dict[str, Any] = {
@@ -202,11 +215,15 @@ def make_block(shape: Shape) -> tuple[nn.Module, dict[str, ContextPool]]:
     block = BertLayer(BertConfig(**sizes)) if shape.grid is None else ViTLayer(ViTConfig(**sizes))
     num_dims, config_class = (1, CPBertConfig) if shape.grid is None else (2, CPViTConfig)
     dense = choose_implementation("auto", torch.empty(1, shape.tokens - (num_dims - 1), 1), shape.grid) == "dense"
-    names = [name for name in POOLS if not dense or name not in (DENSE, SPREAD)]
-    pools = {name: build_context_pool(config_class(**sizes, **POOLS[name]), num_dims) for name in names}
+    options = {name: pool for name, pool in POOLS.items() if not dense or name not in (DENSE, SPREAD)}
+    if device != "cpu":
+        options = ACCELERATOR_POOLS
+    pools = {name: build_context_pool(config_class(**sizes, **pool), num_dims) for name, pool in options.items()}
     if SPREAD in pools:
         with torch.no_grad():
             pools[SPREAD].proj.weight.mul_(10.0)
+    for module in (block, *pools.values()):
+        module.to(device=device, dtype=dtype_on(device))
     return block, pools
 
 
@@ -218,13 +235,23 @@ def machine() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def environment(threads: int) -> dict[str, Any]:
+def dtype_on(device: str) -> torch.dtype:
+    return torch.float32 if device == "cpu" else torch.bfloat16
+
+
+def environment(threads: int, device: str = "cpu") -> dict[str, Any]:
     """The columns that say where something was measured."""
-    return {"threads": threads, "torch": torch.__version__, "machine": machine()}
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else machine()
+    return {"threads": threads, "torch": torch.__version__, "machine": name}
 
 
 def run_pooling(
-    output: Path, rounds: int, threads: int, seconds: float = math.inf, shapes: Sequence[Shape] = SHAPES
+    output: Path,
+    rounds: int,
+    threads: int,
+    seconds: float = math.inf,
+    shapes: Sequence[Shape] = SHAPES,
+    device: str = "cpu",
 ) -> list[dict[str, Any]]:
     """Measures every shape, forward and in training, prints what is found and writes it to a CSV file and, beside it,
     a picture of the overhead against the length.
@@ -235,8 +262,10 @@ def run_pooling(
     rows = []
     print(f"{'model':<10}{'tokens':>7}  {'pass':<10}{'pool':<31}{'of the block':>13}  quartiles")
     for shape in shapes:
+        if device != "cpu":
+            shape = replace(shape, batch=ACCELERATOR_BATCHES * shape.batch)
         for train in (False, True):
-            for measured in measure_pooling(shape, rounds, train, seconds):
+            for measured in measure_pooling(shape, rounds, train, seconds, device):
                 row = {
                     "model": shape.model,
                     "hidden_size": shape.hidden_size,
@@ -244,7 +273,7 @@ def run_pooling(
                     "batch": shape.batch,
                     "pass": "training" if train else "forward",
                     **{name: rounded(value) for name, value in measured.items()},
-                    **environment(threads),
+                    **environment(threads, device),
                 }
                 rows.append(row)
                 print(
@@ -267,16 +296,18 @@ def draw_overhead(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     FigureCanvasAgg(figure)
     for axes, way in zip(figure.subplots(1, 2, sharey=True), ("forward", "training")):
         colors = {"one": "tab:orange", "two": "tab:green", "four": "tab:blue"}
-        for pool, style in zip(POOLS, ("o-", "s-", "D-", "o--", "o:")):
+        styles = {SPREAD: "o:", **{name: "o--" for name in (DENSE, f"{FOUR_HEADS}, dense")}}
+        for pool in dict.fromkeys(row["pool"] for row in rows):
             own = [row for row in rows if (row["model"], row["pass"], row["pool"]) == (model, way, pool)]
             x, y = [row["tokens"] for row in own], [100 * row["ratio"] for row in own]
-            axes.plot(x, y, style, label=pool, color=colors[pool.split()[0]])
+            axes.plot(x, y, styles.get(pool, "o-"), label=pool, color=colors[pool.split()[0]])
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.set_title(f"one {model} block, {way}")
         axes.set_xlabel("tokens")
         axes.grid(alpha=0.3, which="both")
-        axes.set_yticks([1, 2, 5, 10, 20, 50], labels=["1", "2", "5", "10", "20", "50"], minor=False)
+        ticks = [1, 2, 5, 10, 20, 50, 100, 200, 500]
+        axes.set_yticks(ticks, labels=map(str, ticks), minor=False)
         axes.set_yticks([], minor=True)
     figure.axes[0].set_ylabel("time of the pooling, % of the block's")
     figure.axes[1].legend(fontsize="small")
@@ -294,7 +325,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """The command `cp-transformers benchmark`.
 
     Raises:
-        ValueError: the number of rounds or threads is too small, or the output is no CSV file.
+        ValueError: the number of rounds or threads is too small, the output is no CSV file, or there is no such device.
         OSError: the output cannot be written.
     """
     parser = argparse.ArgumentParser(
@@ -302,11 +333,20 @@ def main(args: Sequence[str] | None = None) -> None:
         description="Measure what pooling costs, side by side in one process. The suite `pooling` compares one "
         "layer's pooling with the block that it is put before, forward and in training, for the shapes of BERT-base, "
         "MiniLM and ViT; `models` whole models with stock ones, with fewer layers of these, and with what else "
-        "transformers has. Each takes up to ten minutes on two cores. Run it with nothing else on the machine.",
+        "transformers has. Each takes up to ten minutes on two cores, and less on a GPU. Run it with nothing else on the "
+        "machine.",
     )
     parser.add_argument("--suite", choices=("pooling", "models"), default="pooling", help="default: %(default)s")
     parser.add_argument(
-        "--output", type=Path, help="CSV file; a picture is drawn beside it. Default: results/benchmark_<suite>.csv"
+        "--output",
+        type=Path,
+        help="CSV file; a picture is drawn beside it. Default: results/benchmark_<suite>.csv, with _cuda on such a device",
+    )
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        help=f"such as cuda, where all is in bfloat16 and batches are {ACCELERATOR_BATCHES} times as large "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--rounds",
@@ -318,16 +358,21 @@ def main(args: Sequence[str] | None = None) -> None:
     options = parser.parse_args(args)
     if options.rounds < 2 or options.threads < 1:
         raise ValueError("Give --rounds of 2 or more, and --threads of 1 or more.")
-    output = options.output or Path(f"results/benchmark_{options.suite}.csv")
+    suffix = "" if options.device == "cpu" else f"_{torch.device(options.device).type}"
+    output = options.output or Path(f"results/benchmark_{options.suite}{suffix}.csv")
     check_csv(output)
+    try:
+        torch.empty(0, device=options.device)
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(f"--device {options.device} cannot be used: {str(error).splitlines()[0]}") from error
     import matplotlib  # noqa: F401  (before any work, so that a missing extra is found now)
 
     from .benchmark_models import keep_freed_memory, run_models
 
     torch.set_num_threads(options.threads)
     if options.suite == "pooling":
-        run_pooling(output, options.rounds, options.threads, seconds=20.0)
+        run_pooling(output, options.rounds, options.threads, seconds=20.0, device=options.device)
     else:
         keep_freed_memory()
-        run_models(output, options.rounds, options.threads, seconds=35.0)
+        run_models(output, options.rounds, options.threads, seconds=35.0, device=options.device)
     print(f"\nWritten to {output} and {output.with_suffix('.png')}.")

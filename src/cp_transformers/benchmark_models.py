@@ -11,7 +11,7 @@ import math
 import platform
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,16 @@ from transformers import (
     ViTConfig,
 )
 
-from .benchmark import ONE_HEAD, PeakMemory, environment, interleaved, ratio_to, rounded
+from .benchmark import (
+    ACCELERATOR_BATCHES,
+    ONE_HEAD,
+    PeakMemory,
+    dtype_on,
+    environment,
+    interleaved,
+    ratio_to,
+    rounded,
+)
 from .configuration_cp_bert import CPBertConfig
 from .configuration_cp_resnet import CPResNetConfig
 from .configuration_cp_vit import CPViTConfig
@@ -65,12 +74,13 @@ class Group:
     tokens: int | None
     configs: Mapping[str, PreTrainedConfig]
 
-    def inputs(self) -> dict[str, torch.Tensor]:
+    def inputs(self, device: str = "cpu") -> dict[str, torch.Tensor]:
         generator = torch.Generator().manual_seed(0)
         if self.tokens is None:
             size = getattr(next(iter(self.configs.values())), "image_size", 224)
-            return {"pixel_values": torch.rand(self.batch, 3, size, size, generator=generator)}
-        input_ids = torch.randint(1, 1000, (self.batch, self.tokens), generator=generator)
+            pixels = torch.rand(self.batch, 3, size, size, generator=generator)
+            return {"pixel_values": pixels.to(device, dtype_on(device))}
+        input_ids = torch.randint(1, 1000, (self.batch, self.tokens), generator=generator).to(device)
         return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
 
 
@@ -166,15 +176,19 @@ def keep_freed_memory() -> None:
         libc.mallopt(mmap_max, 0)
 
 
-def measure_models(group: Group, rounds: int, seconds: float = math.inf) -> list[dict[str, Any]]:
+def measure_models(
+    group: Group, rounds: int, seconds: float = math.inf, device: str = "cpu"
+) -> list[dict[str, Any]]:
     """The time of a forward pass, and of a forward and a backward pass, of each model of a group as a fraction of the
     first's; what each has of parameters; the memory beyond them that it takes at most; and its floating-point
     operations for one item, counted under eager attention."""
     register()
-    inputs, rows = group.inputs(), []
+    inputs, rows = group.inputs(device), []
     models = {name: build(config) for name, config in group.configs.items()}
-    stock = next(iter(models))
-    gflops = {name: _gflops(model, inputs) / group.batch for name, model in models.items()}
+    stock, one = next(iter(models)), replace(group, batch=1).inputs()
+    gflops = {name: _gflops(model, one) for name, model in models.items()}
+    for model in models.values():
+        model.to(device=device, dtype=dtype_on(device))  # type: ignore[call-overload]
 
     def forward(model: PreTrainedModel) -> None:
         with torch.no_grad():
@@ -223,7 +237,12 @@ def _gflops(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> float
 
 
 def run_models(
-    output: Path, rounds: int, threads: int, seconds: float = math.inf, compared: Sequence[Group] | None = None
+    output: Path,
+    rounds: int,
+    threads: int,
+    seconds: float = math.inf,
+    compared: Sequence[Group] | None = None,
+    device: str = "cpu",
 ) -> list[dict[str, Any]]:
     """Measures every group, prints what is found and writes it to a CSV file and, beside it, a picture of throughput
     against layers.
@@ -233,11 +252,13 @@ def run_models(
     """
     rows = []
     for group in groups() if compared is None else compared:
+        if device != "cpu":
+            group = replace(group, batch=ACCELERATOR_BATCHES * group.batch)
         print(
             f"\n{group.name:<34}{'pass':<10}{'time':>6}  {'quartiles':<14}{'throughput':>11}{'memory':>9}{'GFLOPs':>8}"
         )
-        for measured in measure_models(group, rounds, seconds):
-            row = {name: rounded(value) for name, value in measured.items()} | environment(threads)
+        for measured in measure_models(group, rounds, seconds, device):
+            row = {name: rounded(value) for name, value in measured.items()} | environment(threads, device)
             rows.append(row)
             print(
                 f"{row['model']:<34}{row['pass']:<10}{row['ratio']:>6.3f}  {row['lower_quartile']:.3f} to "

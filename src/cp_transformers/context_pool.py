@@ -48,7 +48,7 @@ FACTORED_SCALE = 4.0
 LINEAR_FROM = {1: 500, 2: 4096}
 LINEAR_FROM_WITH_GRADIENTS = {1: 500, 2: 16384}  # also of grids with sigma above `LINEAR_UP_TO` of the longer side
 LINEAR_UP_TO = 0.1
-LINEAR_FROM_ON_ACCELERATORS = 4096
+LINEAR_FROM_ON_ACCELERATORS = 4096  # without the Triton kernels
 
 
 def pooling_weights(
@@ -123,16 +123,18 @@ def context_pool(
     |---|---|---|---|
     | `"dense"` | tokens x tokens | none: the definition | everything |
     | `"linear"` | tokens | 2e-6, of gradients up to 1e-4 | all but segments |
-    | `"triton"` | tokens x tokens, and tokens | float32 rounding | CUDA with triton; not yet timed |
+    | `"triton"` | tokens x what is in reach, and tokens | float32 rounding | CUDA |
 
     The errors of `"linear"` are relative to the norm of all tokens, of weights with a standard deviation of 1. It may
     leave out what lies beyond 4.8 sigma of a pool's centre, which tells where a weight there is larger by a factor of
     exp(15) or more.
 
-    `"auto"` takes `"linear"` for sequences of 500 tokens and more and grids of 4,096 (16,384 with gradients or with a
-    `pool_range` above 0.1), on accelerators for 4,096 tokens and more; and `"dense"` for less, for segments and for
-    float64, and wherever a graph is traced, which should serve all lengths. Where one cannot be had, `"dense"` takes
-    its place, of triton with a warning; and that of `"linear"` in graphs that are exported for any number of tokens.
+    `"auto"` takes `"triton"` on NVIDIA GPUs, in compiled models as well. Elsewhere it takes `"linear"` for sequences of
+    500 tokens and more and grids of 4,096 (16,384 with gradients or with a `pool_range` above 0.1), on other
+    accelerators for 4,096 tokens and more; and `"dense"` for less, for segments, and wherever a graph is traced, which
+    should serve all lengths. In float64, in exported graphs and in the transforms of `torch.func` it takes `"dense"`.
+    Where one cannot be had, `"dense"` takes its place: of `"triton"` with a warning, and of `"linear"` in graphs
+    that are exported for any number of tokens.
 
     Raises:
         ValueError: the channels are not divisible by the number of heads, there is no such implementation, or see
@@ -193,12 +195,13 @@ def choose_implementation(
     """
     if implementation not in POOL_IMPLEMENTATIONS:
         raise ValueError(f'implementation must be one of {", ".join(POOL_IMPLEMENTATIONS)}, not "{implementation}".')
-    if implementation == "triton":
-        if hidden_states.device.type == "cuda" and _has_triton():
-            return "triton" if hidden_states.dtype != torch.float64 else "dense"
-        if not is_traced(hidden_states):
-            _warn_of_triton()
-        return "dense"
+    if implementation in ("auto", "triton"):
+        if _is_for_triton(hidden_states) and _triton_runs(hidden_states.device):
+            return "triton"
+        if implementation == "triton":
+            if not is_traced(hidden_states) and hidden_states.dtype != torch.float64:
+                _warn_of_triton()
+            return "dense"
     if implementation == "dense" or segments is not None or not hidden_states.shape[0]:
         return "dense"
     if implementation == "linear":
@@ -221,16 +224,44 @@ def _is_exported_for_all_lengths(hidden_states: torch.Tensor) -> bool:
     return exported or torch.jit.is_tracing()
 
 
-@cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None
+def _is_for_triton(hidden_states: torch.Tensor) -> bool:
+    """Whether the Triton kernels could compute this: they are no part of exported graphs, and torch.func cannot look
+    into them."""
+    if hidden_states.device.type != "cuda" or hidden_states.dtype == torch.float64 or not hidden_states.numel():
+        return False
+    if torch.compiler.is_compiling():
+        return not torch.compiler.is_exporting()
+    return not is_traced(hidden_states) and not torch._C._are_functorch_transforms_active()
+
+
+@torch.compiler.assume_constant_result
+def _triton_runs(device: torch.device) -> bool:
+    """Whether the Triton kernels run on a CUDA device. What cannot be known beforehand, such as whether Triton finds a
+    C compiler, is tried, once a process, with the smallest of pools."""
+    if device not in _TRITON_RUNS:
+        modern = torch.version.cuda is not None and torch.cuda.get_device_capability(device) >= (8, 0)
+        _TRITON_RUNS[device] = modern and find_spec("triton") is not None
+        try:
+            if _TRITON_RUNS[device]:
+                from .triton_pool import triton_context_pool
+
+                numbers = torch.ones(1, 1, 16, device=device)
+                triton_context_pool(numbers.transpose(1, 2).bfloat16(), numbers, numbers)
+        except Exception as error:
+            _TRITON_RUNS[device] = False
+            warnings.warn(f'Triton fails here, "dense" pools in its place: {type(error).__name__}: {error}', stacklevel=2)
+    return _TRITON_RUNS[device]
+
+
+_TRITON_RUNS: dict[torch.device, bool] = {}
 
 
 @cache
 def _warn_of_triton() -> None:
     """Once a process."""
     warnings.warn(
-        'pool_implementation="triton" needs a CUDA device and the package triton; "dense" takes its place.',
+        'pool_implementation="triton" needs an NVIDIA GPU of compute capability 8.0 or more and the package triton; '
+        '"dense" takes its place.',
         stacklevel=2,
     )
 

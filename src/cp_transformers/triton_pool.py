@@ -42,9 +42,10 @@ except ImportError:
     raise
 
 
-# The largest sides of the blocks, powers of two of at least 32 and 16. With the warps that share a block they bound
-# the registers and the shared memory that a program takes. The exact products of float32 take more registers: their
-# blocks are smaller.
+# Powers of two of at least 16: the largest sides of a block, and how many of the tokens that it is set against are taken
+# in one step. With the warps that share a block they bound the registers and the shared memory (some 100 KiB) that a
+# program takes. The exact products of float32 take more registers: their blocks are smaller. Of those tried, the
+# fastest on an H100.
 BLOCK_TOKENS = 64
 BLOCK_CHANNELS = 256
 STEP = 32
@@ -72,7 +73,7 @@ def triton_context_pool(
     zeros. Under autocast the tokens are cast to its dtype first, as in the products of the dense form.
 
     Args:
-        hidden_states: `(batch, tokens, channels)`, in float32, bfloat16 or float16.
+        hidden_states: `(batch, tokens, channels)`, in float32, bfloat16 or float16; zero where `mask` is False.
         weights: `(batch, heads, tokens)`, the logarithm of each token's weight in anybody's pool.
         sigma: `(batch, heads, tokens)`, positive, the width of each token's Gaussian in positions.
         offsets: `(batch, heads, tokens, 1)` for a sequence, `(batch, heads, tokens, 2)` (rows, columns) for a grid:
@@ -87,7 +88,6 @@ def triton_context_pool(
     Raises:
         ValueError: the channels are not divisible by the number of heads, `grid_size` does not hold as many positions
             as there are tokens, `offsets` has the wrong number of coordinates, or `hidden_states` another dtype.
-        RuntimeError: on a backward pass with `create_graph=True`: there are no second derivatives.
     """
     num_tokens, num_channels = hidden_states.shape[1:]
     num_dims = 1 if grid_size is None else 2
@@ -132,7 +132,8 @@ class _TritonPool(torch.autograd.Function):
         block_tokens, block_channels = BLOCK_TOKENS, BLOCK_CHANNELS
         if hidden_states.dtype == torch.float32:
             block_tokens, block_channels = block_tokens // 2, max(16, block_channels // 4)
-        block_channels = max(16, min(block_channels, triton.next_power_of_2(width)))
+        block_tokens = min(block_tokens, max(STEP, triton.next_power_of_2(num_tokens)))
+        block_channels = min(block_channels, max(16, triton.next_power_of_2(width)))
         blocks, channel_blocks = triton.cdiv(num_tokens, block_tokens), triton.cdiv(width, block_channels)
         # Blocks of tokens first: programs that run at the same time share their example's tokens in the cache.
         ctx.grid = log_weights.shape[0] * num_heads * blocks, channel_blocks
@@ -157,9 +158,9 @@ class _TritonPool(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        if torch.is_grad_enabled():  # create_graph: what is written by hand here would be left out of it, silently
-            raise RuntimeError('triton_context_pool has no second derivatives; take pool_implementation="dense".')
         *inputs, pooled, log_sums, reached = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph: the dense form has second derivatives
+            return *_dense_grads(inputs, grad, ctx.sizes), None, None
         hidden_states, log_weights, sigma, offsets, _ = inputs
         inputs += [grad.contiguous(), log_sums]
         deltas, sigma_grads, hidden_grads = (torch.empty_like(each) for each in (sigma, sigma, hidden_states))
@@ -176,6 +177,20 @@ class _TritonPool(torch.autograd.Function):
                 *inputs, deltas, hidden_grads, weight_grads, *reached, *ctx.sizes, **options
             )
         return hidden_grads, weight_grads.sum(dim=2), sigma_grads, offset_grads, None, None
+
+
+def _dense_grads(inputs: list[torch.Tensor], grad: torch.Tensor, sizes: tuple[int, ...]) -> list[torch.Tensor | None]:
+    """The gradients of all but the segments, as part of a graph."""
+    from .context_pool import context_pool
+
+    hidden_states, log_weights, sigma, offsets, segments = inputs
+    num_tokens, _, _, columns = sizes
+    mask = log_weights[:, 0] > -torch.inf
+    grid_size = (num_tokens // columns, columns) if columns else None
+    pooled = context_pool(hidden_states, log_weights, sigma, offsets, mask, grid_size, segments, "dense")
+    wanted = [each for each in inputs[:4] if each is not None and each.requires_grad]
+    found = iter(torch.autograd.grad(pooled * mask[..., None], wanted, grad, create_graph=True))
+    return [next(found) if each is not None and each.requires_grad else None for each in inputs[:4]]
 
 
 @triton.jit
