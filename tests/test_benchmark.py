@@ -26,6 +26,7 @@ from cp_transformers.benchmark import (
     interleaved,
     measure_pooling,
     run_pooling,
+    those_that_fit,
 )
 from cp_transformers.benchmark_models import (
     Group,
@@ -229,20 +230,29 @@ def test_a_device_that_is_not_there_is_refused(tmp_path, capsys):
 
 
 def test_other_devices_are_given_more_at_once_in_bfloat16(tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark, "ACCELERATOR_BATCHES", 3)
-    monkeypatch.setattr(benchmark_models, "ACCELERATOR_BATCHES", 3)
+    monkeypatch.setattr(benchmark, "ACCELERATOR_TOKENS", 30)
+    monkeypatch.setattr(benchmark_models, "ACCELERATOR_TOKENS", 30)
     seen = []
-    for name in ("make_block", "build"):
-        where = benchmark if name == "make_block" else benchmark_models
+    for where, name in ((benchmark, "make_block"), (benchmark_models, "build")):
         make = getattr(where, name)
         monkeypatch.setattr(where, name, lambda *args, make=make: seen.append(make(*args)) or seen[-1])
     # The processor by another name stands for a device of another kind.
     rows = run_pooling(tmp_path / "pooling.csv", rounds=2, threads=1, shapes=TINY, device="cpu:0")
-    assert {(row["pool"], row["batch"], row["flops_ratio"]) for row in rows} == {
-        (pool, 6, "") for pool in ACCELERATOR_POOLS
+    assert {(row["pool"], row["tokens"], row["batch"], row["flops_ratio"]) for row in rows} == {
+        (pool, tokens, batch, "") for pool in ACCELERATOR_POOLS for tokens, batch in ((6, 5), (7, 4))
     }
     group = Group("text", 2, 4, by_layers("BERT", (2, 1), tiny(BertConfig), tiny(CPBertConfig)))
     rows = run_models(tmp_path / "models.csv", rounds=2, threads=1, compared=[group], device="cpu:0")
-    assert all(row["batch"] == 6 and row["gflops"] > 0 for row in rows)
+    assert {(row["batch"], row["gflops"]) for row in rows} == {(7, "")}
     modules = [module for each in seen for module in ([each[0], *each[1].values()] if type(each) is tuple else [each])]
     assert {parameter.dtype for module in modules for parameter in module.parameters()} == {torch.bfloat16}
+
+
+def test_what_does_not_fit_is_left_out_and_named(monkeypatch, capsys):
+    def too_large():
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    calls = {"small": int, "large": too_large}
+    assert those_that_fit(calls) == {"small": int}
+    assert capsys.readouterr().out == "large: does not fit into the memory\n"

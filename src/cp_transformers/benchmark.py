@@ -84,7 +84,7 @@ ACCELERATOR_POOLS = {
     FOUR_HEADS: POOLS[FOUR_HEADS],
     f"{FOUR_HEADS}, dense": {**POOLS[FOUR_HEADS], "pool_implementation": "dense"},
 }
-ACCELERATOR_BATCHES = 64  # times as many examples, that keep it busy
+ACCELERATOR_TOKENS = 65536  # in a batch, which keep it busy
 # The rounds that are measured even where they take more than the time that was meant for them.
 FEWEST_ROUNDS = 5
 
@@ -107,6 +107,29 @@ def interleaved(
             if turn >= warm_up:
                 measured[name].append(time.perf_counter() - start)
     return measured
+
+
+def those_that_fit(calls: Mapping[str, Callable[[], Any]]) -> dict[str, Callable[[], Any]]:
+    """Without those for which a GPU's memory does not suffice, whose names are printed."""
+    fitting = {}
+    for name, call in calls.items():
+        try:
+            call()
+            fitting[name] = call
+        except torch.OutOfMemoryError:
+            print(f"{name}: does not fit into the memory")
+            torch.cuda.empty_cache()
+    return fitting
+
+
+def replayed(calls: Mapping[str, Callable[[], Any]]) -> dict[str, Callable[[], Any]]:
+    """The calls as CUDA graphs, which take the time of the GPU alone: how long a processor takes to launch kernels one
+    by one says more of it than of them. [`those_that_fit`] has warmed them up."""
+    graphs = {name: torch.cuda.CUDAGraph() for name in calls}
+    for name, call in calls.items():
+        with torch.cuda.graph(graphs[name]):
+            call()
+    return {name: graph.replay for name, graph in graphs.items()}
 
 
 def ratio_to(seconds: Sequence[float], others: Sequence[float]) -> dict[str, float]:
@@ -147,7 +170,7 @@ def measure_pooling(
     The block is upstream's, with SDPA; text comes with a mask, as from a tokenizer. The pools are new, so that their
     sizes are those with which training starts, a quarter of their range, but for [`SPREAD`], whose sizes are spread
     over it. Without `train` it is a forward pass in evaluation mode, with it a forward and a backward pass. On an
-    accelerator all are in bfloat16.
+    accelerator all are in bfloat16, on CUDA devices as graphs.
 
     Returns:
         For each pool its `ratio`, the median over the rounds, its quartiles, the block's median milliseconds; without
@@ -173,10 +196,12 @@ def measure_pooling(
     calls = {"block": timed(partial(block.train(train), tokens))}
     for name, pool in pools.items():
         calls[name] = timed(partial(pool.train(train), pooled, mask=mask, grid_size=shape.grid))
-    measured = interleaved(calls, rounds, seconds=seconds)
+    if device != "cpu":
+        calls = those_that_fit(calls)
+    measured = interleaved(replayed(calls) if device.startswith("cuda") else calls, rounds, seconds=seconds)
     flops = {name: _flops(call) for name, call in calls.items()} if counted else {}
     rows = []
-    for name in pools:
+    for name in list(calls)[1:]:
         with PeakMemory([pooled, *pools[name].parameters()]) as memory:
             calls[name]()
         rows.append(
@@ -263,7 +288,7 @@ def run_pooling(
     print(f"{'model':<10}{'tokens':>7}  {'pass':<10}{'pool':<31}{'of the block':>13}  quartiles")
     for shape in shapes:
         if device != "cpu":
-            shape = replace(shape, batch=ACCELERATOR_BATCHES * shape.batch)
+            shape = replace(shape, batch=max(1, ACCELERATOR_TOKENS // shape.tokens))
         for train in (False, True):
             for measured in measure_pooling(shape, rounds, train, seconds, device):
                 row = {
@@ -296,7 +321,7 @@ def draw_overhead(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     FigureCanvasAgg(figure)
     for axes, way in zip(figure.subplots(1, 2, sharey=True), ("forward", "training")):
         colors = {"one": "tab:orange", "two": "tab:green", "four": "tab:blue"}
-        styles = {SPREAD: "o:", **{name: "o--" for name in (DENSE, f"{FOUR_HEADS}, dense")}}
+        styles = {SPREAD: "o:", DENSE: "o--", f"{FOUR_HEADS}, dense": "o--"}
         for pool in dict.fromkeys(row["pool"] for row in rows):
             own = [row for row in rows if (row["model"], row["pass"], row["pool"]) == (model, way, pool)]
             x, y = [row["tokens"] for row in own], [100 * row["ratio"] for row in own]
@@ -325,7 +350,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """The command `cp-transformers benchmark`.
 
     Raises:
-        ValueError: the number of rounds or threads is too small, the output is no CSV file, or there is no such device.
+        ValueError: there are too few rounds or threads, the output is no CSV file, or there is no such device.
         OSError: the output cannot be written.
     """
     parser = argparse.ArgumentParser(
@@ -333,20 +358,20 @@ def main(args: Sequence[str] | None = None) -> None:
         description="Measure what pooling costs, side by side in one process. The suite `pooling` compares one "
         "layer's pooling with the block that it is put before, forward and in training, for the shapes of BERT-base, "
         "MiniLM and ViT; `models` whole models with stock ones, with fewer layers of these, and with what else "
-        "transformers has. Each takes up to ten minutes on two cores, and less on a GPU. Run it with nothing else on the "
+        "transformers has. Each takes up to ten minutes on two cores, on a GPU less. Run it with nothing else on the "
         "machine.",
     )
     parser.add_argument("--suite", choices=("pooling", "models"), default="pooling", help="default: %(default)s")
     parser.add_argument(
         "--output",
         type=Path,
-        help="CSV file; a picture is drawn beside it. Default: results/benchmark_<suite>.csv, with _cuda on such a device",
+        help="CSV file; a picture is drawn beside it. Default: results/benchmark_<suite>.csv, or _<suite>_cuda.csv",
     )
     parser.add_argument(
         "--device",
         default="cpu",
-        help=f"such as cuda, where all is in bfloat16 and batches are {ACCELERATOR_BATCHES} times as large "
-        "(default: %(default)s)",
+        help=f"such as cuda, where all is in bfloat16, batches are of {ACCELERATOR_TOKENS:,} tokens, and blocks and pools "
+        "run as CUDA graphs (default: %(default)s)",
     )
     parser.add_argument(
         "--rounds",

@@ -33,7 +33,7 @@ from transformers import (
 )
 
 from .benchmark import (
-    ACCELERATOR_BATCHES,
+    ACCELERATOR_TOKENS,
     ONE_HEAD,
     PeakMemory,
     dtype_on,
@@ -41,6 +41,7 @@ from .benchmark import (
     interleaved,
     ratio_to,
     rounded,
+    those_that_fit,
 )
 from .configuration_cp_bert import CPBertConfig
 from .configuration_cp_resnet import CPResNetConfig
@@ -54,6 +55,7 @@ POOLS: dict[str, dict[str, Any]] = {
     "": {},
     ", one head": ONE_HEAD,
 }
+PATCHES = 197  # the tokens of an image of 224 x 224 pixels, in the ViTs here
 COLUMNS = """
 group model layers tokens batch pass ratio lower_quartile upper_quartile items_per_second peak_memory_mb parameters
 gflops rounds threads torch machine
@@ -176,19 +178,17 @@ def keep_freed_memory() -> None:
         libc.mallopt(mmap_max, 0)
 
 
-def measure_models(
-    group: Group, rounds: int, seconds: float = math.inf, device: str = "cpu"
-) -> list[dict[str, Any]]:
+def measure_models(group: Group, rounds: int, seconds: float = math.inf, device: str = "cpu") -> list[dict[str, Any]]:
     """The time of a forward pass, and of a forward and a backward pass, of each model of a group as a fraction of the
-    first's; what each has of parameters; the memory beyond them that it takes at most; and its floating-point
+    first's; what each has of parameters; the memory beyond them that it takes at most; and on a CPU its floating-point
     operations for one item, counted under eager attention."""
     register()
     inputs, rows = group.inputs(device), []
-    models = {name: build(config) for name, config in group.configs.items()}
-    stock, one = next(iter(models)), replace(group, batch=1).inputs()
-    gflops = {name: _gflops(model, one) for name, model in models.items()}
-    for model in models.values():
-        model.to(device=device, dtype=dtype_on(device))  # type: ignore[call-overload]
+    with torch.device(device):
+        models = {name: build(config).to(dtype_on(device)) for name, config in group.configs.items()}
+    stock = next(iter(models))
+    counted = device == "cpu"
+    gflops = {name: _gflops(model, inputs) / group.batch if counted else "" for name, model in models.items()}
 
     def forward(model: PreTrainedModel) -> None:
         with torch.no_grad():
@@ -199,11 +199,14 @@ def measure_models(
         model(**inputs).last_hidden_state.square().mean().backward()
 
     for step in (forward, training):
-        calls = {name: partial(step, model) for name, model in models.items()}
         for model in models.values():
             model.train(step is training)
+        calls: dict[str, Callable[[], Any]] = {name: partial(step, model) for name, model in models.items()}
+        if not counted:
+            calls = those_that_fit(calls)
         measured = interleaved(calls, rounds, warm_up=1, seconds=seconds)
-        for name, model in models.items():
+        for name in calls:
+            model = models[name]
             model.zero_grad()
             with PeakMemory([*model.parameters(), *inputs.values()]) as memory:
                 calls[name]()
@@ -253,7 +256,7 @@ def run_models(
     rows = []
     for group in groups() if compared is None else compared:
         if device != "cpu":
-            group = replace(group, batch=ACCELERATOR_BATCHES * group.batch)
+            group = replace(group, batch=max(1, ACCELERATOR_TOKENS // (group.tokens or PATCHES)))
         print(
             f"\n{group.name:<34}{'pass':<10}{'time':>6}  {'quartiles':<14}{'throughput':>11}{'memory':>9}{'GFLOPs':>8}"
         )
@@ -263,7 +266,7 @@ def run_models(
             print(
                 f"{row['model']:<34}{row['pass']:<10}{row['ratio']:>6.3f}  {row['lower_quartile']:.3f} to "
                 f"{row['upper_quartile']:.3f}{1 / row['ratio']:>10.2f}x{row['peak_memory_mb']:>6.0f} MB"
-                f"{row['gflops']:>8.1f}",
+                f"{row['gflops'] or math.nan:>8.1f}",
                 flush=True,
             )
     write_csv(output, COLUMNS, ([row[column] for column in COLUMNS] for row in rows))

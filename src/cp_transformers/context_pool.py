@@ -129,12 +129,12 @@ def context_pool(
     leave out what lies beyond 4.8 sigma of a pool's centre, which tells where a weight there is larger by a factor of
     exp(15) or more.
 
-    `"auto"` takes `"triton"` on NVIDIA GPUs, in compiled models as well. Elsewhere it takes `"linear"` for sequences of
-    500 tokens and more and grids of 4,096 (16,384 with gradients or with a `pool_range` above 0.1), on other
+    `"auto"` takes `"triton"` on NVIDIA GPUs, in compiled models as well. Elsewhere it takes `"linear"` for sequences
+    of 500 tokens and more and grids of 4,096 (16,384 with gradients or with a `pool_range` above 0.1), on other
     accelerators for 4,096 tokens and more; and `"dense"` for less, for segments, and wherever a graph is traced, which
     should serve all lengths. In float64, in exported graphs and in the transforms of `torch.func` it takes `"dense"`.
-    Where one cannot be had, `"dense"` takes its place: of `"triton"` with a warning, and of `"linear"` in graphs
-    that are exported for any number of tokens.
+    Where one cannot be had, `"dense"` takes its place: of `"triton"` with a warning, and of `"linear"` in graphs that
+    are exported for any number of tokens.
 
     Raises:
         ValueError: the channels are not divisible by the number of heads, there is no such implementation, or see
@@ -249,7 +249,8 @@ def _triton_runs(device: torch.device) -> bool:
                 triton_context_pool(numbers.transpose(1, 2).bfloat16(), numbers, numbers)
         except Exception as error:
             _TRITON_RUNS[device] = False
-            warnings.warn(f'Triton fails here, "dense" pools in its place: {type(error).__name__}: {error}', stacklevel=2)
+            reason = f"{type(error).__name__}: {error}"
+            warnings.warn(f'Triton fails here, "dense" pools in its place: {reason}', stacklevel=2)
     return _TRITON_RUNS[device]
 
 

@@ -42,10 +42,10 @@ except ImportError:
     raise
 
 
-# Powers of two of at least 16: the largest sides of a block, and how many of the tokens that it is set against are taken
-# in one step. With the warps that share a block they bound the registers and the shared memory (some 100 KiB) that a
-# program takes. The exact products of float32 take more registers: their blocks are smaller. Of those tried, the
-# fastest on an H100.
+# Powers of two of at least 16: the largest sides of a block, and how many of the tokens that it is set against are
+# taken in one step. With the warps that share a block they bound the registers and the shared memory (some 100 KiB)
+# that a program takes. The exact products of float32 take more registers: their blocks are smaller. Of those tried,
+# the fastest on an H100.
 BLOCK_TOKENS = 64
 BLOCK_CHANNELS = 256
 STEP = 32
@@ -173,9 +173,7 @@ class _TritonPool(torch.autograd.Function):
                 *inputs, pooled, deltas, sigma_grads, offset_grads, *reached, *ctx.sizes, **options
             )
             options = ctx.options | {"BLOCKS": triton.next_power_of_2(ctx.grid[0] // log_weights[..., 0].numel())}
-            _key_grads_kernel[ctx.grid](
-                *inputs, deltas, hidden_grads, weight_grads, *reached, *ctx.sizes, **options
-            )
+            _key_grads_kernel[ctx.grid](*inputs, deltas, hidden_grads, weight_grads, *reached, *ctx.sizes, **options)
         return hidden_grads, weight_grads.sum(dim=2), sigma_grads, offset_grads, None, None
 
 
