@@ -370,8 +370,8 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--device",
         default="cpu",
-        help=f"such as cuda, where all is in bfloat16, batches are of {ACCELERATOR_TOKENS:,} tokens, and blocks and pools "
-        "run as CUDA graphs (default: %(default)s)",
+        help=f"such as cuda, where all is in bfloat16, batches are of {ACCELERATOR_TOKENS:,} tokens, and blocks and "
+        "pools run as CUDA graphs (default: %(default)s)",
     )
     parser.add_argument(
         "--rounds",
