@@ -380,17 +380,18 @@ def test_where_triton_does_not_run_a_gpu_takes_another(on_gpu, monkeypatch):
     assert choose_implementation("auto", on_gpu(4096)) == "linear"
 
 
-def test_compiled_models_take_triton_and_exported_ones_dense(on_gpu, monkeypatch):
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert choose_implementation("auto", on_gpu(64)) == "triton"
-    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+def test_graphs_hold_triton_where_it_is_asked_for_alone(on_gpu, monkeypatch):
+    monkeypatch.setattr(module, "is_traced", lambda tensor: True)
     assert choose_implementation("auto", on_gpu(64)) == "dense"
+    assert choose_implementation("triton", on_gpu(64)) == "triton"
 
 
 def test_function_transforms_are_dense(on_gpu):
     chosen = []
-    torch.func.vmap(lambda each: chosen.append(choose_implementation("auto", each)) or each)(on_gpu(64)[None])
-    assert chosen == ["dense"]
+    for implementation in ("auto", "triton"):
+        choose = partial(choose_implementation, implementation)
+        torch.func.vmap(lambda each: chosen.append(choose(each)) or each)(on_gpu(64)[None])
+    assert chosen == ["dense", "dense"]
 
 
 def test_triton_that_fails_is_dense_with_one_warning(monkeypatch):

@@ -129,12 +129,12 @@ def context_pool(
     leave out what lies beyond 4.8 sigma of a pool's centre, which tells where a weight there is larger by a factor of
     exp(15) or more.
 
-    `"auto"` takes `"triton"` on NVIDIA GPUs, in compiled models as well. Elsewhere it takes `"linear"` for sequences
-    of 500 tokens and more and grids of 4,096 (16,384 with gradients or with a `pool_range` above 0.1), on other
-    accelerators for 4,096 tokens and more; and `"dense"` for less, for segments, and wherever a graph is traced, which
-    should serve all lengths. In float64, in exported graphs and in the transforms of `torch.func` it takes `"dense"`.
-    Where one cannot be had, `"dense"` takes its place: of `"triton"` with a warning, and of `"linear"` in graphs that
-    are exported for any number of tokens.
+    `"auto"` takes `"triton"` on NVIDIA GPUs. Elsewhere it takes `"linear"` for sequences of 500 tokens and more and
+    grids of 4,096 (16,384 with gradients or with a `pool_range` above 0.1), on other accelerators for 4,096 tokens and
+    more; and `"dense"` for less and for segments. For float64, in the transforms of `torch.func`, and wherever a graph
+    is traced, compiled models included, which should serve all lengths, it takes `"dense"`. Where one cannot be had,
+    `"dense"` takes its place: of `"triton"` with a warning, and of `"linear"` in graphs that are exported for any
+    number of tokens.
 
     Raises:
         ValueError: the channels are not divisible by the number of heads, there is no such implementation, or see
@@ -196,10 +196,12 @@ def choose_implementation(
     if implementation not in POOL_IMPLEMENTATIONS:
         raise ValueError(f'implementation must be one of {", ".join(POOL_IMPLEMENTATIONS)}, not "{implementation}".')
     if implementation in ("auto", "triton"):
-        if _is_for_triton(hidden_states) and _triton_runs(hidden_states.device):
-            return "triton"
+        traced = is_traced(hidden_states)
+        if _is_for_triton(hidden_states) and not (traced and implementation == "auto"):
+            if _triton_runs(hidden_states.device):
+                return "triton"
         if implementation == "triton":
-            if not is_traced(hidden_states) and hidden_states.dtype != torch.float64:
+            if not traced and hidden_states.dtype != torch.float64:
                 _warn_of_triton()
             return "dense"
     if implementation == "dense" or segments is not None or not hidden_states.shape[0]:
@@ -225,13 +227,10 @@ def _is_exported_for_all_lengths(hidden_states: torch.Tensor) -> bool:
 
 
 def _is_for_triton(hidden_states: torch.Tensor) -> bool:
-    """Whether the Triton kernels could compute this: they are no part of exported graphs, and torch.func cannot look
-    into them."""
+    """Whether the Triton kernels could compute this, into which the transforms of torch.func cannot look."""
     if hidden_states.device.type != "cuda" or hidden_states.dtype == torch.float64 or not hidden_states.numel():
         return False
-    if torch.compiler.is_compiling():
-        return not torch.compiler.is_exporting()
-    return not is_traced(hidden_states) and not torch._C._are_functorch_transforms_active()
+    return torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active()
 
 
 @torch.compiler.assume_constant_result

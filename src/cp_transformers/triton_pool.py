@@ -28,6 +28,7 @@ On a grid the rows between them are the distance.
 """
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -151,7 +152,7 @@ class _TritonPool(torch.autograd.Function):
         pooled, log_sums = torch.empty_like(hidden_states), torch.empty_like(log_weights)
         reached = log_weights.new_empty(2, ctx.grid[0], dtype=torch.int32)  # the first key of each block, and the end
         inputs = hidden_states, log_weights, sigma, offsets, segments
-        with torch.cuda.device_of(hidden_states):  # Triton launches on the current device
+        with _launched_on(hidden_states.device):
             _pool_kernel[ctx.grid](*inputs, pooled, log_sums, *reached, *ctx.sizes, **ctx.options)
         ctx.save_for_backward(*inputs, pooled, log_sums, reached)
         return pooled
@@ -168,13 +169,18 @@ class _TritonPool(torch.autograd.Function):
         # One term for each block of channels, to be added up.
         weight_grads = log_weights.new_empty(*log_weights.shape[:2], ctx.grid[1], log_weights.shape[2])
         options = ctx.options | {"CHANNEL_BLOCKS": ctx.grid[1]}
-        with torch.cuda.device_of(hidden_states):
+        with _launched_on(hidden_states.device):
             _query_grads_kernel[ctx.grid[:1]](
                 *inputs, pooled, deltas, sigma_grads, offset_grads, *reached, *ctx.sizes, **options
             )
             options = ctx.options | {"BLOCKS": triton.next_power_of_2(ctx.grid[0] // log_weights[..., 0].numel())}
             _key_grads_kernel[ctx.grid](*inputs, deltas, hidden_grads, weight_grads, *reached, *ctx.sizes, **options)
         return hidden_grads, weight_grads.sum(dim=2), sigma_grads, offset_grads, None, None
+
+
+def _launched_on(device: torch.device) -> AbstractContextManager:
+    """Triton launches on the current device."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _dense_grads(inputs: list[torch.Tensor], grad: torch.Tensor, sizes: tuple[int, ...]) -> list[torch.Tensor | None]:
