@@ -388,9 +388,12 @@ def test_graphs_hold_triton_where_it_is_asked_for_alone(on_gpu, monkeypatch):
 
 def test_function_transforms_are_dense(on_gpu):
     chosen = []
-    for implementation in ("auto", "triton"):
-        choose = partial(choose_implementation, implementation)
-        torch.func.vmap(lambda each: chosen.append(choose(each)) or each)(on_gpu(64)[None])
+
+    def choose(hidden_states):
+        chosen.extend(choose_implementation(name, hidden_states) for name in ("auto", "triton"))
+        return hidden_states
+
+    torch.func.vmap(choose)(on_gpu(64)[None])
     assert chosen == ["dense", "dense"]
 
 

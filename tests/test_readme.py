@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from cp_transformers import CPBertConfig, CPResNetConfig, CPViTConfig
-from cp_transformers.benchmark import DENSE, SPREAD
+from cp_transformers.benchmark import ACCELERATOR_POOLS, DENSE, FOUR_HEADS, SPREAD
 from cp_transformers.tasks import demo_image, demo_text
 from cp_transformers.tasks.experiment_tasks import TASKS
 from cp_transformers.tasks.experiments import Experiment, paired_interval, read_results, values
@@ -295,6 +295,28 @@ def models_table(rows: list[dict[str, str]]) -> str:
     return "\n".join(lines)
 
 
+def gpu_cost_table(rows: list[dict[str, str]]) -> str:
+    lines = [
+        "| block | tokens | forward, one head | four heads | four, dense | training, one head | four heads "
+        "| four, dense |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for model, tokens in dict.fromkeys((row["model"], row["tokens"]) for row in rows):
+        own = {(row["pass"], row["pool"]): row for row in rows if (row["model"], row["tokens"]) == (model, tokens)}
+        cells = [own[way, pool]["ratio"] for way in ("forward", "training") for pool in ACCELERATOR_POOLS]
+        lines.append(f"| {model} | {tokens} | {' | '.join(f'{100 * float(cell):.1f}' for cell in cells)} |")
+    return "\n".join(lines)
+
+
+def short_gpu_cost_table(rows: list[dict[str, str]]) -> str:
+    lines = ["| block | tokens | forward | dense | training | dense |", "|---|---|---|---|---|---|"]
+    for line in gpu_cost_table(rows).splitlines()[2:]:
+        block, tokens, _, four, dense, _, four_trained, dense_trained = line.strip("| ").split(" | ")
+        if tokens not in ("2048", "8192"):
+            lines.append(f"| {block} | {tokens} | {four} | {dense} | {four_trained} | {dense_trained} |")
+    return "\n".join(lines)
+
+
 def short_cost_table(rows: list[dict[str, str]]) -> str:
     lines = [
         "| block | tokens | forward, one head | four heads | training, one head | four heads | FLOPs, one head |",
@@ -365,18 +387,35 @@ def repeat_table() -> str:
     return "\n".join(lines)
 
 
-def test_what_fewer_layers_save_is_what_results_hold():
-    rows = [row for row in results("benchmark_models") if row["pass"] == "forward"]
-    stock = {
-        row["group"]: int(row["layers"]) for row in reversed(results("benchmark_models")) if row["ratio"] == "1.0"
-    }
+def what_fewer_layers_save(name: str) -> tuple[str, str]:
+    """The throughput of two thirds of the layers, forward: with pooling and without."""
+    rows = [row for row in results(name) if row["pass"] == "forward"]
+    stock = {row["group"]: int(row["layers"]) for row in reversed(rows) if row["ratio"] == "1.0"}
     gains: dict[bool, list[float]] = {True: [], False: []}
     for row in rows:
         if 3 * int(row["layers"]) == 2 * stock[row["group"]] and "one head" not in row["model"]:
             gains[row["model"].startswith("CP-")].append(1 / float(row["ratio"]))
     assert len(gains[True]) == len(gains[False]) == 5
-    pooled, plain = (f"{min(each):.2f} to {max(each):.2f}" for each in (gains[True], gains[False]))
+    return tuple(f"{min(each):.2f} to {max(each):.2f}" for each in (gains[True], gains[False]))
+
+
+def test_what_fewer_layers_save_is_what_results_hold():
+    pooled, plain = what_fewer_layers_save("benchmark_models")
     assert f"have {pooled} times the throughput, without it {plain} (forward" in README
+    pooled, plain = what_fewer_layers_save("benchmark_models_cuda")
+    assert f"on an H100 {pooled} and {plain}" in README
+
+
+def test_what_is_said_of_the_gpu_is_what_results_hold():
+    said = " ".join(README.split())
+    ratios = {(row["model"], row["pass"]): float(row["ratio"]) for row in results("benchmark_models_cuda")}
+    resnet = (f"{1 / ratios['CP-ResNet-50', way]:.2f}" for way in ("forward", "training"))
+    figures = "has {} of ResNet-50's throughput, {} in training".format(*resnet)
+    assert f"CP-ResNet-50, whose window has no kernel, {figures}" in said
+    pools = {(row["model"], row["tokens"], row["pass"], row["pool"]): row for row in results("benchmark_pooling_cuda")}
+    own = 100 * float(pools["MiniLM", "128", "forward", FOUR_HEADS]["ratio"])
+    whole = 100 * (ratios["CP-MiniLM, 6 layers", "forward"] - 1)
+    assert f"adds {whole:.0f} % to MiniLM's time where the GPU itself needs {own:.0f} %" in said
 
 
 def test_the_table_of_the_repeat_is_what_results_hold():
@@ -411,7 +450,8 @@ def test_what_is_said_of_runtimes_is_what_results_hold():
     short, long = (ratios[f"CP-BERT, 4 layers, {tokens} tokens", "ONNX Runtime, int8"] for tokens in (64, 512))
     compiled = {model: ratio for (model, runtime), ratio in ratios.items() if runtime == "PyTorch, compiled"}
     said = " ".join(README.split())
-    assert f"takes {short} to {long} of PyTorch's time for CP-BERT" in said
+    stock = " to ".join(ratios[f"BERT, 4 layers, {tokens} tokens", "ONNX Runtime, int8"] for tokens in (64, 512))
+    assert f"takes {short} to {long} of PyTorch's time for CP-BERT (stock BERT: {stock})" in said
     assert f"makes small CP-ResNets faster ({compiled['CP-ResNet']})" in said
     assert f"CP-BERT at 512 tokens ({compiled['CP-BERT, 4 layers, 512 tokens']})" in said
     assert f"CP-ViT-S/16 ({compiled['CP-ViT-S/16']}) and a small CP-ViT ({compiled['CP-ViT, 2 layers']};" in said
@@ -427,8 +467,15 @@ def test_what_is_said_of_runtimes_is_what_results_hold():
         (profile_table, "pooling_profile", RESULTS),
         (error_table, "linear_pool_error", RESULTS),
         (runtimes_table, "runtimes", RESULTS),
+        (gpu_cost_table, "benchmark_pooling_cuda", RESULTS),
+        (models_table, "benchmark_models_cuda", RESULTS),
+        (short_gpu_cost_table, "benchmark_pooling_cuda", README),
+        (short_models_table, "benchmark_models_cuda", README),
     ],
-    ids=["pooling", "models", "pooling, short", "models, short", "profile", "error", "runtimes"],
+    ids=[
+        *("pooling", "models", "pooling, short", "models, short", "profile", "error", "runtimes"),
+        *("pooling on a GPU", "models on a GPU", "pooling on a GPU, short", "models on a GPU, short"),
+    ],
 )
 def test_the_tables_of_costs_are_what_results_hold(table, name, text):
     assert table(results(name)) in text
