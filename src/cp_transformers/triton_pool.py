@@ -150,7 +150,8 @@ class _TritonPool(torch.autograd.Function):
         }
 
         pooled, log_sums = torch.empty_like(hidden_states), torch.empty_like(log_weights)
-        reached = log_weights.new_empty(2, ctx.grid[0], dtype=torch.int32)  # the first key of each block, and the end
+        # For each block of queries, the first of the blocks of keys that it pools, and the end of those.
+        reached = log_weights.new_empty(2, ctx.grid[0], dtype=torch.int32)
         inputs = hidden_states, log_weights, sigma, offsets, segments
         with _launched_on(hidden_states.device):
             _pool_kernel[ctx.grid](*inputs, pooled, log_sums, *reached, *ctx.sizes, **ctx.options)
