@@ -224,9 +224,10 @@ def test_too_little_to_measure_is_refused(options, tmp_path, capsys):
     assert "or more" in capsys.readouterr().err and not (tmp_path / "out.csv").exists()
 
 
-def test_a_device_that_is_not_there_is_refused(tmp_path, capsys):
-    assert cli(["benchmark", "--output", str(tmp_path / "out.csv"), "--device", "xpu:77"]) == 1
-    assert "--device xpu:77 cannot be used" in capsys.readouterr().err and not (tmp_path / "out.csv").exists()
+@pytest.mark.parametrize("device", ["xpu:77", "gpu"])
+def test_a_device_that_is_not_there_is_refused(device, tmp_path, capsys):
+    assert cli(["benchmark", "--output", str(tmp_path / "out.csv"), "--device", device]) == 1
+    assert f"--device {device} cannot be used" in capsys.readouterr().err and not (tmp_path / "out.csv").exists()
 
 
 def test_other_devices_are_given_more_at_once_in_bfloat16(tmp_path, monkeypatch):

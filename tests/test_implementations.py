@@ -401,7 +401,7 @@ def test_triton_that_fails_is_dense_with_one_warning(monkeypatch):
     device = torch.device("cuda", 99)  # that there is none stands for whatever else may fail
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    with pytest.warns(UserWarning, match='Triton fails here, "dense" pools in its place: '):
+    with pytest.warns(UserWarning, match="Triton fails here, and the pooling does without it: "):
         assert not module._triton_runs(device)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

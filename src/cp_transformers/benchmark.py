@@ -383,13 +383,13 @@ def main(args: Sequence[str] | None = None) -> None:
     options = parser.parse_args(args)
     if options.rounds < 2 or options.threads < 1:
         raise ValueError("Give --rounds of 2 or more, and --threads of 1 or more.")
-    suffix = "" if options.device == "cpu" else f"_{torch.device(options.device).type}"
-    output = options.output or Path(f"results/benchmark_{options.suite}{suffix}.csv")
-    check_csv(output)
     try:
-        torch.empty(0, device=options.device)
+        kind = torch.empty(0, device=options.device).device.type
     except (AssertionError, RuntimeError) as error:
         raise ValueError(f"--device {options.device} cannot be used: {str(error).splitlines()[0]}") from error
+    suffix = "" if kind == "cpu" else f"_{kind}"
+    output = options.output or Path(f"results/benchmark_{options.suite}{suffix}.csv")
+    check_csv(output)
     import matplotlib  # noqa: F401  (before any work, so that a missing extra is found now)
 
     from .benchmark_models import keep_freed_memory, run_models

@@ -129,11 +129,12 @@ def context_pool(
     leave out what lies beyond 4.8 sigma of a pool's centre, which tells where a weight there is larger by a factor of
     exp(15) or more.
 
-    `"auto"` takes `"triton"` on NVIDIA GPUs. Elsewhere it takes `"linear"` for sequences of 500 tokens and more and
-    grids of 4,096 (16,384 with gradients or with a `pool_range` above 0.1), on other accelerators for 4,096 tokens and
-    more; and `"dense"` for less and for segments. For float64, in the transforms of `torch.func`, and wherever a graph
-    is traced, compiled models included, which should serve all lengths, it takes `"dense"`. Where one cannot be had,
-    `"dense"` takes its place: of `"triton"` with a warning, and of `"linear"` in graphs that are exported for any
+    `"auto"` takes `"triton"` on NVIDIA GPUs of compute capability 8.0 and more. Elsewhere it takes `"linear"` for
+    sequences of 500 tokens and more and grids of 4,096 (16,384 with gradients or with a `pool_range` above 0.1), on
+    other accelerators for 4,096 tokens and more; and `"dense"` for less and for segments. For float64, in the
+    transforms of `torch.func`, and wherever a graph is traced, compiled models included, which should serve all
+    lengths, it takes `"dense"`. Where what is asked for cannot be had, `"dense"` takes its place: of `"triton"` (which
+    compiled models take where it is asked for) with a warning, and of `"linear"` in graphs that are exported for any
     number of tokens.
 
     Raises:
@@ -249,7 +250,7 @@ def _triton_runs(device: torch.device) -> bool:
         except Exception as error:
             _TRITON_RUNS[device] = False
             reason = f"{type(error).__name__}: {error}"
-            warnings.warn(f'Triton fails here, "dense" pools in its place: {reason}', stacklevel=2)
+            warnings.warn(f"Triton fails here, and the pooling does without it: {reason}", stacklevel=2)
     return _TRITON_RUNS[device]
 
 
