@@ -257,3 +257,11 @@ def test_what_does_not_fit_is_left_out_and_named(monkeypatch, capsys):
     calls = {"small": int, "large": too_large}
     assert those_that_fit(calls) == {"small": int}
     assert capsys.readouterr().out == "large: does not fit into the memory\n"
+
+
+def test_a_block_or_stock_model_that_does_not_fit_ends_its_comparison(tmp_path, monkeypatch):
+    for where in (benchmark, benchmark_models):
+        monkeypatch.setattr(where, "those_that_fit", lambda calls: dict(list(calls.items())[1:]))
+    group = Group("text", 2, 4, by_layers("BERT", (2, 1), tiny(BertConfig), tiny(CPBertConfig)))
+    assert measure_pooling(TINY[0], 2, train=False, device="cpu:0") == []
+    assert measure_models(group, 2, device="cpu:0") == []

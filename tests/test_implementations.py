@@ -380,10 +380,32 @@ def test_where_triton_does_not_run_a_gpu_takes_another(on_gpu, monkeypatch):
     assert choose_implementation("auto", on_gpu(4096)) == "linear"
 
 
-def test_graphs_hold_triton_where_it_is_asked_for_alone(on_gpu, monkeypatch):
+def test_compiled_graphs_alone_hold_triton_and_only_where_it_is_asked_for(on_gpu, monkeypatch):
     monkeypatch.setattr(module, "is_traced", lambda tensor: True)
+    assert choose_implementation("triton", on_gpu(64)) == "dense"
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     assert choose_implementation("auto", on_gpu(64)) == "dense"
     assert choose_implementation("triton", on_gpu(64)) == "triton"
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    assert choose_implementation("triton", on_gpu(64)) == "dense"
+
+
+def test_forward_mode_differentiation_is_dense(on_gpu):
+    with torch.autograd.forward_ad.dual_level():
+        assert choose_implementation("auto", on_gpu(64)) == "dense"
+
+
+def test_memory_that_is_full_tells_nothing_of_triton(monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(module, "_TRITON_RUNS", {})
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch, "ones", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        module._triton_runs(torch.device("cuda"))
+    assert not module._TRITON_RUNS
 
 
 def test_function_transforms_are_dense(on_gpu):

@@ -232,11 +232,45 @@ def test_rows_of_a_grid_are_left_out(small_blocks):
     check(small_blocks, tensors, grid_size=(45, 4))
 
 
-@pytest.mark.parametrize("name", ["hidden_states", "weights", "sigma"])
+@pytest.mark.parametrize("name", ["hidden_states", "sigma"])
 def test_nan_is_handed_on(small_blocks, name):
     tensors = make_inputs(40, batch_size=1)
     tensors[NAMES.index(name)][0].flatten()[20] = math.nan  # of a token or of one of its channels
     assert small_blocks.triton_context_pool(*tensors).isnan().any()
+
+
+def test_a_weight_that_is_nan_is_handed_on_to_all(small_blocks):
+    tensors = make_inputs(200, batch_size=1)
+    tensors[1][..., 190] = math.nan
+    assert small_blocks.triton_context_pool(*tensors).isnan().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_gradients_of_narrow_pools_in_half_precision(small_blocks, dtype):
+    """Where a token is nearly all of its own pool, both terms of its weight's gradient are far larger than that."""
+    tensors = make_inputs(70, num_heads=2, width=32, num_dims=1)
+    tensors[2], tensors[3] = 0.2 + 0.1 * torch.rand_like(tensors[2]), 0.1 * tensors[3]
+    grad = torch.randn_like(tensors[0]).to(dtype).double()
+    tensors[0] = tensors[0].to(dtype)
+    ours = with_gradients(small_blocks.triton_context_pool, tensors, grad)
+    exact = with_gradients(context_pool, [each.double() for each in tensors], grad)
+    for name in NAMES:
+        assert (ours[name].double() - exact[name]).norm() < 0.02 * exact[name].norm(), name
+
+
+def test_what_one_example_or_head_has_is_broadcast(small_blocks):
+    hidden_states, weights, sigma, offsets = make_inputs(40, num_heads=2, num_dims=1)
+    tensors = [hidden_states, weights[:1], sigma[:, :1], offsets[:1, :1]]
+    check(small_blocks, tensors, segments=(torch.arange(40) // 25)[None])
+
+
+def test_batches_of_gradients(small_blocks):
+    tensors = [each.requires_grad_() for each in make_inputs(16)]
+    grads = torch.randn(3, 2, 16, 5)
+    pooled = small_blocks.triton_context_pool(*tensors)
+    batched = torch.autograd.grad(pooled, tensors, grads, is_grads_batched=True, retain_graph=True)
+    each = [torch.autograd.grad(pooled, tensors, grad, retain_graph=True) for grad in grads]
+    assert_close(batched, tuple(map(torch.stack, zip(*each))), rtol=1e-4, atol=1e-5)
 
 
 def test_autocast_casts_the_tokens(small_blocks, triton_device):

@@ -78,7 +78,7 @@ COLUMNS = """
 model hidden_size tokens batch pass pool ratio lower_quartile upper_quartile flops_ratio memory block_ms rounds threads
 torch machine
 """.split()
-# Those on an accelerator, where nothing is pooled in linear time.
+# Those on an accelerator.
 ACCELERATOR_POOLS = {
     "one head": ONE_HEAD,
     FOUR_HEADS: POOLS[FOUR_HEADS],
@@ -118,6 +118,7 @@ def those_that_fit(calls: Mapping[str, Callable[[], Any]]) -> dict[str, Callable
             fitting[name] = call
         except torch.OutOfMemoryError:
             print(f"{name}: does not fit into the memory")
+        if name not in fitting:
             torch.cuda.empty_cache()
     return fitting
 
@@ -198,6 +199,8 @@ def measure_pooling(
         calls[name] = timed(partial(pool.train(train), pooled, mask=mask, grid_size=shape.grid))
     if device != "cpu":
         calls = those_that_fit(calls)
+        if "block" not in calls:
+            return []
     measured = interleaved(replayed(calls) if device.startswith("cuda") else calls, rounds, seconds=seconds)
     flops = {name: _flops(call) for name, call in calls.items()} if counted else {}
     rows = []
@@ -384,10 +387,12 @@ def main(args: Sequence[str] | None = None) -> None:
     if options.rounds < 2 or options.threads < 1:
         raise ValueError("Give --rounds of 2 or more, and --threads of 1 or more.")
     try:
-        kind = torch.empty(0, device=options.device).device.type
+        device = torch.empty(0, device=options.device).device
     except (AssertionError, RuntimeError) as error:
         raise ValueError(f"--device {options.device} cannot be used: {str(error).splitlines()[0]}") from error
-    suffix = "" if kind == "cpu" else f"_{kind}"
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    suffix = "" if device.type == "cpu" else f"_{device.type}"
     output = options.output or Path(f"results/benchmark_{options.suite}{suffix}.csv")
     check_csv(output)
     import matplotlib  # noqa: F401  (before any work, so that a missing extra is found now)

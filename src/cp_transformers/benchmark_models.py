@@ -204,6 +204,8 @@ def measure_models(group: Group, rounds: int, seconds: float = math.inf, device:
         calls: dict[str, Callable[[], Any]] = {name: partial(step, model) for name, model in models.items()}
         if not counted:
             calls = those_that_fit(calls)
+            if stock not in calls:
+                break
         measured = interleaved(calls, rounds, warm_up=1, seconds=seconds)
         for name in calls:
             model = models[name]

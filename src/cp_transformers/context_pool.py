@@ -132,10 +132,10 @@ def context_pool(
     `"auto"` takes `"triton"` on NVIDIA GPUs of compute capability 8.0 and more. Elsewhere it takes `"linear"` for
     sequences of 500 tokens and more and grids of 4,096 (16,384 with gradients or with a `pool_range` above 0.1), on
     other accelerators for 4,096 tokens and more; and `"dense"` for less and for segments. For float64, in the
-    transforms of `torch.func`, and wherever a graph is traced, compiled models included, which should serve all
-    lengths, it takes `"dense"`. Where what is asked for cannot be had, `"dense"` takes its place: of `"triton"` (which
-    compiled models take where it is asked for) with a warning, and of `"linear"` in graphs that are exported for any
-    number of tokens.
+    transforms of `torch.func` and forward-mode differentiation, and wherever a graph is traced, compiled models
+    included, which should serve all lengths, it takes `"dense"`. Where what is asked for cannot be had, `"dense"`
+    takes its place: of `"triton"` (which compiled models take where it is asked for) with a warning, and of
+    `"linear"` in graphs that are exported for any number of tokens.
 
     Raises:
         ValueError: the channels are not divisible by the number of heads, there is no such implementation, or see
@@ -228,10 +228,16 @@ def _is_exported_for_all_lengths(hidden_states: torch.Tensor) -> bool:
 
 
 def _is_for_triton(hidden_states: torch.Tensor) -> bool:
-    """Whether the Triton kernels could compute this, into which the transforms of torch.func cannot look."""
+    """Whether the Triton kernels could compute this: in compiled graphs, but in no others, and not where torch.func or
+    forward-mode differentiation would have to look into them. They count one example's numbers in 32 bits."""
     if hidden_states.device.type != "cuda" or hidden_states.dtype == torch.float64 or not hidden_states.numel():
         return False
-    return torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active()
+    if hidden_states.shape[1] * hidden_states.shape[2] >= 2**31:
+        return False
+    if is_traced(hidden_states):
+        exported = torch.compiler.is_exporting() or torch.jit.is_tracing()
+        return torch.compiler.is_compiling() and not exported
+    return not torch._C._are_functorch_transforms_active() and torch.autograd.forward_ad._current_level < 0
 
 
 @torch.compiler.assume_constant_result
@@ -239,18 +245,21 @@ def _triton_runs(device: torch.device) -> bool:
     """Whether the Triton kernels run on a CUDA device. What cannot be known beforehand, such as whether Triton finds a
     C compiler, is tried, once a process, with the smallest of pools."""
     if device not in _TRITON_RUNS:
-        modern = torch.version.cuda is not None and torch.cuda.get_device_capability(device) >= (8, 0)
-        _TRITON_RUNS[device] = modern and find_spec("triton") is not None
+        runs = torch.version.cuda is not None and torch.cuda.get_device_capability(device) >= (8, 0)
+        runs = runs and find_spec("triton") is not None
         try:
-            if _TRITON_RUNS[device]:
+            if runs:
                 from .triton_pool import triton_context_pool
 
                 numbers = torch.ones(1, 1, 16, device=device)
                 triton_context_pool(numbers.transpose(1, 2).bfloat16(), numbers, numbers)
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:
-            _TRITON_RUNS[device] = False
+            runs = False
             reason = f"{type(error).__name__}: {error}"
             warnings.warn(f"Triton fails here, and the pooling does without it: {reason}", stacklevel=2)
+        _TRITON_RUNS[device] = runs
     return _TRITON_RUNS[device]
 
 

@@ -15,9 +15,10 @@ a block of queries `i` and keys `j` at a time, as flash attention does: forward 
     dw_j      = sum_i dlogit_ij = x_j . dx_j - sum_i p_ij delta_i
 
 where the last form spares the kernel that sums over queries the products `dp`. The `dlogit_ij` of a query sum to zero
-but for rounding, which distances that are large against sigma would amplify: so the gradients of sigma and the offsets
-are sums of `dlogit_ij` times each distance's difference from its mean. Nothing is added up by atomics: results do not
-change from run to run.
+but for rounding, foremost of `y`. Distances that are large against sigma would amplify it: so the gradients of sigma
+and the offsets are sums of `dlogit_ij` times each distance's difference from its mean. In `dw_j` it would be most of
+what is left of two terms that nearly cancel: so `delta_i` is corrected by that sum. Nothing is added up by atomics:
+results do not change from run to run.
 
 Blocks of keys are left out where no query of a block can give them a weight above exp(-MARGIN). As a valid query
 enters its own pool, and no weight is above the largest `w` of the row, that is where
@@ -101,6 +102,10 @@ def triton_context_pool(
     if offsets is not None and offsets.shape[-1] != num_dims:
         raise ValueError(f"offsets need {num_dims} coordinates a token, not {offsets.shape[-1]}.")
 
+    size = hidden_states.shape[0], weights.shape[1], num_tokens
+    weights, sigma = weights.expand(size), sigma.expand(size)
+    offsets = None if offsets is None else offsets.expand(*size, num_dims)
+    segments = None if segments is None else segments.expand(size[0], num_tokens)
     if torch.is_autocast_enabled(hidden_states.device.type):  # as for the products of the dense form
         hidden_states = hidden_states.to(torch.get_autocast_dtype(hidden_states.device.type))
     log_weights = weights.float()
@@ -161,7 +166,8 @@ class _TritonPool(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         *inputs, pooled, log_sums, reached = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph: the dense form has second derivatives
+        # For create_graph, and for batches of gradients: the dense form has second derivatives, and can be vectorised.
+        if torch.is_grad_enabled() or _is_vectorised(grad):
             return *_dense_grads(inputs, grad, ctx.sizes), None, None
         hidden_states, log_weights, sigma, offsets, _ = inputs
         inputs += [grad.contiguous(), log_sums]
@@ -179,6 +185,10 @@ class _TritonPool(torch.autograd.Function):
         return hidden_grads, weight_grads.sum(dim=2), sigma_grads, offset_grads, None, None
 
 
+def _is_vectorised(grad: torch.Tensor) -> bool:
+    return not torch.compiler.is_compiling() and torch._C._functorch.is_legacy_batchedtensor(grad)
+
+
 def _launched_on(device: torch.device) -> AbstractContextManager:
     """Triton launches on the current device."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
@@ -190,11 +200,12 @@ def _dense_grads(inputs: list[torch.Tensor], grad: torch.Tensor, sizes: tuple[in
 
     hidden_states, log_weights, sigma, offsets, segments = inputs
     num_tokens, _, _, columns = sizes
-    mask = log_weights[:, 0] > -torch.inf
+    mask = (log_weights != -torch.inf).any(dim=1)
     grid_size = (num_tokens // columns, columns) if columns else None
-    pooled = context_pool(hidden_states, log_weights, sigma, offsets, mask, grid_size, segments, "dense")
     wanted = [each for each in inputs[:4] if each is not None and each.requires_grad]
-    found = iter(torch.autograd.grad(pooled * mask[..., None], wanted, grad, create_graph=True))
+    with torch.enable_grad():
+        pooled = context_pool(hidden_states, log_weights, sigma, offsets, mask, grid_size, segments, "dense")
+        found = iter(torch.autograd.grad(pooled * mask[..., None], wanted, grad, create_graph=True))
     return [next(found) if each is not None and each.requires_grad else None for each in inputs[:4]]
 
 
@@ -263,7 +274,6 @@ def _query_grads_kernel(
         dy = _load(grads, row, queries, own, num_tokens, num_heads, width)
         y = _load(pooled, row, queries, own, num_tokens, num_heads, width)
         delta += tl.sum(dy.to(tl.float32) * y.to(tl.float32), 1, keep_dims=True)
-    tl.store(deltas + tokens, delta, inside)
 
     excess = tl.full([BLOCK_TOKENS, 1], 0.0, tl.float32)
     square_sum = tl.full([BLOCK_TOKENS, 1], 0.0, tl.float32)
@@ -304,6 +314,7 @@ def _query_grads_kernel(
             if GRID:
                 down_sum += tl.sum(logit_grads * down, 1, keep_dims=True)
                 down_mean += tl.sum(p * down, 1, keep_dims=True)
+    tl.store(deltas + tokens, delta + excess, inside)  # with which the gradients of a query's logits sum to zero
     own_sigma = tl.load(sigma + tokens, inside, 1.0)
     square_sum = (square_sum - excess * square_mean) / (own_sigma * own_sigma * own_sigma)
     tl.store(sigma_grads + tokens, square_sum, inside)
@@ -407,13 +418,13 @@ def _reached_keys(
     log_weights, row, queries, query_weight, gaussians, num_tokens, columns,
     GRID: tl.constexpr, BLOCK_TOKENS: tl.constexpr,
 ):  # fmt: skip
-    """The first key that matters to any of a block of queries, at the start of a block, and the end of those that do.
-    NaN matters everywhere, to be handed on."""
+    """The first block of keys that matters to any of a block of queries, and the end of those that do. A weight that
+    is NaN matters everywhere, to be handed on."""
     precision, down, right, _ = gaussians
     weights = tl.full([4 * BLOCK_TOKENS], -float("inf"), tl.float32)
     for start in range(0, num_tokens, 4 * BLOCK_TOKENS):
-        tokens = start + tl.arange(0, 4 * BLOCK_TOKENS)
-        weights = tl.maximum(weights, _log_weights(log_weights, row, tokens, num_tokens))
+        loaded = _log_weights(log_weights, row, start + tl.arange(0, 4 * BLOCK_TOKENS), num_tokens)
+        weights = tl.maximum(weights, tl.where(loaded == loaded, loaded, float("inf")))
     valid = query_weight != -float("inf")
     headroom = tl.where(valid, tl.max(weights) - query_weight, 0.0) + _MARGIN
     reach = tl.sqrt(down * down + right * right - headroom / precision)
