@@ -216,11 +216,19 @@ def test_far_blocks_are_left_out(small_blocks):
     check(small_blocks, tensors)
 
 
-def test_blocks_are_not_left_out_for_their_distance_alone(small_blocks):
-    tensors = make_inputs(200, num_heads=2, num_dims=1)
-    tensors[1][..., 190] += 60.0  # outweighs what is 10 sigma nearer
-    tensors[3][..., 20:30, :] += 120.0  # looks far away
-    check(small_blocks, tensors, tolerance=2e-4)
+@pytest.mark.parametrize("case", ["as it is", "outweighed", "offsets", "into a hole", "rows"])
+def test_no_block_that_matters_is_left_out(small_blocks, case):
+    """Of sizes beside which blocks are small: 7 sigma are about two of them."""
+    tensors = make_inputs(300, width=4, num_dims=2 if case == "rows" else 1, batch_size=1, min_sigma=8.0)
+    options = {"grid_size": (75, 4)} if case == "rows" else {}
+    if case == "outweighed":
+        tensors[1][..., 290] += 60.0
+    if case in ("offsets", "into a hole", "rows"):
+        tensors[3][:, :, :100, 0] += 40.0 if case == "rows" else 60.0
+    if case == "into a hole":
+        options["mask"] = torch.ones(1, 300, dtype=torch.bool)
+        options["mask"][:, 100:220] = False
+    check(small_blocks, tensors, tolerance=2e-4, **options)
 
 
 def test_rows_of_a_grid_are_left_out(small_blocks):

@@ -118,7 +118,7 @@ def those_that_fit(calls: Mapping[str, Callable[[], Any]]) -> dict[str, Callable
             fitting[name] = call
         except torch.OutOfMemoryError:
             print(f"{name}: does not fit into the memory")
-        if name not in fitting:
+        if name not in fitting:  # here, since the error holds what was computed
             torch.cuda.empty_cache()
     return fitting
 
@@ -334,9 +334,11 @@ def draw_overhead(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.set_title(f"one {model} block, {way}")
         axes.set_xlabel("tokens")
         axes.grid(alpha=0.3, which="both")
-        ticks = [1, 2, 5, 10, 20, 50, 100, 200, 500]
+    ticks, limits = [1, 2, 5, 10, 20, 50, 100, 200, 500], figure.axes[0].get_ylim()  # of both
+    for axes in figure.axes:
         axes.set_yticks(ticks, labels=map(str, ticks), minor=False)
         axes.set_yticks([], minor=True)
+    figure.axes[0].set_ylim(limits)  # which ticks extend
     figure.axes[0].set_ylabel("time of the pooling, % of the block's")
     figure.axes[1].legend(fontsize="small")
     figure.savefig(path, dpi=150)

@@ -54,8 +54,7 @@ STEP = 32
 LAUNCH = {"num_warps": 4, "num_stages": 2}
 
 # What is left out weighs less than exp(-MARGIN), 4e-11, of what is summed: nothing beside float32's rounding.
-MARGIN = 24.0
-_MARGIN = tl.constexpr(MARGIN)
+MARGIN = tl.constexpr(24.0)
 _LOG2_E = tl.constexpr(math.log2(math.e))  # exponentials are of base 2, as the GPU's own
 _FAR = tl.constexpr(1e8)  # in positions
 
@@ -426,7 +425,7 @@ def _reached_keys(
         loaded = _log_weights(log_weights, row, start + tl.arange(0, 4 * BLOCK_TOKENS), num_tokens)
         weights = tl.maximum(weights, tl.where(loaded == loaded, loaded, float("inf")))
     valid = query_weight != -float("inf")
-    headroom = tl.where(valid, tl.max(weights) - query_weight, 0.0) + _MARGIN
+    headroom = tl.where(valid, tl.max(weights) - query_weight, 0.0) + MARGIN
     reach = tl.sqrt(down * down + right * right - headroom / precision)
     position, offset, extent = queries, right, num_tokens
     if GRID:
