@@ -12,54 +12,10 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import (
-    AutoBackbone,
-    AutoModel,
-    AutoModelForImageClassification,
-    AutoModelForMaskedImageModeling,
-    AutoModelForMaskedLM,
-    AutoModelForMultipleChoice,
-    AutoModelForNextSentencePrediction,
-    AutoModelForPreTraining,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    BertForMaskedLM,
-    BertForMultipleChoice,
-    BertForNextSentencePrediction,
-    BertForPreTraining,
-    BertForQuestionAnswering,
-    BertForSequenceClassification,
-    BertForTokenClassification,
-    BertModel,
-    BertTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    ResNetBackbone,
-    ResNetForImageClassification,
-    ResNetModel,
-    ViTForImageClassification,
-    ViTForMaskedImageModeling,
-    ViTModel,
-)
+from transformers import AutoBackbone, BertTokenizer, PreTrainedConfig, PreTrainedModel
 
-from cp_transformers import (
-    CPBertForMaskedLM,
-    CPBertForMultipleChoice,
-    CPBertForNextSentencePrediction,
-    CPBertForPreTraining,
-    CPBertForQuestionAnswering,
-    CPBertForSequenceClassification,
-    CPBertForTokenClassification,
-    CPBertModel,
-    CPResNetBackbone,
-    CPResNetForImageClassification,
-    CPResNetModel,
-    CPViTForImageClassification,
-    CPViTForMaskedImageModeling,
-    CPViTModel,
-)
 from cp_transformers.context_pool import BaseContextPool
+from cp_transformers.families import FAMILIES, Family
 
 
 # Configuration fields, by a name that every family has variants under. The pools reach far (pool_range), so that
@@ -69,7 +25,7 @@ LAYER_VARIANTS: dict[str, dict[str, Any]] = {
     "heads": {"pool_range": 0.5, "pool_num_heads": 2, "pool_max_offset": 2.0, "pool_gate": True},
     "elsewhere": {"pool_range": 0.5, "pool_placement": "block", "pool_layers": [1]},
 }
-BERT_VARIANTS = {**LAYER_VARIANTS, "elsewhere": {**LAYER_VARIANTS["elsewhere"], "pool_class_token": True}}
+TEXT_VARIANTS = {**LAYER_VARIANTS, "elsewhere": {**LAYER_VARIANTS["elsewhere"], "pool_class_token": True}}
 RESNET_VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "heads": {"pool_num_heads": 2, "pool_max_offset": 2.0, "pool_gate": True, "pool_global": True},
@@ -214,29 +170,16 @@ def text_inputs(*rows: int) -> dict[str, torch.Tensor]:
     }
 
 
-def bert_case(model_class, stock_class, auto_class, rows=(3,), labels=None, **sizes) -> ModelCase:
-    return ModelCase(
-        model_class,
-        stock_class,
-        auto_class,
-        sizes={
-            "vocab_size": VOCABULARY_SIZE,
-            "hidden_size": 32,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "intermediate_size": 40,
-            "max_position_embeddings": 40,
-            "initializer_range": 0.1,
-            **sizes,
-        },
-        base_sizes={"num_hidden_layers": 1},
-        inputs=lambda: text_inputs(*rows),
-        smaller=lambda inputs: {name: tensor[:2, ..., :-2] for name, tensor in inputs.items()},
-        valid_tokens=lambda inputs: inputs["attention_mask"].flatten(0, -2).bool(),
-        variants=BERT_VARIANTS,
-        no_pools={"pool_layers": []},
-        labels=labels,
-    )
+TEXT_SIZES: dict[str, Any] = {
+    "vocab_size": VOCABULARY_SIZE,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 40,
+    "max_position_embeddings": 40,
+    "pad_token_id": 0,
+    "initializer_range": 0.1,
+}
 
 
 # A BERT that is smaller still, and its words.
@@ -259,54 +202,60 @@ def token_labels(num_labels: int) -> torch.Tensor:
     return torch.arange(3 * NUM_TOKENS).view(3, NUM_TOKENS) % num_labels
 
 
-BERT_MODELS = [
-    bert_case(CPBertModel, BertModel, AutoModel),
-    bert_case(
-        CPBertForPreTraining,
-        BertForPreTraining,
-        AutoModelForPreTraining,
-        labels=lambda: {"labels": token_labels(VOCABULARY_SIZE), "next_sentence_label": torch.tensor([0, 1, 1])},
+# by the end of a class's name: what makes the arguments with which the head returns a loss, and fields of its own
+TEXT_HEADS: dict[str, tuple[Callable[[], dict[str, torch.Tensor]], dict[str, Any]]] = {
+    "ForPreTraining": (
+        lambda: {"labels": token_labels(VOCABULARY_SIZE), "next_sentence_label": torch.tensor([0, 1, 1])},
+        {},
     ),
-    bert_case(
-        CPBertForMaskedLM,
-        BertForMaskedLM,
-        AutoModelForMaskedLM,
-        labels=lambda: {"labels": token_labels(VOCABULARY_SIZE)},
+    "ForMaskedLM": (lambda: {"labels": token_labels(VOCABULARY_SIZE)}, {}),
+    "ForNextSentencePrediction": (lambda: {"labels": torch.tensor([0, 1, 1])}, {}),
+    "ForSequenceClassification": (lambda: {"labels": torch.tensor([0, 1, 2])}, {"num_labels": 3}),
+    "ForMultipleChoice": (lambda: {"labels": torch.tensor([0, 2])}, {}),
+    "ForTokenClassification": (lambda: {"labels": token_labels(3)}, {"num_labels": 3}),
+    "ForQuestionAnswering": (
+        lambda: {"start_positions": torch.tensor([0, 1, 0]), "end_positions": torch.tensor([9, 5, 2])},
+        {},
     ),
-    bert_case(
-        CPBertForNextSentencePrediction,
-        BertForNextSentencePrediction,
-        AutoModelForNextSentencePrediction,
-        labels=lambda: {"labels": torch.tensor([0, 1, 1])},
-    ),
-    bert_case(
-        CPBertForSequenceClassification,
-        BertForSequenceClassification,
-        AutoModelForSequenceClassification,
-        labels=lambda: {"labels": torch.tensor([0, 1, 2])},
-        num_labels=3,
-    ),
-    bert_case(
-        CPBertForMultipleChoice,
-        BertForMultipleChoice,
-        AutoModelForMultipleChoice,
-        rows=(2, 3),
-        labels=lambda: {"labels": torch.tensor([0, 2])},
-    ),
-    bert_case(
-        CPBertForTokenClassification,
-        BertForTokenClassification,
-        AutoModelForTokenClassification,
-        labels=lambda: {"labels": token_labels(3)},
-        num_labels=3,
-    ),
-    bert_case(
-        CPBertForQuestionAnswering,
-        BertForQuestionAnswering,
-        AutoModelForQuestionAnswering,
-        labels=lambda: {"start_positions": torch.tensor([0, 1, 0]), "end_positions": torch.tensor([9, 5, 2])},
-    ),
-]
+}
+
+
+def text_case(family: Family, stock: str) -> ModelCase:
+    rows = (2, 3) if stock.endswith("ForMultipleChoice") else (3,)
+    labels, fields = head_of(stock, TEXT_HEADS)
+    return ModelCase(
+        **classes(family, stock),
+        sizes={**TEXT_SIZES, **fields},
+        base_sizes={"num_hidden_layers": 1},
+        inputs=lambda: text_inputs(*rows),
+        smaller=lambda inputs: {name: tensor[:2, ..., :-2] for name, tensor in inputs.items()},
+        valid_tokens=lambda inputs: inputs["attention_mask"].flatten(0, -2).bool(),
+        variants=of_twins(family, TEXT_VARIANTS),
+        no_pools={"pool_layers": []},
+        labels=labels,
+    )
+
+
+def classes(family: Family, stock: str) -> dict[str, Any]:
+    """The classes of a case: that of the family's own which is built on `stock`, this, and what loads it."""
+    model_class = family.models[stock]
+    auto_class = next(auto for auto, model in family.auto_models.items() if model is model_class)
+    return {"model_class": model_class, "stock_class": model_class.__bases__[-1], "auto_class": auto_class}
+
+
+# Upstream's classes of these are copies of another family's.
+TWINS = {"xlm-roberta", "dinov2_with_registers"}
+
+
+def of_twins(family: Family, variants: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The variants; of families of which another has the same code one is enough."""
+    return {"heads": variants["heads"]} if family.model_type in TWINS else variants
+
+
+def head_of(stock: str, heads: dict[str, Any]) -> Any:
+    """The entry of `heads` for a class; of a bare model none."""
+    return next((entry for end, entry in heads.items() if stock.endswith(end)), (None, {}))
+
 
 # -------------------------------------------------------------------------------------------------------- images
 
@@ -322,65 +271,64 @@ def all_valid(grid: tuple[int, int]) -> Callable[[dict[str, torch.Tensor]], torc
     return lambda inputs: torch.ones(len(inputs["pixel_values"]), *grid, dtype=torch.bool)
 
 
-def vit_case(model_class, stock_class, auto_class, grid=GRID, inputs=dict, labels=None, **sizes) -> ModelCase:
+def class_labels() -> dict[str, torch.Tensor]:
+    return {"labels": torch.tensor([0, 1, 2])}
+
+
+IMAGE_HEADS: dict[str, tuple[Callable[[], dict[str, torch.Tensor]], dict[str, Any]]] = {
+    "ForImageClassification": (class_labels, {"num_labels": 3}),
+    "ForMaskedImageModeling": (dict, {}),  # the images themselves
+}
+
+
+def patch_case(family: Family, stock: str) -> ModelCase:
+    masked = stock.endswith("ForMaskedImageModeling")
+    grid = (4, 4) if masked else GRID
     height, width = 2 * grid[0], 2 * grid[1]
+    labels, fields = head_of(stock, IMAGE_HEADS)
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 40,
+        "mlp_ratio": 2,
+        # Upstream's DINOv2 takes the grid of its positions for a square, and interpolates them.
+        "image_size": height if height == width or family.model_type.startswith("dinov2") else [height, width],
+        "patch_size": 2,
+        "encoder_stride": 2,
+        "num_channels": NUM_CHANNELS,
+        "initializer_range": 0.1,
+        **fields,
+    }
+    known = family.stock_config_class().to_dict()
     return ModelCase(
-        model_class,
-        stock_class,
-        auto_class,
-        sizes={
-            "hidden_size": 32,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "intermediate_size": 40,
-            "image_size": height if height == width else [height, width],
-            "patch_size": 2,
-            "encoder_stride": 2,
-            "num_channels": NUM_CHANNELS,
-            "initializer_range": 0.1,
-            **sizes,
-        },
+        **classes(family, stock),
+        sizes={name: value for name, value in sizes.items() if name in known or name == "num_labels"},
         base_sizes={"num_hidden_layers": 1},
-        inputs=lambda: {"pixel_values": images(height, width), **inputs()},
+        inputs=lambda: {
+            "pixel_values": images(height, width),
+            **({"bool_masked_pos": (torch.arange(48) % 3 == 0).view(3, 16)} if masked else {}),
+        },
         smaller=lambda inputs: {name: tensor[:2] for name, tensor in inputs.items()},
         valid_tokens=all_valid(grid),
-        variants=LAYER_VARIANTS,
+        variants=of_twins(family, LAYER_VARIANTS),
         no_pools={"pool_layers": []},
         labels=labels,
     )
 
 
-VIT_MODELS = [
-    vit_case(CPViTModel, ViTModel, AutoModel),
-    vit_case(
-        CPViTForImageClassification,
-        ViTForImageClassification,
-        AutoModelForImageClassification,
-        labels=lambda: {"labels": torch.tensor([0, 1, 2])},
-        num_labels=3,
-    ),
-    vit_case(
-        CPViTForMaskedImageModeling,
-        ViTForMaskedImageModeling,
-        AutoModelForMaskedImageModeling,
-        grid=(4, 4),
-        inputs=lambda: {"bool_masked_pos": (torch.arange(48) % 3 == 0).view(3, 16)},
-        labels=dict,  # the images themselves
-    ),
-]
-
-
-def resnet_case(model_class, stock_class, auto_class, labels=None, **sizes) -> ModelCase:
+def feature_map_case(family: Family, stock: str) -> ModelCase:
+    labels, fields = head_of(stock, IMAGE_HEADS)
+    stages = {"out_features": ["stem", "stage1", "stage2"]} if stock.endswith("Backbone") else {}
     return ModelCase(
-        model_class,
-        stock_class,
-        auto_class,
+        **classes(family, stock),
         sizes={
             "embedding_size": 8,
             "hidden_sizes": [16, 32],
             "depths": [2, 1],
             "num_channels": NUM_CHANNELS,
-            **sizes,
+            **fields,
+            **stages,
         },
         base_sizes={},
         inputs=lambda: {"pixel_values": images(4 * GRID[0], 4 * GRID[1] - 3)},
@@ -392,24 +340,21 @@ def resnet_case(model_class, stock_class, auto_class, labels=None, **sizes) -> M
     )
 
 
-RESNET_MODELS = [
-    resnet_case(CPResNetModel, ResNetModel, AutoModel),
-    resnet_case(
-        CPResNetForImageClassification,
-        ResNetForImageClassification,
-        AutoModelForImageClassification,
-        labels=lambda: {"labels": torch.tensor([0, 1, 2])},
-        num_labels=3,
-    ),
-    resnet_case(CPResNetBackbone, ResNetBackbone, AutoBackbone, out_features=["stem", "stage1", "stage2"]),
-]
-
 # ------------------------------------------------------------------------------------------------- every family
 
-MODELS = [*BERT_MODELS, *VIT_MODELS, *RESNET_MODELS]
+
+def cases_of(family: Family) -> list[ModelCase]:
+    """A case for each of a family's classes, its bare model first."""
+    make_case = text_case if family.is_text else patch_case if family.has_layers else feature_map_case
+    return [make_case(family, stock) for stock in family.models]
+
+
+# by upstream's model type
+CASES = {model_type: cases_of(family) for model_type, family in FAMILIES.items()}
+MODELS = [case for cases in CASES.values() for case in cases]
 LAYERED_MODELS = [case for case in MODELS if case.has_layers]
 HEADS = [case for case in MODELS if case.labels is not None]
-FAMILIES = list({type(case.config()): case for case in reversed(MODELS)}.values())  # the first class of each
+BARE_MODELS = [cases[0] for cases in CASES.values()]
 
 
 def over(cases: list[ModelCase]):
@@ -426,4 +371,4 @@ def over_variants(cases: list[ModelCase]):
 every_model, every_variant = over(MODELS), over_variants(MODELS)
 every_layered_model, every_layered_variant = over(LAYERED_MODELS), over_variants(LAYERED_MODELS)
 every_head, every_variant_of_a_head = over(HEADS), over_variants(HEADS)
-every_family = over(FAMILIES)
+every_family = over(BARE_MODELS)

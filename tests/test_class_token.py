@@ -1,27 +1,29 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
-"""CP-BERT's class token, which passes by the pooling, wherever it stands in a row."""
+"""The class token of a text, which passes by the pooling, wherever it stands in a row."""
 
 from unittest.mock import Mock
 
 import pytest
 import torch
-from model_cases import BERT_MODELS, NUM_TOKENS, assert_same_outputs
+from model_cases import CASES, NUM_TOKENS, assert_same_outputs
 from pool_reference import randomize
 from torch.export import Dim
 from torch.testing import assert_close
 
-from cp_transformers import CPBertModel, modeling_cp_bert
+from cp_transformers import modeling_context_pool
 from cp_transformers.context_pool import ContextPool
-from cp_transformers.modeling_cp_bert import class_tokens, leave_class_tokens_out, pool_tokens
+from cp_transformers.modeling_context_pool import PooledTextModel, class_tokens, pool_tokens
 
 
 PADDED = {"none": (0, NUM_TOKENS), "right": (0, 5), "left": (NUM_TOKENS - 5, NUM_TOKENS), "alone": (2, 3)}
 
 
 def pool_all_but_class_tokens(pool, hidden_states, mask=None, segments=None, valid=None):
-    passing, mask = leave_class_tokens_out(hidden_states, mask if valid is None else valid, mask, segments)
-    return pool_tokens(pool, hidden_states, mask, segments, passing)
+    model = Mock(config=Mock(pool_class_token=False, _attn_implementation="sdpa"))
+    arguments = {"inputs_embeds": hidden_states, "pool_mask": mask, "pool_segments": segments}
+    arguments["attention_mask"] = mask if valid is None else valid
+    return pool_tokens(pool, hidden_states, **PooledTextModel.make_pool_inputs(model, arguments))
 
 
 @pytest.mark.parametrize("options", [{}, {"pool_num_heads": 2, "pool_max_offset": 2.0, "pool_gate": True}])
@@ -48,7 +50,7 @@ def test_it_is_the_same_where_the_mask_cannot_be_read(mask, monkeypatch):
     valid = valid | (mask == "none")
     found = []
     for traced in (False, True):
-        monkeypatch.setattr(modeling_cp_bert, "is_traced", Mock(return_value=traced))
+        monkeypatch.setattr(modeling_context_pool, "is_traced", Mock(return_value=traced))
         pooled = pool_all_but_class_tokens(*arguments)[valid]
         found.append((pooled, *torch.autograd.grad(pooled.square().sum(), pool.parameters())))
     assert_close(found[1], found[0])
@@ -62,7 +64,7 @@ def test_a_sequence_of_one_token_passes_by():
 
 
 def test_an_export_without_a_mask_takes_as_few_tokens_as_with_one():
-    case = next(case for case in BERT_MODELS if case.model_class is CPBertModel)
+    case = CASES["bert"][0]
     model, ids = case.model(), case.inputs()["input_ids"]
     shapes = {"input_ids": {0: Dim.AUTO, 1: Dim("tokens", min=2, max=40)}}
     exported = torch.export.export(model, (), kwargs={"input_ids": ids}, dynamic_shapes=shapes).module()
@@ -85,5 +87,8 @@ def test_tokens_that_are_not_to_be_pooled_do_not_change_which_is_the_class_token
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.long])
 def test_of_packed_rows_the_first_of_each_sequence_is_the_class_token(dtype):
     segments = torch.tensor([[1, 1, 2, 3, 3, 0, 0], [4, 4, 4, 4, 1, 1, 1]], dtype=dtype)
-    expected = torch.tensor([[1, 0, 1, 1, 0, 1, 0], [1, 0, 0, 0, 1, 0, 0]]).bool()
+    expected = torch.tensor([[1, 0, 1, 1, 0, 0, 0], [1, 0, 0, 0, 1, 0, 0]]).bool()
     assert torch.equal(class_tokens(segments != 0, segments), expected)
+    masked = torch.tensor([[1, 1, 1, 0, 1, 1, 1], [0, 0, 1, 1, 0, 1, 1]]).bool() & (segments != 0)
+    expected = torch.tensor([[1, 0, 1, 0, 1, 0, 0], [0, 0, 1, 0, 0, 1, 0]]).bool()
+    assert torch.equal(class_tokens(masked, segments), expected)

@@ -11,7 +11,7 @@ from textwrap import dedent
 import pytest
 import torch
 from model_cases import (
-    FAMILIES,
+    BARE_MODELS,
     MODELS,
     TINY_BERT,
     ModelCase,
@@ -46,8 +46,8 @@ from cp_transformers import (
 from cp_transformers.checkpoints import CheckpointError
 from cp_transformers.cli import main as cli
 from cp_transformers.configuration_context_pool import FORMAT_VERSION
+from cp_transformers.families import family_of
 from cp_transformers.hub import export_checkpoint, load_checkpoint
-from cp_transformers.registration import AUTO_MODELS
 
 
 MODULES = {
@@ -97,7 +97,7 @@ def test_and_with_a_configuration(case, tmp_path):
 def test_the_auto_map_names_every_class_of_the_family(case, tmp_path):
     case.model().save_pretrained(tmp_path)
     auto_map = json.loads((tmp_path / "config.json").read_text())["auto_map"]
-    expected = {auto.__name__: cls.__name__ for auto, cls in AUTO_MODELS[type(case.config())].items()}
+    expected = {auto.__name__: cls.__name__ for auto, cls in family_of(case.config()).auto_models.items()}
     expected["AutoConfig"] = type(case.config()).__name__
     assert {auto: name.split(".")[1] for auto, name in auto_map.items()} == expected
     for reference in auto_map.values():
@@ -254,16 +254,16 @@ def test_a_tokenizer_is_exported_with_a_model_in_memory(tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_an_export_keeps_the_dtype(dtype, tmp_path):
-    export_checkpoint(FAMILIES[0].model().to(dtype), tmp_path / "out")
+    export_checkpoint(BARE_MODELS[0].model().to(dtype), tmp_path / "out")
     assert load_checkpoint(tmp_path / "out").dtype == dtype
 
 
 def test_a_sharded_checkpoint_is_exported(tmp_path):
-    model = FAMILIES[0].model()
+    model = BARE_MODELS[0].model()
     model.save_pretrained(tmp_path / "source", max_shard_size="10kB")
     assert (tmp_path / "source" / "model.safetensors.index.json").is_file()
     export_checkpoint(tmp_path / "source", tmp_path / "out")
-    exported, inputs = aligned(load_checkpoint(tmp_path / "out")), FAMILIES[0].inputs()
+    exported, inputs = aligned(load_checkpoint(tmp_path / "out")), BARE_MODELS[0].inputs()
     assert_same_outputs(exported(**inputs), model(**inputs))
 
 
@@ -334,7 +334,7 @@ def test_an_export_whose_code_computes_something_else_is_not_kept(converted, tmp
             Path(target).write_text(Path(target).read_text().replace("MIN_SIGMA = 0.1", "MIN_SIGMA = 0.9"))
 
     monkeypatch.setattr(dynamic_module_utils.shutil, "copyfile", copy_changed)
-    model = FAMILIES[0].model(pool_range=0.01)
+    model = BARE_MODELS[0].model(pool_range=0.01)
     with pytest.raises(CheckpointError, match="differ from those of its export"):
         export_checkpoint(model, tmp_path / "out")
     assert not (tmp_path / "out").exists()

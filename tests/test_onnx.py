@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from model_cases import BERT_MODELS, FAMILIES, ModelCase, images, text_inputs
+from model_cases import CASES, ModelCase, every_family, images, text_inputs
 from transformers.exporters import OnnxConfig, OnnxExporter, OnnxRuntimeDynamicConfig, OnnxRuntimeQuantizer
 
 from cp_transformers import CPResNetConfig, CPResNetModel
@@ -36,7 +36,7 @@ def batches(case: ModelCase):
     return [case.smaller(case.inputs())] + ([] if case.has_layers else [{"pixel_values": images(40, 28)}])
 
 
-@pytest.mark.parametrize("case", FAMILIES, ids=str)
+@every_family
 def test_the_graph_computes_what_the_model_does_for_other_shapes(case, tmp_path):
     # The graph of a small window has fewer nodes, and is made in less time.
     smaller = {} if case.has_layers else {"pool_window": 3, "pool_max_offset": 1.0}
@@ -67,7 +67,7 @@ def test_torch_s_older_exporter_takes_the_windowed_pooling(tmp_path):
 
 
 def test_a_graph_for_all_lengths_is_right_at_all_lengths_whatever_the_implementation(tmp_path):
-    case = BERT_MODELS[0]
+    case = CASES["bert"][0]
     model = case.model(max_position_embeddings=700, pool_implementation="linear", pool_range=0.5)
     with torch.no_grad():  # sizes near the top of their range
         for name, parameter in model.named_parameters():
@@ -86,7 +86,7 @@ def test_a_graph_for_all_lengths_is_right_at_all_lengths_whatever_the_implementa
 
 
 def test_int8_halves_the_file_and_stays_near(tmp_path):
-    case = BERT_MODELS[0]
+    case = CASES["bert"][0]
     model = case.model(hidden_size=128, intermediate_size=512, **case.variants["heads"])
     # With all 8 bits of the weights, sums overflow on processors without VNNI.
     options = {"op_types_to_quantize": ["MatMul"], "per_channel": True, "reduce_range": True}

@@ -6,22 +6,22 @@ import inspect
 
 import pytest
 import torch
-from bert_cases import BASE, CASES, MASKED_LM, every_one_row_bert, every_variant, run
 from model_cases import (
-    BERT_VARIANTS,
     NUM_TOKENS,
+    TEXT_VARIANTS,
     VOCABULARY_SIZE,
     assert_same_outputs,
     over,
     text_inputs,
     token_labels,
 )
+from text_cases import BASE, MASKED_LM, OF_BERT, every_one_row_text, every_variant, run
 from transformers import DataCollatorWithFlattening, Trainer, TrainingArguments
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from cp_transformers import CPBertForTokenClassification, CPBertModel
+from cp_transformers import CPBertModel, modeling_context_pool
 
 
 PACKED = ((5, 4, 3), (12,), (2, 6))  # the lengths of the sequences in each row; the rest is padding
@@ -48,7 +48,7 @@ def packed_inputs() -> tuple[dict[str, torch.Tensor], list[tuple[int, slice]]]:
 
 @pytest.mark.parametrize("kernel_size", [3, 5])
 @every_variant
-@over([BASE, MASKED_LM, CASES[CPBertForTokenClassification]])
+@over([BASE, MASKED_LM, OF_BERT["ForTokenClassification"]])
 def test_a_packed_sequence_gives_what_it_gives_alone(case, variant, kernel_size):
     model = case.model(**variant, pool_kernel_size=kernel_size)
     inputs, places = packed_inputs()
@@ -118,6 +118,7 @@ def test_rows_that_are_packed_for_flash_attention_are_pooled_by_sequence(variant
 
     monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "within", attention)
     monkeypatch.setitem(ALL_MASK_ATTENTION_FUNCTIONS, "within", lambda *args, **kwargs: None)
+    monkeypatch.setattr(modeling_context_pool, "is_flash_attention_requested", lambda config: said == "position_ids")
     model.set_attn_implementation("within")
     packed = run(model, inputs)[0]
     model.set_attn_implementation("sdpa")
@@ -125,8 +126,19 @@ def test_rows_that_are_packed_for_flash_attention_are_pooled_by_sequence(variant
     assert_same_outputs(packed, alone, atol=1e-5)
 
 
+@pytest.mark.parametrize("positions", [[0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 7], [0] * NUM_TOKENS], ids=["pair", "zeros"])
+@every_variant
+def test_positions_alone_are_no_segments_where_attention_does_not_split_rows_by_them(variant, positions):
+    model, ids = BASE.model(**variant), text_inputs(1)["input_ids"]
+    position_ids = torch.tensor([positions])
+    alone = run(model, {"input_ids": ids, "position_ids": position_ids})[0]
+    masked = run(model, {"input_ids": ids, "position_ids": position_ids, "attention_mask": torch.ones_like(ids)})[0]
+    two = run(model, {"input_ids": ids.repeat(2, 1), "position_ids": position_ids.repeat(2, 1)})[0]
+    assert_same_outputs([masked, two[:1], two[1:]], [alone] * 3, atol=1e-5)
+
+
 def test_positions_that_do_not_begin_anew_and_those_of_masked_rows_are_no_segments():
-    model, ids = BASE.model(**BERT_VARIANTS["plain"]), text_inputs(1)["input_ids"]
+    model, ids = BASE.model(**TEXT_VARIANTS["plain"]), text_inputs(1)["input_ids"]
     length = ids.shape[1]
     for positions, mask in ((range(3, length + 3), None), ([*range(4), *range(length - 4)], torch.ones_like(ids))):
         inputs = {"input_ids": ids, "position_ids": torch.tensor([list(positions)]), "attention_mask": mask}
@@ -134,7 +146,7 @@ def test_positions_that_do_not_begin_anew_and_those_of_masked_rows_are_no_segmen
         assert_same_outputs(run(model, inputs), run(model, inputs, pool_segments=ones), atol=1e-5)
 
 
-@every_one_row_bert
+@every_one_row_text
 def test_trainer_finds_the_columns_of_the_pooling(case, tmp_path):
     training = Trainer(case.model(), TrainingArguments(tmp_path, use_cpu=True, report_to="none"))
     training._set_signature_columns_if_needed()

@@ -1,11 +1,16 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
-"""ContextPool variants of BERT, ViT and ResNet for transformers; importing the package registers them."""
+"""ContextPool variants of transformers' models; importing the package registers them with the Auto classes."""
 
 from .configuration_cp_bert import CPBertConfig
+from .configuration_cp_dinov2 import CPDinov2Config
+from .configuration_cp_dinov2_with_registers import CPDinov2WithRegistersConfig
 from .configuration_cp_resnet import CPResNetConfig
+from .configuration_cp_roberta import CPRobertaConfig
 from .configuration_cp_vit import CPViTConfig
+from .configuration_cp_xlm_roberta import CPXLMRobertaConfig
 from .context_pool import ContextPool
+from .families import register
 from .modeling_cp_bert import (
     CPBertForMaskedLM,
     CPBertForMultipleChoice,
@@ -17,11 +22,32 @@ from .modeling_cp_bert import (
     CPBertModel,
     CPBertPreTrainedModel,
 )
+from .modeling_cp_dinov2 import (
+    CPDinov2Backbone,
+    CPDinov2ForImageClassification,
+    CPDinov2Model,
+    CPDinov2PreTrainedModel,
+)
+from .modeling_cp_dinov2_with_registers import (
+    CPDinov2WithRegistersBackbone,
+    CPDinov2WithRegistersForImageClassification,
+    CPDinov2WithRegistersModel,
+    CPDinov2WithRegistersPreTrainedModel,
+)
 from .modeling_cp_resnet import (
     CPResNetBackbone,
     CPResNetForImageClassification,
     CPResNetModel,
     CPResNetPreTrainedModel,
+)
+from .modeling_cp_roberta import (
+    CPRobertaForMaskedLM,
+    CPRobertaForMultipleChoice,
+    CPRobertaForQuestionAnswering,
+    CPRobertaForSequenceClassification,
+    CPRobertaForTokenClassification,
+    CPRobertaModel,
+    CPRobertaPreTrainedModel,
 )
 from .modeling_cp_vit import (
     CPViTForImageClassification,
@@ -29,7 +55,15 @@ from .modeling_cp_vit import (
     CPViTModel,
     CPViTPreTrainedModel,
 )
-from .registration import register
+from .modeling_cp_xlm_roberta import (
+    CPXLMRobertaForMaskedLM,
+    CPXLMRobertaForMultipleChoice,
+    CPXLMRobertaForQuestionAnswering,
+    CPXLMRobertaForSequenceClassification,
+    CPXLMRobertaForTokenClassification,
+    CPXLMRobertaModel,
+    CPXLMRobertaPreTrainedModel,
+)
 
 
 __version__ = "0.1.0"
@@ -45,18 +79,48 @@ __all__ = [
     "CPBertForTokenClassification",
     "CPBertModel",
     "CPBertPreTrainedModel",
+    "CPDinov2Backbone",
+    "CPDinov2Config",
+    "CPDinov2ForImageClassification",
+    "CPDinov2Model",
+    "CPDinov2PreTrainedModel",
+    "CPDinov2WithRegistersBackbone",
+    "CPDinov2WithRegistersConfig",
+    "CPDinov2WithRegistersForImageClassification",
+    "CPDinov2WithRegistersModel",
+    "CPDinov2WithRegistersPreTrainedModel",
     "CPResNetBackbone",
     "CPResNetConfig",
     "CPResNetForImageClassification",
     "CPResNetModel",
     "CPResNetPreTrainedModel",
+    "CPRobertaConfig",
+    "CPRobertaForMaskedLM",
+    "CPRobertaForMultipleChoice",
+    "CPRobertaForQuestionAnswering",
+    "CPRobertaForSequenceClassification",
+    "CPRobertaForTokenClassification",
+    "CPRobertaModel",
+    "CPRobertaPreTrainedModel",
     "CPViTConfig",
     "CPViTForImageClassification",
     "CPViTForMaskedImageModeling",
     "CPViTModel",
     "CPViTPreTrainedModel",
+    "CPXLMRobertaConfig",
+    "CPXLMRobertaForMaskedLM",
+    "CPXLMRobertaForMultipleChoice",
+    "CPXLMRobertaForQuestionAnswering",
+    "CPXLMRobertaForSequenceClassification",
+    "CPXLMRobertaForTokenClassification",
+    "CPXLMRobertaModel",
+    "CPXLMRobertaPreTrainedModel",
     "ContextPool",
+    "convert_checkpoint",
+    "convert_model",
     "register",
 ]
 
 register()
+
+from .conversion import convert_checkpoint, convert_model  # noqa: E402

@@ -25,13 +25,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import BertConfig, ViTConfig
-from transformers.models.bert.modeling_bert import BertLayer
-from transformers.models.vit.modeling_vit import ViTLayer
 
-from .configuration_cp_bert import CPBertConfig
-from .configuration_cp_vit import CPViTConfig
 from .context_pool import ContextPool, choose_implementation
+from .families import FAMILIES, Family
 from .files import check_csv, write_csv
 from .modeling_context_pool import build_context_pool
 
@@ -41,9 +37,10 @@ class Shape:
     """A block of a model, and the batch that it is given.
 
     Attributes:
-        grid: (rows, columns) of the patches, for a ViT, whose class token is not pooled; None for BERT.
+        grid: (rows, columns) of the patches of an image, before which stands a class token; None for texts.
     """
 
+    family: Family
     model: str
     hidden_size: int
     num_heads: int
@@ -52,17 +49,24 @@ class Shape:
     grid: tuple[int, int] | None = None
 
 
-SHAPES = (
-    Shape("BERT-base", 768, 12, batch=32, tokens=32),
-    Shape("BERT-base", 768, 12, batch=8, tokens=128),
-    Shape("BERT-base", 768, 12, batch=2, tokens=512),
-    Shape("BERT-base", 768, 12, batch=1, tokens=2048),
-    Shape("BERT-base", 768, 12, batch=1, tokens=8192),
-    Shape("MiniLM", 384, 12, batch=16, tokens=128),
-    Shape("MiniLM", 384, 12, batch=4, tokens=512),
-    Shape("ViT-B/16", 768, 12, batch=4, tokens=197, grid=(14, 14)),
-    Shape("ViT-S/16", 384, 6, batch=8, tokens=197, grid=(14, 14)),
-)
+BATCH_NUMBERS = 2**18 * 3  # that a batch of tokens has at most, unless it is one text or image
+
+
+def shapes() -> list[Shape]:
+    """The blocks of all models of the table of families, with each of the lengths that it has for them."""
+    found = []
+    for family in FAMILIES.values():
+        for name, size in family.sizes.items() if family.has_layers else ():
+            grid = None if family.is_text else (14, 14)  # of 224 x 224 pixels, in patches of 16
+            for tokens in size["tokens"] if grid is None else (1 + grid[0] * grid[1],):
+                fitting = max(1, BATCH_NUMBERS // (tokens * size["hidden_size"]))
+                batch = 2 ** int(math.log2(fitting))
+                found.append(
+                    Shape(family, name, size["hidden_size"], size["num_attention_heads"], batch, tokens, grid)
+                )
+    return found
+
+
 # The options of the pools that are compared. The last two are for lengths at which "auto" is not dense.
 DENSE, SPREAD = "one head, dense", "one head, sizes of all scales"
 ONE_HEAD = {"pool_num_heads": 1, "pool_max_offset": 0.0}
@@ -240,13 +244,14 @@ def make_block(shape: Shape, device: str = "cpu") -> tuple[nn.Module, dict[str, 
         "intermediate_size": 4 * shape.hidden_size,
         "attn_implementation": "sdpa",
     }
-    block = BertLayer(BertConfig(**sizes)) if shape.grid is None else ViTLayer(ViTConfig(**sizes))
-    num_dims, config_class = (1, CPBertConfig) if shape.grid is None else (2, CPViTConfig)
+    block: nn.Module = shape.family.layer_class(shape.family.stock_config_class(**sizes))  # type: ignore[misc]
+    num_dims = 1 if shape.grid is None else 2
     dense = choose_implementation("auto", torch.empty(1, shape.tokens - (num_dims - 1), 1), shape.grid) == "dense"
     options = {name: pool for name, pool in POOLS.items() if not dense or name not in (DENSE, SPREAD)}
     if device != "cpu":
         options = ACCELERATOR_POOLS
-    pools = {name: build_context_pool(config_class(**sizes, **pool), num_dims) for name, pool in options.items()}
+    configs = {name: shape.family.config_class(**sizes, **pool) for name, pool in options.items()}
+    pools = {name: build_context_pool(config, num_dims) for name, config in configs.items()}
     if SPREAD in pools:
         with torch.no_grad():
             pools[SPREAD].proj.weight.mul_(10.0)
@@ -278,7 +283,7 @@ def run_pooling(
     rounds: int,
     threads: int,
     seconds: float = math.inf,
-    shapes: Sequence[Shape] = SHAPES,
+    measured_shapes: Sequence[Shape] | None = None,
     device: str = "cpu",
 ) -> list[dict[str, Any]]:
     """Measures every shape, forward and in training, prints what is found and writes it to a CSV file and, beside it,
@@ -289,7 +294,7 @@ def run_pooling(
     """
     rows = []
     print(f"{'model':<10}{'tokens':>7}  {'pass':<10}{'pool':<31}{'of the block':>13}  quartiles")
-    for shape in shapes:
+    for shape in shapes() if measured_shapes is None else measured_shapes:
         if device != "cpu":
             shape = replace(shape, batch=max(1, ACCELERATOR_TOKENS // shape.tokens))
         for train in (False, True):
@@ -361,10 +366,10 @@ def main(args: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="cp-transformers benchmark",
         description="Measure what pooling costs, side by side in one process. The suite `pooling` compares one "
-        "layer's pooling with the block that it is put before, forward and in training, for the shapes of BERT-base, "
-        "MiniLM and ViT; `models` whole models with stock ones, with fewer layers of these, and with what else "
-        "transformers has. Each takes up to ten minutes on two cores, on a GPU less. Run it with nothing else on the "
-        "machine.",
+        "layer's pooling with the block that it is put before, forward and in training, for the shapes of "
+        f"{', '.join(dict.fromkeys(shape.model for shape in shapes()))}; `models` whole models with stock ones, with "
+        "fewer layers of these, and with what else transformers has. Each takes up to ten minutes on two cores, on a "
+        "GPU less. Run it with nothing else on the machine.",
     )
     parser.add_argument("--suite", choices=("pooling", "models"), default="pooling", help="default: %(default)s")
     parser.add_argument(

@@ -20,16 +20,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     AutoModel,
-    BertConfig,
     FunnelBaseModel,
     FunnelConfig,
     LongformerConfig,
     PoolFormerConfig,
     PreTrainedConfig,
     PreTrainedModel,
-    ResNetConfig,
     SwinConfig,
-    ViTConfig,
 )
 
 from .benchmark import (
@@ -43,11 +40,8 @@ from .benchmark import (
     rounded,
     those_that_fit,
 )
-from .configuration_cp_bert import CPBertConfig
-from .configuration_cp_resnet import CPResNetConfig
-from .configuration_cp_vit import CPViTConfig
+from .families import FAMILIES, Family, register
 from .files import write_csv
-from .registration import register
 
 
 # The pooling of the suite's CP models: the default, which all have, and the paper's form.
@@ -55,7 +49,7 @@ POOLS: dict[str, dict[str, Any]] = {
     "": {},
     ", one head": ONE_HEAD,
 }
-PATCHES = 197  # the tokens of an image of 224 x 224 pixels, in the ViTs here
+PATCHES = 197  # the tokens of an image of 224 x 224 pixels, in patches of 16
 COLUMNS = """
 group model layers tokens batch pass ratio lower_quartile upper_quartile items_per_second peak_memory_mb parameters
 gflops rounds threads torch machine
@@ -98,13 +92,25 @@ def by_layers(
     return configs
 
 
-def _text(name: str, batch: int, tokens: int, layers: Sequence[int], hidden_size: int) -> Group:
-    sizes: dict[str, Any] = {
-        "hidden_size": hidden_size,
-        "num_attention_heads": 12,
-        "intermediate_size": 4 * hidden_size,
-    }
-    configs = by_layers(name, layers, partial(BertConfig, **sizes), partial(CPBertConfig, **sizes))
+def named(name: str) -> tuple[Family, dict[str, Any]]:
+    """The family of a model of the table of families, and its sizes."""
+    family = next(each for each in FAMILIES.values() if name in each.sizes)
+    return family, {field: value for field, value in family.sizes[name].items() if field != "tokens"}
+
+
+def by_layers_of(name: str, layers: Sequence[int]) -> dict[str, PreTrainedConfig]:
+    """[`by_layers`] of a model of the table of families."""
+    family, sizes = named(name)
+    sizes.pop("num_hidden_layers")
+    return by_layers(
+        name, layers, *(partial(each, **sizes) for each in (family.stock_config_class, family.config_class))
+    )
+
+
+def _text(name: str, batch: int, tokens: int, layers: Sequence[int]) -> Group:
+    configs = by_layers_of(name, layers)
+    sizes = named(name)[1]
+    hidden_size = sizes["hidden_size"]
     third = layers[0] // 3
     configs[f"Funnel, {3 * third} layers"] = FunnelConfig(
         d_model=hidden_size,
@@ -116,7 +122,6 @@ def _text(name: str, batch: int, tokens: int, layers: Sequence[int], hidden_size
     )
     # Its positions are counted from 2, and lengths are padded to whole windows.
     configs[f"Longformer, {layers[0]} layers"] = LongformerConfig(
-        num_hidden_layers=layers[0],
         attention_window=min(256, tokens),
         max_position_embeddings=tokens + 2,
         vocab_size=30522,
@@ -125,31 +130,31 @@ def _text(name: str, batch: int, tokens: int, layers: Sequence[int], hidden_size
     return Group(f"{name}, {tokens} tokens", batch, tokens, configs)
 
 
-def _images(name: str, batch: int, sizes: dict[str, Any], others: Mapping[str, PreTrainedConfig]) -> Group:
-    vits = by_layers(name, (12, 8, 4), partial(ViTConfig, **sizes), partial(CPViTConfig, **sizes))
-    return Group(f"{name} at 224", batch, None, {**vits, **others})
+def _images(name: str, batch: int, others: Mapping[str, PreTrainedConfig]) -> Group:
+    return Group(f"{name} at 224", batch, None, {**by_layers_of(name, (12, 8, 4)), **others})
 
 
 def groups() -> list[Group]:
     """The comparisons of the suite."""
-    base = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
-    small = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}
+    convnet = named("ResNet-50")[0]
     swin_base = {"embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32]}
     poolformer_m48 = {"depths": [8, 8, 24, 8], "hidden_sizes": [96, 192, 384, 768]}
     return [
-        _text("BERT-base", 2, 128, (12, 8, 4), 768),
-        _text("BERT-base", 1, 512, (12, 8, 4), 768),
-        _text("MiniLM", 8, 128, (6, 4, 2), 384),
+        _text("BERT-base", 2, 128, (12, 8, 4)),
+        _text("BERT-base", 1, 512, (12, 8, 4)),
+        _text("MiniLM", 8, 128, (6, 4, 2)),
         _images(
             "ViT-B/16",
             1,
-            base,
             {"Swin-B": SwinConfig(**swin_base), "PoolFormer-M48": PoolFormerConfig(**poolformer_m48)},
         ),
-        _images(
-            "ViT-S/16", 4, small, {"Swin-T": SwinConfig(), "PoolFormer-S24": PoolFormerConfig(depths=[4, 4, 12, 4])}
+        _images("ViT-S/16", 4, {"Swin-T": SwinConfig(), "PoolFormer-S24": PoolFormerConfig(depths=[4, 4, 12, 4])}),
+        Group(
+            "ResNet-50 at 224",
+            2,
+            None,
+            {"ResNet-50": convnet.stock_config_class(), "CP-ResNet-50": convnet.config_class()},
         ),
-        Group("ResNet-50 at 224", 2, None, {"ResNet-50": ResNetConfig(), "CP-ResNet-50": CPResNetConfig()}),
     ]
 
 

@@ -6,6 +6,7 @@ No code of theirs is run, and nothing is unpickled: weights are read from safete
 """
 
 import hashlib
+import inspect
 import json
 import math
 import os
@@ -36,8 +37,8 @@ from torch.func import functional_call
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from .families import family_of, max_tokens
 from .files import SENTENCE_MODULE, write_json
-from .registration import AUTO_IMAGE_PROCESSORS, AUTO_MODELS, AUTO_TOKENIZERS
 
 
 # What a checkpoint holds besides the model, as far as it is there.
@@ -239,7 +240,7 @@ def forget_code(config: PreTrainedConfig) -> None:
     """Takes the modules that a stranger's configuration names out of it, so that they are not named again where it is
     saved. What this package's configurations name is their own family."""
     for field in CODE_FIELDS:
-        if not (field == "auto_map" and "auto_models" in vars(type(config))):
+        if not (field == "auto_map" and family_of(config) is not None and type(config).is_family()):
             vars(config).pop(field, None)
 
 
@@ -291,10 +292,10 @@ def copy_processor(source: Path, folder: Path) -> list[str]:
 
 def _processor_of_type(model_type: str) -> tuple[str, str]:
     """The file that tells a processor's class, and the class that the Auto classes have for a type of ours."""
-    config_class = next(each for each in AUTO_MODELS if each.model_type == model_type)
-    if config_class in AUTO_TOKENIZERS:
-        return "tokenizer_config.json", AUTO_TOKENIZERS[config_class].__name__
-    return "preprocessor_config.json", AUTO_IMAGE_PROCESSORS[config_class]["pil"].__name__.removesuffix("Pil")
+    family = family_of(model_type)
+    if family is None:
+        raise ValueError(f"{model_type} is not a model type of this package.")
+    return f"{'tokenizer' if family.is_text else 'preprocessor'}_config.json", family.processor
 
 
 def _sentence_files(folder: Path) -> list[str]:
@@ -365,7 +366,7 @@ def example_inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
             num_patches = (size // stride) ** 2
             inputs["bool_masked_pos"] = torch.rand(2, num_patches, generator=generator) < 0.5
         return inputs
-    longest = min(64, config.max_position_embeddings)
+    longest = min(64, max_tokens(config))
     lengths = torch.tensor([longest, max(1, longest // 2), max(1, longest // 8), 1])
     input_ids = torch.randint(config.vocab_size, (len(lengths), longest), generator=generator)
     attention_mask = (torch.arange(longest) < lengths[:, None]).long()
@@ -419,9 +420,9 @@ def load_comparing(
             folder, config=config, output_loading_info=True, **UNTRUSTED, **options
         )
         missing, unexpected = (sorted(info[f"{kind}_keys"]) for kind in ("missing", "unexpected"))
-        if any(key.startswith("pooler.") for key in missing):
+        if any(key.startswith("pooler.") for key in missing) and _takes(model_class, "add_pooling_layer"):
             options["add_pooling_layer"] = False
-        if "embeddings.mask_token" in unexpected:
+        if "embeddings.mask_token" in unexpected and _takes(model_class, "use_mask_token"):
             options["use_mask_token"] = True
         if not options:
             break
@@ -431,11 +432,18 @@ def load_comparing(
 def made_with(model: PreTrainedModel) -> dict[str, bool]:
     """What a bare model was made with, besides its configuration."""
     options = {}
-    if getattr(model, "pooler", model) is None:
+    if getattr(model, "pooler", model) is None and _takes(type(model), "add_pooling_layer"):
         options["add_pooling_layer"] = False
-    if getattr(getattr(model, "embeddings", None), "mask_token", None) is not None:
+    masks = getattr(getattr(model, "embeddings", None), "mask_token", None) is not None
+    if masks and _takes(type(model), "use_mask_token"):
         options["use_mask_token"] = True
     return options
+
+
+def _takes(model_class: type[PreTrainedModel], option: str) -> bool:
+    """Whether the constructor of a model, stock or CP, takes an option besides the configuration."""
+    constructors = [vars(each)["__init__"] for each in model_class.__mro__ if "__init__" in vars(each)]
+    return any(option in inspect.signature(each).parameters for each in constructors)
 
 
 def check_written(folder: Path, model: PreTrainedModel) -> None:

@@ -5,6 +5,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
+from inspect import cleandoc
 from typing import TYPE_CHECKING, ClassVar
 
 
@@ -46,8 +47,9 @@ class ContextPoolConfigMixin:
 
     # For transformers' exporter: of the families it copies the module of the class and what it imports from beside it.
     _auto_class: ClassVar[str | None] = None
-    # From the name of an Auto class to that of the family's model.
-    auto_models: ClassVar[dict[str, str]] = {}
+    # What a family's models are called after its prefix, such as "Model", "ForMaskedLM" or "Backbone".
+    heads: ClassVar[tuple[str, ...]] = ()
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["pool_sizes"]
 
     pool_hidden_size: int = 64
     pool_kernel_size: int = 3
@@ -62,7 +64,22 @@ class ContextPoolConfigMixin:
     def __init_subclass__(cls, *args, **kwargs) -> None:
         super().__init_subclass__(*args, **kwargs)
         # What is saved with a subclass elsewhere is for its author to say, by `register_for_auto_class`.
-        cls._auto_class = "AutoConfig" if "auto_models" in vars(cls) else None
+        cls._auto_class = "AutoConfig" if cls.is_family() else None
+        if cls.is_family():
+            fields_of = [each for each in reversed(cls.__mro__[1:]) if issubclass(each, ContextPoolConfigMixin)]
+            cls.__doc__ = "\n\n".join(cleandoc(each.__doc__ or "") for each in (cls, *fields_of))
+
+    @classmethod
+    def is_family(cls) -> bool:
+        """Whether this is a family's own configuration, not a subclass of one that is defined elsewhere."""
+        return "heads" in vars(cls)
+
+    @classmethod
+    def auto_models(cls) -> dict[str, str]:
+        """From the name of an Auto class to that of the family's model."""
+        prefix = cls.__name__.removesuffix("Config")
+        auto_classes = {"Model": "AutoModel", "Backbone": "AutoBackbone"}
+        return {auto_classes.get(head, f"AutoModel{head}"): prefix + head for head in cls.heads}
 
     def __post_init__(self, **kwargs):
         if isinstance(self.context_pool_version, int) and self.context_pool_version > FORMAT_VERSION:
@@ -73,13 +90,13 @@ class ContextPoolConfigMixin:
         if self.context_pool_version == 1:
             self.pool_factored = False
         self.context_pool_version = FORMAT_VERSION  # that of what is saved
-        for name in ("auto_models", "_auto_class"):  # a checkpoint has no say in these
+        for name in ("heads", "auto_models", "_auto_class"):  # a checkpoint has no say in these
             kwargs.pop(name, None)
         self._check_names(kwargs)
         super().__post_init__(**kwargs)  # type: ignore[misc]
-        if "auto_models" in vars(type(self)):  # a subclass elsewhere is exported from where it is
-            family = type(self).model_type  # type: ignore[attr-defined]
-            models = {auto: f"modeling_{family}.{name}" for auto, name in type(self).auto_models.items()}
+        if type(self).is_family():  # a subclass elsewhere is exported from where it is
+            family = type(self).model_type.replace("-", "_")  # type: ignore[attr-defined]
+            models = {auto: f"modeling_{family}.{name}" for auto, name in type(self).auto_models().items()}
             self.auto_map = {"AutoConfig": f"configuration_{family}.{type(self).__name__}", **models}
 
     @classmethod
@@ -168,3 +185,43 @@ class LayerPoolConfigMixin(ContextPoolConfigMixin):
                 )
             if len(set(self.pool_layers)) < len(self.pool_layers):
                 raise ValueError(f"pool_layers names a layer twice: {self.pool_layers}.")
+
+
+@dataclass(repr=False, eq=False)
+class TextPoolConfigMixin(LayerPoolConfigMixin):
+    """
+    And that of the text encoders. Their default of `pool_max_offset` is 2: on texts, heads that look to one side learn
+    more.
+
+    Args:
+        pool_class_token: whether the class token ([CLS] or <s>), the first valid token of a row (of packed rows, the
+            first of each sequence), is pooled and in other tokens' pools, as in checkpoints of formats 1 and 2; else
+            it passes by the pooling as it is.
+    """
+
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "pool_sizes"]
+
+    pool_max_offset: float | int = 2.0
+    pool_class_token: bool = False
+
+    @classmethod
+    def auto_models(cls) -> dict[str, str]:
+        models = super().auto_models()
+        pretraining = models.get("AutoModelForPreTraining", models["AutoModelForMaskedLM"])
+        return {**models, "AutoModelForTextEncoding": models["AutoModel"], "AutoModelForPreTraining": pretraining}
+
+    def __post_init__(self, **kwargs):
+        if self.context_pool_version in (1, 2):
+            self.pool_class_token = True
+        super().__post_init__(**kwargs)
+
+
+@dataclass(repr=False, eq=False)
+class ImagePoolConfigMixin(LayerPoolConfigMixin):
+    """
+    The predictor of the vision transformers is by default a factored one (`pool_factored=True`) of
+    `pool_hidden_size=32` channels.
+    """
+
+    pool_hidden_size: int = 32
+    pool_factored: bool = True

@@ -16,10 +16,10 @@ if TYPE_CHECKING:  # and for transformers' exporter, which takes the modules tha
 
 @strict
 class CPResNetConfig(ContextPoolConfigMixin, ResNetConfig):
-    __doc__ = f"""
+    """
     Configuration of the CP-ResNet models: every field of [`~transformers.ResNetConfig`], with the same defaults, and
     those of ContextPool, which takes the place of the stem's max pooling or of the final average pooling, or of both.
-    {ContextPoolConfigMixin.__doc__}
+
     The defaults of three of them differ here: `pool_hidden_size=8` and `pool_factored=True`, since the stem's
     predictor works at a high resolution on few channels, and `pool_range=0.3`, since the extent is that of a window.
     And there are three more.
@@ -28,22 +28,10 @@ class CPResNetConfig(ContextPoolConfigMixin, ResNetConfig):
         pool_stem: whether the stem pools a window around each output position in place of its maximum.
         pool_window: the window's side in the stem, odd.
         pool_global: whether learned weights pool the last feature map in place of its average.
-
-    Example:
-
-    ```python
-    >>> from cp_transformers import CPResNetConfig, CPResNetModel
-
-    >>> model = CPResNetModel(CPResNetConfig(depths=[3, 4, 6, 3], pool_global=True))
-    ```"""
+    """
 
     model_type = "cp_resnet"
-    keys_to_ignore_at_inference = ["pool_sizes"]
-    auto_models = {
-        "AutoModel": "CPResNetModel",
-        "AutoModelForImageClassification": "CPResNetForImageClassification",
-        "AutoBackbone": "CPResNetBackbone",
-    }
+    heads = ("Model", "ForImageClassification", "Backbone")
 
     pool_hidden_size: int = 8
     pool_factored: bool = True
@@ -65,6 +53,3 @@ class CPResNetConfig(ContextPoolConfigMixin, ResNetConfig):
             self._validate_pool_num_heads("embedding_size", self.embedding_size)
         if self.pool_global:
             self._validate_pool_num_heads("hidden_sizes[-1]", self.hidden_sizes[-1])
-
-
-__all__ = ["CPResNetConfig"]

@@ -209,7 +209,7 @@ def choose_implementation(
         return "dense"
     if implementation == "linear":
         return "dense" if _is_exported_for_all_lengths(hidden_states) else "linear"
-    if is_traced(hidden_states) or hidden_states.dtype == torch.float64:
+    if is_traced(hidden_states) or _is_transformed() or hidden_states.dtype == torch.float64:
         return "dense"
     shortest = LINEAR_FROM_ON_ACCELERATORS
     if hidden_states.device.type == "cpu":
@@ -237,7 +237,7 @@ def _is_for_triton(hidden_states: torch.Tensor) -> bool:
     if is_traced(hidden_states):
         exported = torch.compiler.is_exporting() or torch.jit.is_tracing()
         return torch.compiler.is_compiling() and not exported
-    return not torch._C._are_functorch_transforms_active() and torch.autograd.forward_ad._current_level < 0
+    return not _is_transformed() and torch.autograd.forward_ad._current_level < 0
 
 
 @torch.compiler.assume_constant_result
@@ -277,8 +277,14 @@ def _warn_of_triton() -> None:
 
 
 def can_be_read(tensor: torch.Tensor) -> bool:
-    """Whether its numbers can be looked at without waiting for a device."""
-    return tensor.device.type == "cpu" and not is_traced(tensor)
+    """Whether its numbers can be looked at: without waiting for a device, and in no graph or transform of torch.func
+    that is to serve others."""
+    return tensor.device.type == "cpu" and not is_traced(tensor) and not _is_transformed()
+
+
+def _is_transformed() -> bool:
+    """Whether this runs in a transform of torch.func."""
+    return torch._C._are_functorch_transforms_active()
 
 
 class FactoredConv(nn.Conv2d):
@@ -486,8 +492,8 @@ class ContextPool(BaseContextPool):
                 tokens, that a token of a packed row belongs to. Each is pooled as if it stood alone.
 
         Returns:
-            The pooled tokens, of the shape and dtype of `hidden_states` (invalid tokens pool valid ones too, and mean
-            nothing), and sigma in positions, `(batch, heads, tokens)` in float32, zero at invalid tokens.
+            The pooled tokens, of the shape and dtype of `hidden_states`, with invalid tokens as they are; and sigma in
+            positions, `(batch, heads, tokens)` in float32, zero at invalid tokens.
 
         Raises:
             ValueError: `grid_size` is missing, not expected, or does not hold as many positions as there are tokens;
@@ -521,7 +527,9 @@ class ContextPool(BaseContextPool):
         if self.gate is not None:
             # Counted from zero at invalid tokens, so that what they hold cannot reach the gate's gradient.
             pooled = hidden_states.addcmul(self.gate, pooled - valid_states)
-        return pooled, sigma if mask is None else sigma * mask[:, None]
+        if mask is None:
+            return pooled, sigma
+        return torch.where(mask.bool()[..., None], pooled, hidden_states), sigma * mask[:, None]
 
     def extra_repr(self) -> str:
         return (

@@ -3,12 +3,10 @@
 """Conversion of pretrained checkpoints: loads one, inserts the pooling modules, checks the result and writes it."""
 
 import argparse
-import copy
 import operator
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import safetensors
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from . import __version__
@@ -37,48 +36,9 @@ from .checkpoints import (
     some,
     weight_files,
 )
-from .configuration_cp_bert import CPBertConfig
-from .configuration_cp_resnet import CPResNetConfig
-from .configuration_cp_vit import CPViTConfig
+from .families import FAMILIES, Family, family_of
 from .files import new_checkpoint_folder, write_json
 from .model_card import digests, read_card, write_card
-from .registration import AUTO_MODELS
-
-
-@dataclass(frozen=True)
-class Family:
-    """What conversion has to know of a model family."""
-
-    config_class: type[PreTrainedConfig]
-    # Matches the name of a layer's parameter: what precedes its index, the index, what follows. None: the layers
-    # differ in shape, so that none can be left out.
-    layer_key: str | None
-    full_head: str | None  # the upstream class that holds every pretraining head, if there is one
-
-    @property
-    def models(self) -> dict[str, type[PreTrainedModel]]:
-        """From the name of an upstream class to the class that it is converted to."""
-        return {model.__name__.removeprefix("CP"): model for model in AUTO_MODELS[self.config_class].values()}
-
-
-# by the source's model_type
-FAMILIES = {
-    "bert": Family(
-        CPBertConfig,
-        layer_key=r"(.*\bencoder\.layer\.)(\d+)(\..*)",
-        full_head="BertForPreTraining",
-    ),
-    "vit": Family(
-        CPViTConfig,
-        layer_key=r"((?:vit\.)?layers\.)(\d+)(\..*)",
-        full_head=None,
-    ),
-    "resnet": Family(
-        CPResNetConfig,
-        layer_key=None,
-        full_head=None,
-    ),
-}
 
 
 def parse_layers(layers: str | Sequence[int] | None, num_layers: int) -> list[int]:
@@ -125,17 +85,15 @@ def cut_layers(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel
         CheckpointError: the model's family is not one that can be converted, or has no layers that can be left out; an
             index is out of range or repeated.
     """
-    if type(model.config) in AUTO_MODELS:
+    if family_of(model.config) is not None:
         raise CheckpointError(f"A {model.config.model_type} model keeps its layers: cut its source, and convert that.")
     family = _family(model.config.model_type)
     kept = _kept_layers(family, model.config, layers)
-    config = copy.deepcopy(model.config)
-    if kept is not None:
-        config.num_hidden_layers = len(kept)
-    config._name_or_path = ""  # where the layers are that it has no more
+    config = _config_with(type(model.config), model.config, kept)
+    config._attn_implementation = model.config._attn_implementation
     cut = type(model)(config, **made_with(model)).to(model.device, model.dtype)
-    cut.load_state_dict(_renumber(model.state_dict(), kept, family.layer_key))
-    _freeze(cut, _renumber(dict(model.named_parameters()), kept, family.layer_key))
+    cut.load_state_dict(_kept_entries(family, model, model.state_dict(), kept))
+    _freeze(cut, _kept_entries(family, model, dict(model.named_parameters()), kept))
     return cut.train(model.training)
 
 
@@ -164,11 +122,11 @@ def convert_model(model: PreTrainedModel, layers: Sequence[int] | None = None, *
     config._attn_implementation = model.config._attn_implementation
 
     converted = model_class(config, **made_with(model)).to(model.device, model.dtype)
-    missing, unexpected = converted.load_state_dict(_renumber(model.state_dict(), kept, family.layer_key), False)
+    missing, unexpected = converted.load_state_dict(_kept_entries(family, model, model.state_dict(), kept), False)
     foreign = [key for key in missing if ".context_pool." not in key] + unexpected
     if foreign:
         raise CheckpointError(f"The source's weights do not fit {model_class.__name__}: {some(foreign)}.")
-    _freeze(converted, _renumber(dict(model.named_parameters()), kept, family.layer_key))
+    _freeze(converted, _kept_entries(family, model, dict(model.named_parameters()), kept))
     return converted.eval()
 
 
@@ -271,7 +229,7 @@ def convert_checkpoint(
 
 
 def _family(model_type: str) -> Family:
-    if model_type in {family.config_class.model_type for family in FAMILIES.values()}:
+    if family_of(model_type) is not None:
         raise CheckpointError(f"The source is a {model_type} checkpoint already; there is nothing to convert.")
     if model_type not in FAMILIES:
         raise CheckpointError(
@@ -290,7 +248,7 @@ def _converted_class(family: Family, source_class: str) -> type[PreTrainedModel]
 
 def _kept_layers(family: Family, config: PreTrainedConfig, layers: str | Sequence[int] | None) -> list[int] | None:
     """The indices of the layers to keep, or None where all must stay."""
-    if family.layer_key is not None:
+    if family.has_layers:
         return parse_layers(layers, config.num_hidden_layers)
     if layers is not None:
         raise CheckpointError(
@@ -305,35 +263,45 @@ def _converted_config(
     """The configuration of the converted model."""
     if foreign := [name for name in pool_config if not name.startswith("pool_")]:
         raise CheckpointError(f"Only fields that begin with pool_ can be set, not {some(foreign)}.")
-    # Not its name either, by which adapters of the converted model would find the source as their base.
+    fields = {"pool_gate": True, **pool_config}
+    if layers is not None and fields.get("pool_layers") is not None:
+        fields["pool_layers"] = parse_layers(fields["pool_layers"], len(layers))
+    return _config_with(family.config_class, config, layers, **fields)
+
+
+def _config_with(
+    config_class: type[Any], config: PreTrainedConfig, layers: Sequence[int] | None, **fields: Any
+) -> PreTrainedConfig:
+    """A configuration of `config_class` with the fields of `config`, these `layers` and other `fields`."""
+    # Not its name either, by which adapters of the model that is made would find the source as their base.
     own = ("model_type", "_name_or_path", "name_or_path", *CODE_FIELDS)
-    fields = {name: value for name, value in config.to_dict().items() if name not in own}
-    fields.update({"pool_gate": True, **pool_config})
+    kept = {name: value for name, value in config.to_dict().items() if name not in own}
     if layers is not None:
-        fields["num_hidden_layers"] = len(layers)
-        if fields.get("pool_layers") is not None:
-            fields["pool_layers"] = parse_layers(fields["pool_layers"], len(layers))
+        kept["num_hidden_layers"] = len(layers)
+        if len(layers) < config.num_hidden_layers and kept.get("stage_names"):  # a backbone has one a layer
+            kept = {name: kept[name] for name in kept if name not in ("stage_names", "out_features", "out_indices")}
     try:
-        return family.config_class.from_dict(fields)
+        return config_class.from_dict({**kept, **fields})
     except (StrictDataclassError, ValueError) as error:
         raise CheckpointError(str(error.__cause__ or error)) from error
 
 
-def _renumber(
-    state_dict: Mapping[str, torch.Tensor], layers: Sequence[int] | None, layer_key: str | None
+def _kept_entries(
+    family: Family, model: nn.Module, entries: Mapping[str, torch.Tensor], layers: Sequence[int] | None
 ) -> Mapping[str, torch.Tensor]:
-    """The entries outside the layers, and those of `layers` under their new indices."""
-    if layers is None or layer_key is None:
-        return state_dict
-    new_index = {old: new for new, old in enumerate(layers)}
-    renumbered = {}
-    for key, tensor in state_dict.items():
-        match = re.fullmatch(layer_key, key)
-        if match is None:
-            renumbered[key] = tensor
-        elif int(match[2]) in new_index:
-            renumbered[f"{match[1]}{new_index[int(match[2])]}{match[3]}"] = tensor
-    return renumbered
+    """The entries of `model` outside its layers, and those of `layers` under their new indices."""
+    found = family.layers(model)
+    if layers is None or found is None:
+        return entries
+    new_index = {str(old): str(new) for new, old in enumerate(layers)}
+    kept = {}
+    for key, tensor in entries.items():
+        index, _, rest = key.removeprefix(f"{found[0]}.").partition(".")
+        if not key.startswith(f"{found[0]}."):
+            kept[key] = tensor
+        elif index in new_index:
+            kept[f"{found[0]}.{new_index[index]}.{rest}"] = tensor
+    return kept
 
 
 def _freeze(model: PreTrainedModel, as_in: Mapping[str, torch.Tensor]) -> None:
@@ -362,7 +330,7 @@ def _load_source(folder: Path, family: Family, config: PreTrainedConfig) -> tupl
     what was left out: a pooler that the class does not use, as it was saved with heads for tokens in earlier times."""
     named = config.architectures[0]
     found = {}
-    for name in dict.fromkeys([named, family.full_head or named]):
+    for name in dict.fromkeys([named, family.pretraining_model or named]):
         with reading(f"{folder} as {name}"):
             model, missing, unexpected = load_comparing(getattr(transformers, name), folder, config)
         unexpected = [key for key in unexpected if not key.endswith(".position_ids")]
@@ -414,7 +382,9 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("output", help="the folder to write, whole or not at all")
     parser.add_argument("--revision", help="branch, tag or commit of a source on the Hub")
     parser.add_argument(
-        "--layers", help="bert, vit: layers to keep, 0,1,2,3 or first:4, last:4, every:2 for 0,2,4,... (default: all)"
+        "--layers",
+        help="layers to keep, where all are of one shape: 0,1,2,3 or first:4, last:4, every:2 for 0,2,4,... (default: "
+        "all)",
     )
     for name, kind, text in (
         ("pool_hidden_size", int, "channels inside the predictor"),
@@ -439,11 +409,16 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--pool-class-token",
         action=argparse.BooleanOptionalAction,
-        help=f"bert: pool [CLS], too ({_defaults('pool_class_token')})",
+        help=f"texts: pool the class token, too ({_defaults('pool_class_token')})",
     )
-    parser.add_argument("--pool-global", action="store_true", help="resnet: pool the last feature map by context too")
     parser.add_argument(
-        "--no-pool-stem", dest="pool_stem", action="store_false", help="resnet: leave the stem's max pooling as it is"
+        "--pool-global", action="store_true", help="ConvNets: pool the last feature map by context too"
+    )
+    parser.add_argument(
+        "--no-pool-stem",
+        dest="pool_stem",
+        action="store_false",
+        help="ConvNets: leave the stem's max pooling as it is",
     )
     parser.add_argument(
         "--no-gate",

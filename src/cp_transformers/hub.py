@@ -40,9 +40,9 @@ from .checkpoints import (
     some,
     weight_files,
 )
+from .families import family_of
 from .files import new_checkpoint_folder
 from .model_card import carry_records, read_config, renew_card, write_card
-from .registration import AUTO_MODELS
 
 
 # The files of an export, besides its modules.
@@ -77,7 +77,8 @@ def load_checkpoint(folder: str | os.PathLike) -> PreTrainedModel:
         raise CheckpointError(f"{folder} is not a folder.")
     config, class_name = read_config(folder)
     weight_files(folder)
-    model_class = next(each for each in AUTO_MODELS[type(config)].values() if each.__name__ == class_name)
+    family: Any = family_of(config)
+    model_class = getattr(family.modeling, class_name)
     with quiet(), reading(f"{folder} as {class_name}"):
         model, missing, unexpected = load_comparing(model_class, folder, config)
     forget_code(model.config)
@@ -119,7 +120,8 @@ def export_checkpoint(
     origin = Path(source) if isinstance(source, (str, os.PathLike)) else None
     if origin is not None and origin.resolve() == Path(output).resolve():
         raise CheckpointError(f"{output} is the source itself; choose another output.")
-    if origin is None and type(source) not in AUTO_MODELS.get(type(getattr(source, "config", None)), {}).values():
+    family = family_of(getattr(source, "config", ""))
+    if origin is None and (family is None or type(source) not in family.auto_models.values()):
         raise CheckpointError(
             f"{type(source).__name__} is not one of this package's models: convert it, or merge its adapters, first; "
             "or load it without trust_remote_code, if it was loaded with that."

@@ -26,7 +26,7 @@ from huggingface_hub import (
     eval_result_entries_to_yaml,
 )
 from huggingface_hub.utils import validate_repo_id
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
 from .checkpoints import (
     RECORDS,
@@ -39,8 +39,8 @@ from .checkpoints import (
     sha256,
     weight_files,
 )
+from .families import FAMILIES, family_of, max_tokens
 from .files import write_json, write_whole
-from .registration import AUTO_MODELS
 
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
@@ -55,9 +55,6 @@ PIPELINE_TAGS = {
     "ForMaskedLM": "fill-mask",
     "ForPreTraining": "fill-mask",
     "ForImageClassification": "image-classification",
-    "CPBertModel": "feature-extraction",
-    "CPViTModel": "image-feature-extraction",
-    "CPResNetModel": "image-feature-extraction",
     "Backbone": "image-feature-extraction",
 }
 # What the names of the data that come from packages stand for.
@@ -113,8 +110,11 @@ def make_card(
         base_model = conversion["source"]
     evaluations, data = training.get("evaluations", []), training.get("data", {})
     evaluated = data.get("held_out") or data.get("name")
-    auto_class = next(auto for auto, each in config.auto_models.items() if each == class_name)
-    pipeline_tag = next((tag for end, tag in PIPELINE_TAGS.items() if class_name.endswith(end)), None)
+    auto_class = next(auto for auto, each in config.auto_models().items() if each == class_name)
+    family: Any = family_of(config)
+    bare = "feature-extraction" if family.is_text else "image-feature-extraction"
+    tags = {**PIPELINE_TAGS, "Model": bare}
+    pipeline_tag = next((tag for end, tag in tags.items() if class_name.endswith(end)), None)
     metadata = ModelCardData(
         model_name=name.split("/")[-1],
         library_name="transformers",
@@ -148,7 +148,7 @@ def make_card(
         auto_class=auto_class,
         processor_class=_processor_class(folder),
         pipeline_tag=pipeline_tag,
-        summary=_summary(class_name, base_model, conversion, training, untrained),
+        summary=_summary(family.has_layers, class_name, base_model, conversion, training, untrained),
         intended_use=_intended_use(class_name, untrained),
         model=_model_table(config, class_name),
         conversion=_conversion(conversion),
@@ -308,31 +308,37 @@ def read_config(folder: Path) -> tuple[PreTrainedConfig, str]:
     Raises:
         CheckpointError: it is no such checkpoint, or not valid.
     """
-    families = {config_class.model_type: config_class for config_class in AUTO_MODELS}
     model_type = read_model_type(folder)
-    if model_type not in families:
+    family = family_of(model_type)
+    if family is None:
+        ours = ", ".join(each.config_class.model_type for each in FAMILIES.values())
         raise CheckpointError(
-            f"{folder} is a {model_type} checkpoint, not one of ContextPool ({', '.join(families)}); convert it "
-            "first, with `cp-transformers convert`."
+            f"{folder} is a {model_type} checkpoint, not one of ContextPool ({ours}); convert it first, with "
+            "`cp-transformers convert`."
         )
     with reading(folder / "config.json"):
-        config = families[model_type].from_pretrained(folder)
+        config = family.config_class.from_pretrained(folder)
     class_name = (config.architectures or [None])[0]
-    if class_name not in config.auto_models.values():
+    if class_name not in config.auto_models().values():
         raise CheckpointError(
             f'{folder / "config.json"} must name the model\'s class under "architectures", one of '
-            f"{', '.join(config.auto_models.values())}; it names {class_name}."
+            f"{', '.join(config.auto_models().values())}; it names {class_name}."
         )
     return config, class_name
 
 
 def _summary(
-    class_name: str, base_model: str | None, conversion: dict[str, Any], training: dict[str, Any], untrained: bool
+    has_layers: bool,
+    class_name: str,
+    base_model: str | None,
+    conversion: dict[str, Any],
+    training: dict[str, Any],
+    untrained: bool,
 ) -> str:
     text = f"`{class_name}`, a ContextPool model: before attention, every token pools its neighbours with learned "
     text += "weights over a learned support size."
-    if class_name.startswith("CPResNet"):
-        text = f"`{class_name}`, a ContextPool model: a ResNet that pools by learned weights over a learned support "
+    if not has_layers:
+        text = f"`{class_name}`, a ContextPool model: a ConvNet that pools by learned weights over a learned support "
         text += "size in place of conventional pooling."
     if conversion:
         origin = conversion["source"] if conversion.get("commit") else base_model
@@ -382,9 +388,8 @@ def _intended_use(class_name: str, untrained: bool) -> str:
 
 
 def _model_table(config: PreTrainedConfig, class_name: str) -> dict[str, str]:
-    model_class: type[PreTrainedModel] = next(
-        each for each in AUTO_MODELS[type(config)].values() if each.__name__ == class_name
-    )
+    family: Any = family_of(config)
+    model_class = getattr(family.modeling, class_name)
     with torch.device("meta"):
         parameters = model_class(config).num_parameters()
     table = {
@@ -421,8 +426,9 @@ def _conversion(record: dict[str, Any]) -> str:
 
 def _limits(config: PreTrainedConfig, training: dict[str, Any], untrained: bool) -> str:
     limits = []
-    if config.model_type == "cp_bert":
-        longest, seen = config.max_position_embeddings, training.get("options", {}).get("max_length")
+    family: Any = family_of(config)
+    if family.is_text:
+        longest, seen = max_tokens(config), training.get("options", {}).get("max_length")
         of_these = f", of which training has seen {seen}" if isinstance(seen, int) and seen < longest else ""
         limits.append(f"Texts of up to {longest} tokens{of_these}; it is an encoder and generates no text.")
     if training:

@@ -1,20 +1,101 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
-"""What the models of every family share: how a layer gets its ContextPool, and how support sizes get out."""
+"""The mechanism that the models of every family share.
+
+Upstream's constructor builds a model. Before its weights are initialised, each module that takes part is turned into
+the family's own class, which mixes a class of this module into upstream's, and gets its `context_pool`. A model tells
+its pools once a batch, by the keyword `pool_inputs`, which tokens they pool; and support sizes leave by a side door.
+"""
 
 import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from functools import wraps
-from typing import Any
+from dataclasses import dataclass
+from functools import reduce, wraps
+from operator import and_
+from typing import Any, ClassVar, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import nn
-from transformers import PreTrainedConfig, initialization as init
-from transformers.utils import ModelOutput
+from transformers import PreTrainedConfig, PreTrainedModel, initialization as init, modeling_outputs as outputs
+from transformers.conversion_mapping import (
+    get_checkpoint_conversion_mapping,
+    register_checkpoint_conversion_mapping,
+)
+from transformers.utils.generic import is_flash_attention_requested
 
-from .context_pool import BaseContextPool, ContextPool, FactoredConv, PoolProjection
+from .context_pool import BaseContextPool, ContextPool, FactoredConv, PoolProjection, can_be_read
+from .linear_pool import is_traced
+
+
+class PoolInputs(NamedTuple):
+    """A batch, as far as it concerns the pools. A token that is not to be pooled passes by every pool as it is.
+
+    Attributes:
+        mask: `(batch, tokens - prefix)`, boolean, True where a token is pooled and enters pools. None: all are.
+        segments: `(batch, tokens - prefix)`, integers: the number of the sequence, each a run of tokens, that a token
+            of a packed row belongs to. None: a row is one sequence.
+        grid_size: (rows, columns) of an image's patches. None: the tokens are a text's.
+        prefix: the number of tokens at the start of every row that are not pooled, such as class tokens.
+    """
+
+    mask: torch.Tensor | None = None
+    segments: torch.Tensor | None = None
+    grid_size: tuple[int, int] | None = None
+    prefix: int = 0
+
+
+def pool_tokens(
+    context_pool: ContextPool, hidden_states: torch.Tensor, pool_inputs: PoolInputs | None
+) -> torch.Tensor:
+    """Pools those of `(batch, tokens, channels)` that `pool_inputs` names; the others pass as they are."""
+    if pool_inputs is None:
+        raise ValueError("This layer needs pool_inputs, which say what is pooled; call its model, which makes them.")
+    mask, segments, grid_size, prefix = pool_inputs
+    pooled, sizes = context_pool(hidden_states[:, prefix:], mask=mask, grid_size=grid_size, segments=segments)
+    record_pool_sizes(F.pad(sizes, (prefix, 0)) if grid_size is None else sizes.unflatten(-1, grid_size))
+    return torch.cat([hidden_states[:, :prefix], pooled], dim=1) if prefix else pooled
+
+
+class PooledAttention(nn.Module):
+    """Mixed into an attention of upstream's: queries, keys and values are computed from pooled tokens."""
+
+    context_pool: ContextPool
+
+    def forward(self, hidden_states: torch.Tensor, *args, pool_inputs: PoolInputs | None = None, **kwargs):
+        return super().forward(pool_tokens(self.context_pool, hidden_states, pool_inputs), *args, **kwargs)
+
+
+class PooledLayer(nn.Module):
+    """Mixed into a layer of upstream's, which then pools its attention's input, its own, or nothing."""
+
+    context_pool: ContextPool
+    pool_placement: str | None = None  # "attention" or "block", as in the configuration; None: nothing is pooled
+
+    def forward(self, hidden_states: torch.Tensor, *args, pool_inputs: PoolInputs | None = None, **kwargs):
+        if self.pool_placement == "block":
+            hidden_states = pool_tokens(self.context_pool, hidden_states, pool_inputs)
+        elif self.pool_placement == "attention":
+            kwargs["pool_inputs"] = pool_inputs
+        return super().forward(hidden_states, *args, **kwargs)
+
+
+def insert_pool(
+    layer: nn.Module, index: int, config: PreTrainedConfig, num_dims: int, own: dict[type, type[nn.Module]]
+) -> None:
+    """Turns one of upstream's layers, the `index`-th, into that of `own` which is built on its class, and gives it or
+    its attention the pool that `config` describes."""
+    layer.__class__ = own[type(layer)]
+    if config.pool_layers is not None and index not in config.pool_layers:
+        return
+    layer.pool_placement = config.pool_placement
+    pooled = layer
+    if config.pool_placement == "attention":
+        pooled = next(module for module in layer.modules() if type(module) in own)
+        pooled.__class__ = own[type(pooled)]
+    pooled.context_pool = build_context_pool(config, num_dims)
 
 
 def build_context_pool(config: PreTrainedConfig, num_dims: int) -> ContextPool:
@@ -30,7 +111,7 @@ def build_context_pool(config: PreTrainedConfig, num_dims: int) -> ContextPool:
 
 
 def predictor_options(config: PreTrainedConfig) -> dict[str, Any]:
-    """What every kind of pooling takes from `config`."""
+    """The arguments that every kind of pooling takes from `config`."""
     return {
         "pool_hidden_size": config.pool_hidden_size,
         "pool_kernel_size": config.pool_kernel_size,
@@ -40,16 +121,41 @@ def predictor_options(config: PreTrainedConfig) -> dict[str, Any]:
     }
 
 
-@torch.no_grad()
-def init_context_pool(module: nn.Module) -> None:
-    """The part of `_init_weights` that is ContextPool's own; all else is initialised as in any model."""
-    # Of code outside transformers only modules that own parameters are initialised, so each is asked for by itself.
-    if isinstance(module, PoolProjection) and module.bias is not None:
-        init.copy_(module.bias, module.initial_bias())
-    elif isinstance(module, FactoredConv):
-        module.reset_parameters()
-    elif isinstance(module, BaseContextPool) and module.gate is not None:
-        init.zeros_(module.gate)
+@dataclass
+class PoolSizesOutput:
+    """The output of a model that was asked for `output_pool_sizes=True`: upstream's, see [`with_pool_sizes`], and
+
+    Args:
+        pool_sizes: for each module that pools, in order, the predicted sigma in positions and float32, zero at what is
+            not pooled: `(batch, heads, tokens)` of texts, `(batch, heads, rows, columns)` of images.
+    """
+
+    pool_sizes: tuple[torch.Tensor, ...] | None = None
+
+
+def with_pool_sizes(output_class: type, module: str = __name__) -> type:
+    """The class of an output of upstream's with the fields of [`PoolSizesOutput`], which `module` must have under its
+    name: CP and upstream's."""
+    namespace = {"__module__": module, "__doc__": f"[`~transformers.utils.{output_class.__name__}`] and pool_sizes."}
+    own: type = dataclass(type(f"CP{output_class.__name__}", (PoolSizesOutput, output_class), namespace))
+    WITH_POOL_SIZES[output_class] = own
+    return own
+
+
+WITH_POOL_SIZES: dict[type, type] = {}  # from upstream's class to ours
+CPBackboneOutput = with_pool_sizes(outputs.BackboneOutput)
+CPBaseModelOutputWithPooling = with_pool_sizes(outputs.BaseModelOutputWithPooling)
+CPBaseModelOutputWithPoolingAndCrossAttentions = with_pool_sizes(outputs.BaseModelOutputWithPoolingAndCrossAttentions)
+CPBaseModelOutputWithPoolingAndNoAttention = with_pool_sizes(outputs.BaseModelOutputWithPoolingAndNoAttention)
+CPImageClassifierOutput = with_pool_sizes(outputs.ImageClassifierOutput)
+CPImageClassifierOutputWithNoAttention = with_pool_sizes(outputs.ImageClassifierOutputWithNoAttention)
+CPMaskedImageModelingOutput = with_pool_sizes(outputs.MaskedImageModelingOutput)
+CPMaskedLMOutput = with_pool_sizes(outputs.MaskedLMOutput)
+CPMultipleChoiceModelOutput = with_pool_sizes(outputs.MultipleChoiceModelOutput)
+CPNextSentencePredictorOutput = with_pool_sizes(outputs.NextSentencePredictorOutput)
+CPQuestionAnsweringModelOutput = with_pool_sizes(outputs.QuestionAnsweringModelOutput)
+CPSequenceClassifierOutput = with_pool_sizes(outputs.SequenceClassifierOutput)
+CPTokenClassifierOutput = with_pool_sizes(outputs.TokenClassifierOutput)
 
 
 class _Collector:
@@ -79,54 +185,257 @@ _COLLECTOR = _Collector()
 
 
 def record_pool_sizes(sizes: torch.Tensor) -> None:
-    """Called by whatever pools, with its sigma, for [`with_pool_sizes`]."""
+    """Called by each module that pools, with its sigma, which goes to whoever asked by `output_pool_sizes`."""
     collected = _COLLECTOR.get()
     if collected is not None:
         collected.append(sizes)
 
 
-def keep_empty_rows(pooled: torch.Tensor, hidden_states: torch.Tensor, pool_mask: torch.Tensor | None) -> torch.Tensor:
-    """For a block's whole input: the pooled tokens, `(batch, tokens, channels)`, or the tokens themselves in rows that
-    are False throughout in `pool_mask`. These pool zeros, at which a LayerNorm has an unbounded gradient."""
-    return pooled if pool_mask is None else torch.where(pool_mask.any(dim=1)[:, None, None], pooled, hidden_states)
+def pooling_forward(forward: Callable, pool_arguments: Sequence[str] = ()) -> Callable:
+    """Decorator of a model's `forward`, which [`PooledModel`] puts on upstream's.
+
+    A base model makes its `pool_inputs`, from its arguments and from those that `pool_arguments` names besides. Every
+    model gets the argument `output_pool_sizes` (default: the config's), see [`PoolSizesOutput`]. Under gradient
+    checkpointing of the reentrant kind the sizes have no gradient.
+    """
+    signature = inspect.signature(forward)
+    *named, rest = signature.parameters.values()
+    positional = [each.name for each in named[1:]]
+
+    @wraps(forward)
+    def wrapper(self, *args, **kwargs):
+        requested = kwargs.pop("output_pool_sizes", None)
+        requested = self.config.output_pool_sizes if requested is None else requested
+        if "pool_inputs" in kwargs:  # of a model within another, which has seen to everything
+            return forward(self, *args, **kwargs)
+        if self.base_model is self:
+            kwargs |= self.make_pool_inputs({**dict(zip(positional, args)), **kwargs})
+            for name in pool_arguments:
+                kwargs.pop(name, None)
+        if not requested or _COLLECTOR.get() is not None:  # a head that contains this model has already asked
+            return forward(self, *args, **kwargs)
+        return_dict = kwargs.pop("return_dict", None)
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        collected: list[torch.Tensor] = []
+        _COLLECTOR.set(collected)
+        try:
+            result = forward(self, *args, return_dict=True, **kwargs)
+        finally:
+            _COLLECTOR.set(None)
+        result = WITH_POOL_SIZES[type(result)](**result, pool_sizes=tuple(collected))
+        return result if return_dict else result.to_tuple()
+
+    # Code of its own, by which torch.compile counts recompilations: those of one class are not another's.
+    own_code = wrapper.__code__.replace(co_qualname=forward.__qualname__)  # type: ignore[attr-defined]
+    wrapper.__code__ = own_code  # type: ignore[attr-defined]
+    # Without its name in the signature, Trainer would take a column out of the data.
+    named += [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in pool_arguments]
+    wrapper.__signature__ = signature.replace(parameters=[*named, rest])  # type: ignore[attr-defined]
+    return wrapper
 
 
-def with_pool_sizes(output_class: type[ModelOutput], *handed_down: str) -> Callable:
-    """Decorator that gives a model's `forward` the argument `output_pool_sizes` (default: the config's).
+class PooledModel(PreTrainedModel):
+    """Mixed into the `PreTrainedModel` of an upstream family, so that every model of the family can pool.
 
-    With it, the output is an `output_class`, which adds `pool_sizes`: a tuple with the predicted sigma of every module
-    that pools, in positions and float32; `(batch, heads, tokens)` for text, zero at what is not pooled; `(batch,
-    heads, rows, columns)` for images. Under gradient checkpointing of the reentrant kind they have no gradient.
+    The family says by `pooled_classes` which of its own classes take the place of upstream's. A model of the family is
+    then a class statement with two bases: the family's `PreTrainedModel` and upstream's model, whose `forward` it
+    takes, see [`pooling_forward`].
 
-    `handed_down` names what a head hands to the model in it as one of its `kwargs`: the signature then has it, without
-    which Trainer takes the columns of that name from the data.
+    Raises:
+        ValueError: the `pool_*` fields of the configuration do not fit; they may have been changed since it was made.
     """
 
-    def decorator(forward: Callable) -> Callable:
-        @wraps(forward)
-        def wrapper(self, *args, **kwargs):
-            requested = kwargs.pop("output_pool_sizes", None)
-            requested = self.config.output_pool_sizes if requested is None else requested
-            if not requested or _COLLECTOR.get() is not None:  # a head that contains this model has already asked
-                return forward(self, *args, **kwargs)
-            return_dict = kwargs.pop("return_dict", None)
-            return_dict = self.config.return_dict if return_dict is None else return_dict
-            collected: list[torch.Tensor] = []
-            _COLLECTOR.set(collected)
-            try:
-                outputs = forward(self, *args, return_dict=True, **kwargs)
-            finally:
-                _COLLECTOR.set(None)
-            outputs = output_class(**outputs, pool_sizes=tuple(collected))
-            return outputs if return_dict else outputs.to_tuple()
+    accepts_loss_kwargs = False  # else Trainer takes upstream's losses to divide by `num_items_in_batch`: they do not
+    pool_arguments: ClassVar[tuple[str, ...]] = ()
+    pool_num_dims: ClassVar[int]  # of what the layers pool: 1 for sequences, 2 for grids
 
-        # Code of its own, by which torch.compile counts recompilations: those of one class are not another's.
-        own_code = wrapper.__code__.replace(co_qualname=forward.__qualname__)  # type: ignore[attr-defined]
-        wrapper.__code__ = own_code  # type: ignore[attr-defined]
-        signature = inspect.signature(forward)
-        *named, kwargs = signature.parameters.values()
-        named += [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in handed_down]
-        wrapper.__signature__ = signature.replace(parameters=[*named, kwargs])  # type: ignore[attr-defined]
-        return wrapper
+    def __init_subclass__(cls, **kwargs) -> None:
+        super().__init_subclass__(**kwargs)
+        forward: Any = cls.forward
+        upstream: Any = cls.__bases__[-1]
+        if "forward" not in vars(cls) and forward is upstream.forward and forward is not nn.Module.forward:
+            cls.forward = pooling_forward(forward, cls.pool_arguments)
+        # Checkpoints of earlier versions have other names for the weights; they are read as upstream reads them.
+        if renamings := get_checkpoint_conversion_mapping(upstream.__name__):
+            register_checkpoint_conversion_mapping(cls.__name__, renamings, overwrite=True)
 
-    return decorator
+    def __init__(self, config: PreTrainedConfig, *args, **kwargs):
+        config.validate_context_pool()
+        super().__init__(config, *args, **kwargs)
+
+    @classmethod
+    def pooled_classes(cls) -> tuple[type[nn.Module], ...]:
+        """The family's classes of models, layers and attentions, each of which has upstream's for its last base."""
+        raise NotImplementedError
+
+    def post_init(self) -> None:
+        """Upstream's, after the modules that upstream's constructor has built have been turned into the family's."""
+        own: dict[type, Any] = {each.__bases__[-1]: each for each in self.pooled_classes()}
+        for module in list(self.modules()):
+            if isinstance(module, PreTrainedModel) and type(module) in own:
+                own_class = own[type(module)]
+                module.__class__ = own_class
+                # Upstream keeps by the class, from the constructor on, what a model's modules record.
+                PreTrainedModel.__init__(own_class.__new__(own_class), module.config)
+                vars(module).pop("_no_split_modules", None)  # upstream's, over those of the class
+                module.post_init()
+        if self.base_model is self:
+            self.insert_pools(own)
+        super().post_init()
+
+    def insert_pools(self, own: dict[type, type[nn.Module]]) -> None:
+        """Turns upstream's layers, in whichever list they are, into those of `own`, and gives them their pools."""
+        for layers in [module for module in self.modules() if isinstance(module, nn.ModuleList)]:
+            for index, layer in enumerate(layers):
+                if type(layer) in own:
+                    insert_pool(layer, index, self.config, self.pool_num_dims, own)
+
+    def make_pool_inputs(self, arguments: dict[str, Any]) -> dict[str, PoolInputs]:
+        """The keyword that the base model hands down to its layers, made from the arguments of its `forward`."""
+        return {}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        # Of code outside transformers only modules that own parameters are initialised: each is asked for by itself.
+        if isinstance(module, PoolProjection) and module.bias is not None:
+            init.copy_(module.bias, module.initial_bias())
+        elif isinstance(module, FactoredConv):
+            module.reset_parameters()
+        elif isinstance(module, BaseContextPool) and module.gate is not None:
+            init.zeros_(module.gate)
+
+    def save_pretrained(self, *args, save_original_format: bool = False, **kwargs) -> None:
+        """Upstream's, but under the names that the weights have in the model, by which Trainer resumes; upstream's
+        default are those of earlier versions, where there are others."""
+        super().save_pretrained(*args, save_original_format=save_original_format, **kwargs)
+
+
+class PooledTextModel(PooledModel):
+    """Mixed into the `PreTrainedModel` of a family of text encoders.
+
+    By default the class token ([CLS] or <s>), the first valid token of a row, passes by the pooling as it is. The base
+    model's `forward`, and with it every head's, takes upstream's arguments as an encoder, and two more:
+
+    - `pool_mask`, `(batch, tokens)`, True where a token may be pooled. It is required with an `attention_mask` of
+      another shape than this; the class token is then the first that it names. What a 2-D `attention_mask` masks is
+      never pooled.
+    - `pool_segments`, `(batch, tokens)`, integers, for rows into which several sequences are packed: the number of the
+      sequence that a token belongs to, 0 at padding. Each sequence is pooled as if it stood alone; that attention
+      keeps to it is for a 4-D `attention_mask` and `position_ids` to say. Rows that
+      [`~transformers.DataCollatorWithFlattening`] has packed for flash attention say it by `cu_seq_lens_q` or
+      `seq_idx`, or under flash attention, which splits them there itself, by `position_ids` that begin anew.
+
+    Raises:
+        ValueError: the configuration is a decoder's, or see [`PooledModel`].
+    """
+
+    pool_arguments = ("pool_mask", "pool_segments")
+    pool_num_dims = 1
+
+    def __init__(self, config: PreTrainedConfig, *args, **kwargs):
+        if getattr(config, "is_decoder", False) or getattr(config, "add_cross_attention", False):
+            raise ValueError(
+                f"{type(self).__name__} is an encoder: pooling looks at both neighbours, so it would leak the future "
+                "into a decoder. Set is_decoder and add_cross_attention to False."
+            )
+        super().__init__(config, *args, **kwargs)
+
+    def make_pool_inputs(self, arguments: dict[str, Any]) -> dict[str, PoolInputs]:
+        for name in ("encoder_hidden_states", "past_key_values"):
+            if arguments.get(name) is not None:
+                raise ValueError(f"{type(self).__name__} is an encoder and takes no {name}.")
+        input_ids, inputs_embeds = arguments.get("input_ids"), arguments.get("inputs_embeds")
+        tokens = inputs_embeds if input_ids is None else input_ids
+        if tokens is None:  # which upstream refuses
+            return {}
+        attention_mask = arguments.get("attention_mask")
+        pool_mask = of_rows("pool_mask", arguments.get("pool_mask"), tokens)
+        segments = of_rows("pool_segments", arguments.get("pool_segments"), tokens)
+        if segments is None:
+            segments = packed_segments(self.config, tokens, arguments)
+        masks = [] if segments is None else [segments != 0]
+        if getattr(attention_mask, "ndim", None) == 2:
+            of_rows("attention_mask", attention_mask, tokens)  # checked
+            masks.append(attention_mask != 0)
+        elif attention_mask is not None and pool_mask is not None:
+            masks.append(pool_mask.bool())
+        elif attention_mask is not None and segments is None:
+            raise ValueError(
+                "With an attention_mask that is not of shape (batch, tokens), say which tokens may be pooled: pass "
+                "pool_mask of that shape, True where a token is valid."
+            )
+        valid: torch.Tensor | None = reduce(and_, masks) if masks else None
+        mask = valid if pool_mask is None else pool_mask.bool() if valid is None else valid & pool_mask.bool()
+        if self.config.pool_class_token:
+            return {"pool_inputs": PoolInputs(mask, segments)}
+        # Where the class token is the first of every row a slice does, and nothing need be copied to make it zero.
+        first = valid is None or (can_be_read(valid) and bool(valid[:, 0].all()))
+        if first and segments is None and tokens.shape[1] > 1 and not is_traced(tokens):
+            return {"pool_inputs": PoolInputs(None if mask is None else mask[:, 1:], prefix=1)}
+        valid = tokens.new_ones(tokens.shape[:2], dtype=torch.bool) if valid is None else valid
+        others = ~class_tokens(valid, segments)
+        return {"pool_inputs": PoolInputs(others if mask is None else mask & others, segments)}
+
+
+def of_rows(name: str, given: torch.Tensor | None, tokens: torch.Tensor) -> torch.Tensor | None:
+    """A mask or segments as `(batch, tokens)`, also where they are given as `(batch, choices, tokens)`."""
+    rows = given.flatten(0, 1) if given is not None and given.ndim == 3 else given
+    if rows is not None and rows.shape != tokens.shape[:2]:
+        raise ValueError(f"{name} must be of shape {tuple(tokens.shape[:2])}, not {tuple(rows.shape)}.")
+    return rows
+
+
+def packed_segments(config: PreTrainedConfig, tokens: torch.Tensor, arguments: dict[str, Any]) -> torch.Tensor | None:
+    """The segments, `(batch, tokens)`, of rows that [`~transformers.DataCollatorWithFlattening`] has packed, by what
+    it gives, see [`PooledTextModel`]; of others None."""
+    if (numbers := arguments.get("seq_idx")) is not None:
+        return numbers + 1
+    if (bounds := arguments.get("cu_seq_lens_q")) is not None:
+        positions = torch.arange(tokens.shape[1], device=bounds.device)
+        return torch.searchsorted(bounds[1:].contiguous(), positions, right=True)[None] + 1
+    position_ids = arguments.get("position_ids")
+    alone = position_ids is not None and position_ids.shape == tokens.shape[:2] and tokens.shape[0] == 1
+    if not alone or arguments.get("attention_mask") is not None or not is_flash_attention_requested(config):
+        return None
+    begins = F.pad(position_ids[:, 1:] <= position_ids[:, :-1], (1, 0), value=True)
+    return begins.cumsum(dim=1) if is_traced(begins) or begins[:, 1:].any() else None
+
+
+def class_tokens(valid: torch.Tensor, segments: torch.Tensor | None = None) -> torch.Tensor:
+    """`(batch, tokens)`, True at the first token of each row, or of each of its segments, that is True in `valid`."""
+    if segments is None:
+        return valid & (valid.cumsum(dim=1) == 1)
+    of_one = segments[:, :, None] == segments[:, None, :]
+    return valid & ~(of_one & valid[:, None]).tril(-1).any(dim=-1)
+
+
+class PooledImageModel(PooledModel):
+    """Mixed into the `PreTrainedModel` of a family of vision transformers.
+
+    Patches pool their neighbours on the patch grid. The tokens before them, such as a class token, have no place there
+    and pass by the pooling as they are. An `attention_mask` must be of shape `(batch, tokens)`, those tokens included;
+    a patch where it is zero is not pooled.
+    """
+
+    pool_num_dims = 2
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """The number of tokens before the patches."""
+        return 1
+
+    def make_pool_inputs(self, arguments: dict[str, Any]) -> dict[str, PoolInputs]:
+        pixel_values, mask = arguments.get("pixel_values"), arguments.get("attention_mask")
+        if pixel_values is None:
+            raise ValueError("You have to specify pixel_values.")
+        if mask is not None and mask.ndim != 2:
+            raise ValueError(
+                f"{type(self).__name__} takes an attention_mask of shape (batch, tokens), which says of each patch "
+                f"whether it may be pooled, not one with {mask.ndim} dimensions."
+            )
+        height, width = self.embeddings.patch_embeddings.patch_size
+        grid_size = (pixel_values.shape[-2] // height, pixel_values.shape[-1] // width)
+        prefix = self.num_prefix_tokens
+        mask = None if mask is None else mask[:, prefix:].bool()
+        return {"pool_inputs": PoolInputs(mask, grid_size=grid_size, prefix=prefix)}

@@ -15,22 +15,15 @@ import numpy as np
 import torch
 from datasets import Dataset
 from transformers import (
+    AutoConfig,
     AutoModelForImageClassification,
     PreTrainedModel,
-    ResNetConfig,
-    ResNetForImageClassification,
-    ViTConfig,
-    ViTForImageClassification,
     ViTImageProcessorPil,
     pipeline,
     set_seed,
 )
 
-from ..configuration_cp_resnet import CPResNetConfig
-from ..configuration_cp_vit import CPViTConfig
 from ..conversion import convert_checkpoint
-from ..modeling_cp_resnet import CPResNetForImageClassification
-from ..modeling_cp_vit import CPViTForImageClassification
 from .comparison import (
     QUICK,
     arm,
@@ -63,6 +56,7 @@ RESNET: dict[str, Any] = {
     "layer_type": "basic",
     **LABEL_NAMES,
 }
+FIELDS = {"ViT": VIT, "CP-ViT": {**VIT, **VIT_POOL}, "ResNet": RESNET, "CP-ResNet": RESNET}
 # model -> its layers, and the model whose time its own is compared with
 MODELS: dict[str, tuple[int, str]] = {
     "ViT, 4 layers": (4, "ViT, 4 layers"),
@@ -90,14 +84,12 @@ FILES = (
 def make_model(name: str, seed: int) -> PreTrainedModel:
     """A new model of [`MODELS`]."""
     set_seed(seed)
-    if name == "ResNet":
-        return ResNetForImageClassification(ResNetConfig(**RESNET))
-    if name == "CP-ResNet":
-        return CPResNetForImageClassification(CPResNetConfig(**RESNET))
-    sizes = {**VIT, "num_hidden_layers": MODELS[name][0]}
-    if name.startswith("CP"):
-        return CPViTForImageClassification(CPViTConfig(**sizes, **VIT_POOL))
-    return ViTForImageClassification(ViTConfig(**sizes))
+    architecture = name.split(",")[0]
+    fields = FIELDS[architecture]
+    if fields is not RESNET:
+        fields = {**fields, "num_hidden_layers": MODELS[name][0]}
+    config = AutoConfig.for_model(architecture.lower().replace("-", "_"), **fields)
+    return AutoModelForImageClassification.from_config(config)
 
 
 def make_processor() -> ViTImageProcessorPil:

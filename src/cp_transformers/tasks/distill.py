@@ -24,6 +24,7 @@ from transformers import (
 )
 from transformers.utils import ModelOutput
 
+from ..families import max_tokens
 from .arguments import ArgumentParser
 from .distillation import (
     DistillationArguments,
@@ -285,8 +286,8 @@ def _load_texts(
     name, teacher = arguments.model_name_or_path, str(distillation.teacher)
     if arguments.data_dir is not None:
         raise ValueError(f"{name} reads texts: give them by --train_file and --validation_file, or --dataset_name.")
-    if config.max_position_embeddings < arguments.max_length:
-        raise ValueError(f"{name} has {config.max_position_embeddings} positions, fewer than --max_length.")
+    if max_tokens(config) < arguments.max_length:
+        raise ValueError(f"{name} has {max_tokens(config)} positions, fewer than --max_length.")
     tokenizer = load_tokenizer(name)
     teacher_config = load_config(teacher, AutoModel)
     if load_tokenizer(teacher).get_vocab() != tokenizer.get_vocab():

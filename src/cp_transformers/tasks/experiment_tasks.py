@@ -31,6 +31,7 @@ from transformers import (
 )
 
 from ..conversion import convert_model, cut_layers, quiet
+from ..families import family_of
 from .comparison import make_trainer
 from .demo_image import LABEL_NAMES, encode, make_processor
 from .demo_text import minilm_folder
@@ -238,7 +239,7 @@ class Texts(Task):
     def run(self, run: Run) -> tuple[PreTrainedModel, dict[str, float | None]]:
         data = self.data()
         tokenizer = data["tokenizer"]
-        masking, collator = Masking(tokenizer, 0.15), Collator(tokenizer, pack=False, pools=False)
+        masking, collator = Masking(tokenizer, 0.15), Collator(tokenizer, pack=False)
         rows = [data["texts"]["train"][index] for index in run.choose(len(data["texts"]["train"]))]
         train = Drawn(in_batches(rows, run.steps, run.seed), masking, run.seed)
         set_seed(run.seed)
@@ -275,7 +276,7 @@ class TextsByMean(Texts):
 
 
 class Pretrained(Task):
-    """Recovery of all-MiniLM-L6-v2, cut to fewer `layers`, with pooling where an arm's `model_type` is `cp_bert`.
+    """Recovery of all-MiniLM-L6-v2, cut to fewer `layers`, with pooling in arms whose `model_type` is of a CP model.
 
     First the model learns from the uncut one, on review sentences, for `distillation` times the steps of fine-tuning
     (0: not at all). Then it is fine-tuned twice from there: on film reviews and on the ratings of products. An arm may
@@ -301,7 +302,7 @@ class Pretrained(Task):
         options = {name: options[name] for name in options if name not in training}
         with quiet():  # the head is expected to be missing
             model = cut_layers(head.from_pretrained(minilm_folder()), options.pop("layers"))
-        return convert_model(model, **options) if options.pop("model_type") == "cp_bert" else model
+        return convert_model(model, **options) if family_of(options.pop("model_type")) is not None else model
 
     def inputs(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
         return {**Texts().inputs(model), "labels": torch.tensor([1])}

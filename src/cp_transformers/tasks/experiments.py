@@ -36,6 +36,7 @@ from transformers.utils.logging import disable_progress_bar
 
 import cp_transformers  # noqa: F401  (registers the models)
 
+from ..families import family_of
 from ..files import check_csv, write_csv
 from .controls import replace_pools
 from .experiment_tasks import TASKS, Metric, Run, Task
@@ -401,7 +402,7 @@ def draw(experiment: Experiment, results: Results, path: Path) -> None:
         by_size = {size: reached for size, reached in by_size.items() if reached}
         means = [statistics.mean(reached) for reached in by_size.values()]
         spreads = [statistics.stdev(reached) if len(reached) > 1 else 0 for reached in by_size.values()]
-        pools = options["model_type"].startswith("cp_") and "control" not in options
+        pools = family_of(options["model_type"]) is not None and "control" not in options
         color = next(colors[pools and options.get("pool_layers") != []])
         if len(sizes) > 1:
             axes.errorbar(list(by_size), means, yerr=spreads, label=arm, marker=next(markers), color=color, capsize=3)

@@ -33,6 +33,7 @@ from transformers import (
     set_seed,
 )
 
+from ..families import max_tokens
 from ..files import write_json
 from .arguments import ArgumentParser
 from .distillation import DistillationArguments, DistillationTrainer, make_layer_map
@@ -89,7 +90,7 @@ def run(
         teacher = load_teacher(distillation, config, tokenizer, task, to_task)
     with training.main_process_first():
         # A tokenizer without a limit has a very large one, and a model of relative positions none or -1.
-        limits = tokenizer.model_max_length, getattr(config, "max_position_embeddings", -1)
+        limits = tokenizer.model_max_length, max_tokens(config)
         max_length = min(arguments.max_length, *(limit for limit in limits if limit > 0))
         encoded = {use: encode(part, task, tokenizer, max_length, to_task) for use, part in data.items()}
 

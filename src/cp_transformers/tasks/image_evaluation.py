@@ -35,7 +35,7 @@ from .image_data import (
     validation_number,
 )
 from .imagenet_arguments import ImageNetArguments
-from .runs import check_finite, load_model
+from .runs import check_finite, fixed_image_size, load_model
 
 
 def evaluate_checkpoint(
@@ -60,7 +60,7 @@ def evaluate_checkpoint(
         model = model.to(memory_format=torch.channels_last)
     parameters = model.num_parameters()
     options = {}
-    own_size = getattr(model.config, "image_size", None) if "vit" in model.config.model_type else None
+    own_size = fixed_image_size(model)
     if own_size is not None and preprocessing.image_size != as_pair(own_size):
         options["interpolate_pos_encoding"] = True
     if training.torch_compile:

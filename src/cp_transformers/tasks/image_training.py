@@ -57,6 +57,7 @@ from .runs import (
     Stream,
     check_finite,
     draw_new_head,
+    fixed_image_size,
     load_config,
     load_model,
     new_config,
@@ -102,7 +103,8 @@ def make_model(
                     f"The classes of {data.where} are numbers, and those of {name} have names "
                     f"({', '.join(theirs[:3])}, ...): train a new head with --new_head, or name the folders so."
                 )
-        size = getattr(config, "image_size", None) if "vit" in config.model_type else None
+        with torch.device("meta"):
+            size = fixed_image_size(AutoModelForImageClassification.from_config(config))
         if size is not None and arguments.image_size is not None and as_pair(size) != as_pair(arguments.image_size):
             raise ValueError(f"{name} is for images of {size}; fine-tune it without --image_size.")
 
@@ -113,7 +115,7 @@ def make_model(
             return draw_new_head(model) if arguments.new_head else model
 
         return config, processor, load
-    if arguments.image_size is not None and "vit" in arguments.model_type:
+    if arguments.image_size is not None and hasattr(CONFIGS[arguments.model_type](), "image_size"):
         labels["image_size"] = arguments.image_size
     config = new_config(CONFIGS, arguments, **labels)
     rows, columns = as_pair(arguments.image_size or getattr(config, "image_size", 224))

@@ -4,16 +4,13 @@
 
 from dataclasses import dataclass, field
 
-from transformers import ResNetConfig, ViTConfig
-
-from ..configuration_cp_resnet import CPResNetConfig
-from ..configuration_cp_vit import CPViTConfig
+from ..families import configs_with
 from .arguments import as_mapping
 from .image_data import INTERPOLATIONS
 from .runs import check_positive
 
 
-CONFIGS = {"cp_vit": CPViTConfig, "vit": ViTConfig, "cp_resnet": CPResNetConfig, "resnet": ResNetConfig}
+CONFIGS = configs_with("ForImageClassification")
 
 
 @dataclass
@@ -24,7 +21,9 @@ class ImageNetArguments:
         default_factory=list,
         metadata={"help": "checkpoints to evaluate, or one to fine-tune; none: a new model is trained"},
     )
-    model_type: str = field(default="cp_vit", metadata={"help": f"of a new model: one of {', '.join(CONFIGS)}"})
+    model_type: str = field(
+        default=next(iter(CONFIGS)), metadata={"help": f"of a new model: one of {', '.join(CONFIGS)}"}
+    )
     model_config: str = field(
         default="{}",
         metadata={"help": "of a new model: fields of its configuration, e.g. '{\"num_hidden_layers\": 2}'"},

@@ -21,7 +21,6 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoModelForMaskedLM,
-    BertConfig,
     BertTokenizer,
     EvalPrediction,
     PreTrainedModel,
@@ -30,7 +29,7 @@ from transformers import (
     set_seed,
 )
 
-from ..configuration_cp_bert import CPBertConfig
+from ..families import configs_with, family_of, first_position, max_tokens
 from .arguments import ArgumentParser, as_mapping
 from .data_files import load_by_name, load_file
 from .records import finish, prepare, push, unpushed
@@ -57,7 +56,7 @@ from .runs import (
 )
 
 
-CONFIGS = {"cp_bert": CPBertConfig, "bert": BertConfig}
+CONFIGS = configs_with("ForMaskedLM")
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 IGNORED = -100  # the label of a token that is not predicted
 
@@ -66,7 +65,9 @@ IGNORED = -100  # the label of a token that is not predicted
 class MlmArguments:
     """What a run needs besides transformers' TrainingArguments."""
 
-    model_type: str = field(default="cp_bert", metadata={"help": f"of a new model: {' or '.join(CONFIGS)}"})
+    model_type: str = field(
+        default=next(iter(CONFIGS)), metadata={"help": f"of a new model: one of {', '.join(CONFIGS)}"}
+    )
     model_config: str = field(
         default="{}",
         metadata={"help": "of a new model: fields of its configuration, e.g. '{\"num_hidden_layers\": 2}'"},
@@ -109,7 +110,7 @@ class MlmArguments:
 
     def __post_init__(self) -> None:
         if self.model_type not in CONFIGS:
-            raise ValueError(f"model_type must be {' or '.join(CONFIGS)}, not {self.model_type}.")
+            raise ValueError(f"model_type must be one of {', '.join(CONFIGS)}, not {self.model_type}.")
         for name in ("model_config", "pool_config"):
             as_mapping(name, getattr(self, name))
         if self.train_file or self.validation_file:  # in the place of a data set and its splits
@@ -166,7 +167,12 @@ def run(arguments: MlmArguments, training: TrainingArguments) -> dict[str, Any]:
     trainer = TaskTrainer(
         model,
         unpushed(training),
-        data_collator=Collator(tokenizer, arguments.pack, pools=model.config.model_type.startswith("cp_")),
+        data_collator=Collator(
+            tokenizer,
+            arguments.pack,
+            pools=family_of(model.config) is not None,
+            first_position=first_position(model.config),
+        ),
         train_dataset=_to_train(rows["train"], masking, training.seed) if training.do_train else None,
         eval_dataset=evaluated,
         processing_class=tokenizer,
@@ -227,7 +233,7 @@ def _check(arguments: MlmArguments, training: TrainingArguments) -> None:
         config = new_config(CONFIGS, arguments)
     _check_positions(config, arguments)
     if arguments.pack and config.model_type not in CONFIGS:
-        raise ValueError(f"Rows are packed for {' and '.join(CONFIGS)}, not {config.model_type}: give --pack false.")
+        raise ValueError(f"Rows are packed for {', '.join(CONFIGS)}, not {config.model_type}: give --pack false.")
 
 
 def load_texts(arguments: MlmArguments, training: TrainingArguments) -> dict[str, Dataset | IterableDataset]:
@@ -350,9 +356,9 @@ def _check_fit(config: Any, arguments: MlmArguments, tokenizer: PreTrainedTokeni
 
 
 def _check_positions(config: Any, arguments: MlmArguments) -> None:
-    if config.max_position_embeddings < arguments.max_length:
+    if max_tokens(config) < arguments.max_length:
         raise ValueError(
-            f"The model has {config.max_position_embeddings} positions, fewer than max_length, {arguments.max_length}."
+            f"The model has {max_tokens(config)} positions, fewer than max_length, {arguments.max_length}."
         )
 
 
@@ -442,12 +448,13 @@ class Collator:
     """Pads rows to the longest of the batch.
 
     Packed rows get a 4-D `attention_mask` by which each text attends to itself alone, `position_ids` that start anew
-    in each, and, for a model that pools, `pool_segments`.
+    in each, from `first_position` on, and, for a model that pools, `pool_segments`.
     """
 
     tokenizer: PreTrainedTokenizerBase
     pack: bool
-    pools: bool
+    pools: bool = False
+    first_position: int = 0
 
     def __call__(self, examples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         def padded(name: str, value: int) -> torch.Tensor:
@@ -462,7 +469,7 @@ class Collator:
         index = torch.arange(segments.shape[1]).expand_as(segments)
         starts = torch.ones_like(segments, dtype=torch.bool)
         starts[:, 1:] = segments[:, 1:] != segments[:, :-1]
-        batch["position_ids"] = index - torch.where(starts, index, 0).cummax(dim=1).values
+        batch["position_ids"] = self.first_position + index - torch.where(starts, index, 0).cummax(dim=1).values
         return {**batch, "pool_segments": segments} if self.pools else batch
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from transformers import PreTrainedModel, TrainingArguments
 
 from ..checkpoints import CheckpointError, copy_files, fetch, read_model_type
+from ..families import family_of
 from ..files import write_json
 from ..hub import check_target, push_checkpoint
 from ..model_card import digests, is_made, read_card, read_record, write_card
@@ -42,7 +43,7 @@ def prepare(training: TrainingArguments, model: PreTrainedModel, source: str | N
     check_free_space(training, model)
     if not training.do_train:
         return
-    if training.push_to_hub and not model.config.model_type.startswith("cp_"):
+    if training.push_to_hub and family_of(model.config) is None:
         raise ValueError("--push_to_hub is for CP models; push another with `hf upload`.")
     if training.push_to_hub and training.process_index == 0:
         check_target(training.hub_model_id or Path(training.output_dir).resolve().name)
@@ -85,7 +86,7 @@ def finish(
     if training.process_index != 0:
         return
     output = Path(training.output_dir)
-    is_cp = training.do_train and read_model_type(output).startswith("cp_")
+    is_cp = training.do_train and family_of(read_model_type(output)) is not None
     if training.do_train:
         values = resolve(arguments, training)
         if not training.load_best_model_at_end:

@@ -5,6 +5,7 @@
 import copy
 import dataclasses
 import hashlib
+import inspect
 import itertools
 import json
 import os
@@ -48,6 +49,7 @@ from ..checkpoints import (
     reading,
     weight_files,
 )
+from ..families import family_of
 from ..training import param_groups
 from .arguments import as_mapping, resolve, save_arguments
 
@@ -545,7 +547,7 @@ def new_config(classes: Mapping[str, type], arguments: Any, **fields: Any) -> Pr
     """
     config_class = classes[arguments.model_type]
     given = as_mapping("model_config", arguments.model_config)
-    if arguments.model_type.startswith("cp_"):
+    if family_of(arguments.model_type) is not None:
         given.update(as_mapping("pool_config", arguments.pool_config))
     known = {*config_class().to_dict(), "num_labels"}
     if unknown := [name for name in given if name not in known]:
@@ -555,6 +557,13 @@ def new_config(classes: Mapping[str, type], arguments: Any, **fields: Any) -> Pr
     except StrictDataclassError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[-1].strip()
         raise ValueError(f"A {arguments.model_type} model cannot be made so: {reason}") from error
+
+
+def fixed_image_size(model: PreTrainedModel) -> int | list[int] | None:
+    """The size of the images that a model takes unless it is asked to interpolate its position embeddings, in pixels;
+    None for a model that takes images of any size."""
+    asked = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
+    return getattr(model.config, "image_size", None) if asked else None
 
 
 def draw_new_head(model: PreTrainedModel) -> PreTrainedModel:

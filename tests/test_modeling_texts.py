@@ -1,12 +1,10 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
-"""CP-BERT: what is text's own."""
+"""What holds for every model that reads texts."""
 
 import pytest
 import torch
-from bert_cases import BASE, CASES, CLASSIFIER, MASKED_LM, every_one_row_bert, every_variant, run
 from model_cases import (
-    BERT_MODELS,
     NUM_TOKENS,
     VOCABULARY_SIZE,
     aligned,
@@ -17,16 +15,19 @@ from model_cases import (
     tensors,
     text_inputs,
 )
+from text_cases import BASE, CLASSIFIER, MASKED_LM, OF_BERT, TEXTS, every_one_row_text, every_text, every_variant, run
 from torch import nn
 from transformers import DynamicCache
 
-from cp_transformers import CPBertForMultipleChoice, CPBertForPreTraining, CPBertForSequenceClassification
+from cp_transformers import CPBertForSequenceClassification
+from cp_transformers.families import first_position
 
 
-every_bert = over(BERT_MODELS)
-every_tied_bert = over([MASKED_LM, CASES[CPBertForPreTraining]])
+every_tied_bert = over([MASKED_LM, OF_BERT["ForPreTraining"]])
 # The others look at the first token, which left padding makes a padded one: so upstream.
-every_bert_without_pooler = over([case for case in BERT_MODELS if case.model().base_model.pooler is None])
+every_text_of_all_tokens = over(
+    [case for case in TEXTS if str(case).endswith(("LM", "TokenClassification", "Answering"))]
+)
 
 
 # --------------------------------------------------------------------------------------------------------- padding
@@ -49,7 +50,7 @@ def trimmed(outputs, like) -> list[torch.Tensor]:
 
 
 @every_variant
-@every_bert
+@every_text
 def test_padding_on_the_right_changes_nothing(case, variant):
     model, inputs = case.model(**variant), case.inputs()
     expected = run(model, inputs, output_pool_sizes=True)
@@ -59,7 +60,7 @@ def test_padding_on_the_right_changes_nothing(case, variant):
 
 
 @every_variant
-@every_bert
+@every_text
 def test_an_example_is_the_same_alone_and_in_a_batch(case, variant):
     model, inputs = case.model(**variant), case.inputs()
     batch = run(model, inputs)
@@ -70,7 +71,7 @@ def test_an_example_is_the_same_alone_and_in_a_batch(case, variant):
 
 
 @every_variant
-@every_one_row_bert
+@every_one_row_text
 def test_an_example_without_padding_needs_no_mask(case, variant):
     model, inputs = case.model(**variant), alone(case.inputs(), 1)
     expected = run(model, inputs)
@@ -79,12 +80,13 @@ def test_an_example_without_padding_needs_no_mask(case, variant):
 
 
 @every_variant
-@every_bert_without_pooler
+@every_text_of_all_tokens
 def test_padding_on_the_left_changes_nothing_at_equal_positions(case, variant):
     model, inputs = case.model(**variant), case.inputs()
     expected = run(model, inputs)
     padded = pad(inputs, left=9)
     positions = (torch.arange(NUM_TOKENS + 9) - 9).clamp(min=0).expand_as(padded["input_ids"])
+    positions = positions + first_position(model.config)
     actual = [tensor[:, 9:] for tensor in tensors(run(model, padded, position_ids=positions))]
     assert_same_outputs(at_valid_tokens(case, actual), at_valid_tokens(case, expected), atol=1e-5)
 
@@ -100,7 +102,7 @@ def test_padding_on_the_left_changes_no_state_at_equal_positions(variant):
 
 
 @every_variant
-@every_bert
+@every_text
 def test_ids_at_padding_change_nothing(case, variant):
     model, inputs = case.model(**variant), case.inputs()
     expected = run(model, inputs, output_pool_sizes=True)
@@ -110,7 +112,7 @@ def test_ids_at_padding_change_nothing(case, variant):
 
 
 @every_variant
-@every_one_row_bert
+@every_one_row_text
 def test_an_entirely_padded_example_leaves_the_others_alone_and_all_finite(case, variant):
     model, inputs = case.model(**variant), case.inputs()
     expected = run(model, inputs)
@@ -157,7 +159,7 @@ def test_a_4d_mask_with_a_pool_mask_is_the_2d_mask(case, variant, attn_implement
     assert_same_outputs(at_valid_tokens(case, actual), at_valid_tokens(case, expected), atol=1e-5)
 
 
-@every_one_row_bert
+@every_one_row_text
 def test_a_4d_mask_without_a_pool_mask_is_refused(case):
     inputs = case.inputs()
     inputs["attention_mask"] = full_mask(inputs["attention_mask"])
@@ -165,12 +167,19 @@ def test_a_4d_mask_without_a_pool_mask_is_refused(case):
         case.model()(**inputs)
 
 
-@every_one_row_bert
-def test_a_pool_mask_overrules_the_attention_mask(case):
-    model, inputs = case.model(), case.inputs()
-    everything = torch.ones_like(inputs["attention_mask"])
-    sizes = run(model, inputs, pool_mask=everything, output_pool_sizes=True).pool_sizes
-    assert all(layer[..., 1:].all() and not layer[..., 0].any() for layer in sizes)
+@every_one_row_text
+def test_what_the_attention_mask_masks_is_not_pooled_whatever_else_is_given(case):
+    model, inputs = case.model(**case.variants["heads"]), case.inputs()
+    expected = run(model, inputs, output_pool_sizes=True)
+    ones = torch.ones_like(inputs["attention_mask"])
+    rows, tokens = ones.shape
+    inputs["input_ids"][inputs["attention_mask"] == 0] = 7  # would be seen in a pool
+    given = [{"pool_mask": ones}, {"pool_segments": ones}, {"seq_idx": ones - 1}]
+    if rows == 1:
+        given.append({"cu_seq_lens_q": torch.tensor([0, tokens], dtype=torch.int32)})
+    for more in given:
+        actual = run(model, inputs, output_pool_sizes=True, **more)
+        assert_same_outputs(at_valid_tokens(case, actual), at_valid_tokens(case, expected), atol=1e-5)
 
 
 @every_variant
@@ -183,7 +192,7 @@ def test_which_token_is_the_class_token_is_not_for_the_pool_mask_to_say(variant)
 
 
 def test_choices_have_masks_of_their_own():
-    case = CASES[CPBertForMultipleChoice]
+    case = OF_BERT["ForMultipleChoice"]
     model, inputs = case.model(), case.inputs()
     expected = run(model, inputs, output_pool_sizes=True)
     inputs["pool_mask"] = inputs["attention_mask"]
@@ -200,7 +209,7 @@ def test_a_mask_of_another_shape_is_refused_by_its_name_and_shape(name):
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.float32], ids=str)
-@every_bert
+@every_text
 def test_a_mask_of_another_dtype_gives_the_same_outputs(case, dtype):
     model, inputs = case.model(), case.inputs()
     expected = run(model, inputs)
@@ -212,7 +221,7 @@ def test_a_mask_of_another_dtype_gives_the_same_outputs(case, dtype):
 
 
 @pytest.mark.parametrize("flags", [{"is_decoder": True}, {"is_decoder": True, "add_cross_attention": True}], ids=str)
-@every_bert
+@every_text
 def test_a_decoder_is_refused(case, flags):
     with pytest.raises(ValueError, match="Set is_decoder and add_cross_attention to False"):
         case.model_class(case.config(**flags))
@@ -223,7 +232,7 @@ def test_a_decoder_is_refused(case, flags):
     [{"encoder_hidden_states": torch.zeros(3, 4, 32)}, {"past_key_values": DynamicCache()}],
     ids=lambda refused: next(iter(refused)),
 )
-@every_bert
+@every_text
 def test_what_only_a_decoder_takes_is_refused(case, refused):
     with pytest.raises(ValueError, match=f"takes no {next(iter(refused))}"):
         case.model()(**case.inputs(), **refused)
@@ -246,7 +255,7 @@ def silence_attention(model) -> None:
         layer.attention.self.value.weight.zero_()
 
 
-@every_bert
+@every_text
 def test_pooling_the_attention_leaves_the_residual_stream_alone(case):
     model, inputs = case.model(pool_range=0.5), case.inputs()
     silence_attention(model)
@@ -255,7 +264,7 @@ def test_pooling_the_attention_leaves_the_residual_stream_alone(case):
     assert_same_outputs(run(model, inputs), expected)
 
 
-@every_bert
+@every_text
 def test_pooling_the_block_pools_the_residual_stream(case):
     model, inputs = case.model(pool_range=0.5, pool_placement="block", pool_class_token=True), case.inputs()
     silence_attention(model)
@@ -285,15 +294,16 @@ def test_attention_sees_pooled_tokens_and_the_block_its_own(variant):
 # ------------------------------------------------------------------------------------------------------- embeddings
 
 
-@every_bert
+@every_text
 def test_embeddings_give_what_their_ids_give(case):
     model, inputs = case.model(), case.inputs()
     expected = run(model, inputs)
     embeddings = model.get_input_embeddings()(inputs.pop("input_ids"))
-    assert_same_outputs(run(model, inputs, inputs_embeds=embeddings), expected)
+    actual = run(model, inputs, inputs_embeds=embeddings)
+    assert_same_outputs(at_valid_tokens(case, actual), at_valid_tokens(case, expected), atol=1e-6)
 
 
-@every_bert
+@every_text
 def test_more_embeddings_leave_the_outputs_as_they_were(case):
     model, inputs = case.model(), case.inputs()
     expected = run(model, inputs)
@@ -313,7 +323,7 @@ def test_more_embeddings_resize_the_decoder_and_its_bias(case):
     assert model(**case.inputs(), **case.labels()).loss.isfinite()
 
 
-@every_bert
+@every_text
 def test_a_resized_model_is_reloaded_as_it_was_saved(case, tmp_path):
     model, inputs = case.model(), case.inputs()
     model.resize_token_embeddings(VOCABULARY_SIZE + 6)
@@ -348,7 +358,7 @@ def test_the_decoder_is_its_own_where_the_config_unties_it(case, tmp_path):
     assert_same_outputs(run(reloaded, case.inputs()), run(model, case.inputs()))
 
 
-@every_bert
+@every_text
 def test_a_chunked_feed_forward_gives_the_same_outputs(case):
     model, inputs = case.model(), case.inputs()
     chunked = case.model(chunk_size_feed_forward=4)

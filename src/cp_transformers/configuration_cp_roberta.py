@@ -1,0 +1,32 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""CP-RoBERTa model configuration."""
+
+from typing import TYPE_CHECKING
+
+from huggingface_hub.dataclasses import strict
+from transformers import RobertaConfig
+
+from .configuration_context_pool import TextPoolConfigMixin
+
+
+if TYPE_CHECKING:  # and for transformers' exporter, which takes the modules that it finds imported
+    from .modeling_cp_roberta import CPRobertaModel  # noqa: F401
+
+
+@strict
+class CPRobertaConfig(TextPoolConfigMixin, RobertaConfig):
+    """
+    Configuration of the CP-RoBERTa models: every field of [`~transformers.RobertaConfig`], with the same defaults, and
+    those of ContextPool.
+    """
+
+    model_type = "cp_roberta"
+    heads = (
+        "Model",
+        "ForMaskedLM",
+        "ForSequenceClassification",
+        "ForMultipleChoice",
+        "ForTokenClassification",
+        "ForQuestionAnswering",
+    )

@@ -1,0 +1,178 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""The table of model families.
+
+Whatever has to know a family reads it here: registration, conversion, `auto_map`, cards, commands, benchmarks, tests.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import ModuleType
+from typing import Any
+
+import transformers
+from torch import nn
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers.utils import is_torchvision_available, is_vision_available
+
+from . import (
+    modeling_cp_bert,
+    modeling_cp_dinov2,
+    modeling_cp_dinov2_with_registers,
+    modeling_cp_resnet,
+    modeling_cp_roberta,
+    modeling_cp_vit,
+    modeling_cp_xlm_roberta,
+)
+from .configuration_context_pool import LayerPoolConfigMixin, TextPoolConfigMixin
+from .configuration_cp_bert import CPBertConfig
+from .configuration_cp_dinov2 import CPDinov2Config
+from .configuration_cp_dinov2_with_registers import CPDinov2WithRegistersConfig
+from .configuration_cp_resnet import CPResNetConfig
+from .configuration_cp_roberta import CPRobertaConfig
+from .configuration_cp_vit import CPViTConfig
+from .configuration_cp_xlm_roberta import CPXLMRobertaConfig
+from .modeling_context_pool import PooledLayer, PooledModel
+
+
+@dataclass(frozen=True)
+class Family:
+    """
+    One family of models. Its classes are named `CP` and upstream's name, its model type `cp_` and upstream's.
+
+    Args:
+        config_class: its configuration, which names its heads.
+        modeling: the module of its models.
+        processor: the name of upstream's tokenizer or image processor.
+        positions_from_padding: whether the positions of a text are counted from `pad_token_id + 1`, not from 0.
+        sizes: configuration fields of upstream's models of this family that the benchmarks measure, by their names;
+            for texts with the lengths to measure as `tokens`.
+    """
+
+    config_class: type[Any]
+    modeling: ModuleType
+    processor: str
+    positions_from_padding: bool = False
+    sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def stock_config_class(self) -> type[Any]:
+        """Upstream's configuration."""
+        return self.config_class.__bases__[-1]
+
+    @property
+    def model_type(self) -> str:
+        """Upstream's model type."""
+        return self.stock_config_class.model_type
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it reads texts; else images."""
+        return issubclass(self.config_class, TextPoolConfigMixin)
+
+    @property
+    def has_layers(self) -> bool:
+        """Whether it is a transformer, which pools in its layers, all of one shape."""
+        return issubclass(self.config_class, LayerPoolConfigMixin)
+
+    @cached_property
+    def auto_models(self) -> dict[type[Any], type[PreTrainedModel]]:
+        """From each Auto class that knows the family to the model that it gives."""
+        models = self.config_class.auto_models().items()
+        return {getattr(transformers, auto): getattr(self.modeling, name) for auto, name in models}
+
+    @cached_property
+    def models(self) -> dict[str, type[PooledModel]]:
+        """From the name of upstream's model, with any of its heads, to the family's own."""
+        return {model.__bases__[-1].__name__: model for model in self.auto_models.values()}
+
+    @property
+    def pretraining_model(self) -> str | None:
+        """The name of upstream's model that has every pretraining head, if one has more than one."""
+        return next((name for name in self.models if name.endswith("ForPreTraining")), None)
+
+    @cached_property
+    def layer_class(self) -> type[nn.Module] | None:
+        """Upstream's layer, before or in which the family pools; None without [`has_layers`]."""
+        classes = next(iter(self.models.values())).pooled_classes()
+        return next((each.__bases__[-1] for each in classes if issubclass(each, PooledLayer)), None)
+
+    def layers(self, model: nn.Module) -> tuple[str, nn.ModuleList] | None:
+        """The name of the layers of a model of this family, stock or CP, and the layers."""
+        for name, module in model.named_modules():
+            if isinstance(module, nn.ModuleList) and len(module) and isinstance(module[0], self.layer_class or ()):
+                return name, module
+        return None
+
+    def register(self) -> None:
+        """Makes the Auto classes know the family. The last copy of the package that registers it wins."""
+        AutoConfig.register(self.config_class.model_type, self.config_class, exist_ok=True)
+        for auto_class, model_class in self.auto_models.items():
+            auto_class.register(self.config_class, model_class, exist_ok=True)
+        if self.is_text:
+            tokenizer_class = getattr(transformers, self.processor)
+            AutoTokenizer.register(self.config_class, tokenizer_class=tokenizer_class, exist_ok=True)
+        elif is_vision_available():
+            classes = {"pil": getattr(transformers, f"{self.processor}Pil")}
+            if is_torchvision_available():  # to name it without torchvision is enough for a warning
+                classes["torchvision"] = getattr(transformers, self.processor)
+            AutoImageProcessor.register(self.config_class, image_processor_classes=classes, exist_ok=True)
+
+
+BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+MINI = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
+SMALL = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "intermediate_size": 1536}
+
+# by upstream's model type
+FAMILIES: dict[str, Family] = {
+    family.model_type: family
+    for family in (
+        Family(
+            CPBertConfig,
+            modeling_cp_bert,
+            "BertTokenizer",
+            sizes={
+                "BERT-base": {**BASE, "tokens": (32, 128, 512, 2048, 8192)},
+                "MiniLM": {**MINI, "tokens": (128, 512)},
+            },
+        ),
+        Family(CPRobertaConfig, modeling_cp_roberta, "RobertaTokenizer", positions_from_padding=True),
+        Family(CPXLMRobertaConfig, modeling_cp_xlm_roberta, "XLMRobertaTokenizer", positions_from_padding=True),
+        Family(CPViTConfig, modeling_cp_vit, "ViTImageProcessor", sizes={"ViT-B/16": BASE, "ViT-S/16": SMALL}),
+        Family(CPDinov2Config, modeling_cp_dinov2, "BitImageProcessor"),
+        Family(CPDinov2WithRegistersConfig, modeling_cp_dinov2_with_registers, "BitImageProcessor"),
+        Family(CPResNetConfig, modeling_cp_resnet, "ConvNextImageProcessor", sizes={"ResNet-50": {}}),
+    )
+}
+
+
+def family_of(config: PreTrainedConfig | str) -> Family | None:
+    """The family of a configuration of this package, or of its model type; None for any other."""
+    model_type = config if isinstance(config, str) else config.model_type
+    return next((each for each in FAMILIES.values() if each.config_class.model_type == model_type), None)
+
+
+def configs_with(*heads: str) -> dict[str, type[Any]]:
+    """From the model type to the configuration, CP and stock, of the families that have one of these heads."""
+    families = [family for family in FAMILIES.values() if set(heads) & set(family.config_class.heads)]
+    return {each.model_type: each for family in families for each in (family.config_class, family.stock_config_class)}
+
+
+def first_position(config: PreTrainedConfig) -> int:
+    """The position of the first token of a text, for a CP or a stock model."""
+    family = FAMILIES.get(config.model_type) or family_of(config)
+    return config.pad_token_id + 1 if family is not None and family.positions_from_padding else 0
+
+
+def max_tokens(config: PreTrainedConfig) -> int:
+    """The number of tokens for which a text model, CP or stock, has positions; not above 0 for one that has none, such
+    as a model of relative positions."""
+    return (getattr(config, "max_position_embeddings", None) or 0) - first_position(config)
+
+
+def register() -> None:
+    """Makes the Auto classes know every family of this package. Calling it again, or after another copy of the package
+    has registered the same names, is harmless: the last copy wins."""
+    for family in FAMILIES.values():
+        family.register()

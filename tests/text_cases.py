@@ -1,0 +1,23 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""The classes of the text families, for the tests of them alone."""
+
+import pytest
+import torch
+from model_cases import CASES, TEXT_VARIANTS, over
+
+from cp_transformers.families import FAMILIES
+
+
+TEXTS = [case for model_type, cases in CASES.items() if FAMILIES[model_type].is_text for case in cases]
+OF_BERT = {case.model_class.__name__.removeprefix("CPBert"): case for case in CASES["bert"]}
+BASE, MASKED_LM, CLASSIFIER = (OF_BERT[head] for head in ("Model", "ForMaskedLM", "ForSequenceClassification"))
+
+every_variant = pytest.mark.parametrize("variant", TEXT_VARIANTS.values(), ids=TEXT_VARIANTS)
+every_text = over(TEXTS)
+every_one_row_text = over([case for case in TEXTS if case.inputs()["input_ids"].ndim == 2])
+
+
+@torch.no_grad()
+def run(model, inputs: dict[str, torch.Tensor], **kwargs):
+    return model(**inputs, **kwargs)
