@@ -71,6 +71,11 @@ class ModelCase:
         """Whether it is a transformer: it pools in its layers and has attention."""
         return "num_hidden_layers" in self.sizes
 
+    @property
+    def layer_class_name(self) -> str:
+        """The name of the modules that frameworks must not split, besides the embeddings."""
+        return next(name for name in self.model_class._no_split_modules if name.startswith("CP"))
+
     def config(self, **overrides) -> PreTrainedConfig:
         return self.model_class.config_class(**{**self.sizes, **overrides})
 

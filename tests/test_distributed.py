@@ -13,39 +13,30 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
+from model_cases import CASES, ModelCase
 
-from cp_transformers import (
-    CPBertConfig,
-    CPBertForMaskedLM,
-    CPResNetConfig,
-    CPResNetForImageClassification,
-    CPViTConfig,
-    CPViTForImageClassification,
-)
+from cp_transformers.families import FAMILIES
 
 
 ROOT = Path(__file__).parents[1]
-SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
-SIZES |= {"pool_range": 0.5, "pool_num_heads": 2, "pool_max_offset": 1.0, "hidden_dropout_prob": 0.0}
 
 
-LAYERS = {"bert": "CPBertLayer", "vit": "CPViTLayer", "resnet": "CPResNetStage"}
+def case_of(model_type: str) -> ModelCase:
+    """A head of a family that gives a loss which is the mean over the tokens or images."""
+    end = "ForMaskedLM" if FAMILIES[model_type].is_text else "ForImageClassification"
+    return next(case for case in CASES[model_type] if str(case).endswith(end))
 
 
-def make(family: str):
-    """A model and its inputs, the same in every process."""
+def make(model_type: str):
+    """A model and a batch of four, the same in every process."""
     torch.manual_seed(0)
-    if family == "bert":
-        config = CPBertConfig(**SIZES, vocab_size=50, attention_probs_dropout_prob=0.0)
-        tokens = torch.randint(1, 50, (4, 9))
-        return CPBertForMaskedLM(config), {"input_ids": tokens, "labels": tokens}
-    pixels, labels = torch.randn(4, 3, 16, 16), torch.arange(4)
-    if family == "vit":
-        config = CPViTConfig(**SIZES, image_size=16, patch_size=4, num_labels=4)
-        return CPViTForImageClassification(config), {"pixel_values": pixels, "labels": labels}
-    config = CPResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], num_labels=4)
-    # Batch statistics would be those of a process's own images.
-    return CPResNetForImageClassification(config).eval(), {"pixel_values": pixels, "labels": labels}
+    case = case_of(model_type)
+    dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0} if case.has_layers else {}
+    model = case.model(**case.variants["heads"], **dropout)
+    if case.has_layers:  # batch statistics would be those of a process's own images
+        model.train()
+    inputs = {**case.inputs(), **case.labels()}
+    return model, {name: torch.cat([value[:2], value[:2].flip(-1)]) for name, value in inputs.items()}
 
 
 def step(model, inputs) -> dict[str, torch.Tensor]:
@@ -60,7 +51,7 @@ def whole(parameter: torch.Tensor) -> torch.Tensor:
     return parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
 
 
-def sharded_equals_whole(family: str) -> None:
+def sharded_equals_whole(model_type: str) -> None:
     """The body of each process: both halves of the batch, split over two processes, make the step of the whole."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -68,10 +59,10 @@ def sharded_equals_whole(family: str) -> None:
     torch.distributed.init_process_group("gloo")
     rank = torch.distributed.get_rank()
     mesh = init_device_mesh("cpu", (2,))
-    model, inputs = make(family)
+    model, inputs = make(model_type)
     expected = step(model, inputs)
-    model, inputs = make(family)
-    layers = [module for module in model.modules() if type(module).__name__ == LAYERS[family]]
+    model, inputs = make(model_type)
+    layers = [module for module in model.modules() if type(module).__name__ == case_of(model_type).layer_class_name]
     assert len(layers) == 2
     for layer in layers:
         fully_shard(layer, mesh=mesh)
@@ -82,10 +73,10 @@ def sharded_equals_whole(family: str) -> None:
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("family", ["bert", "vit", "resnet"])
-def test_a_step_of_sharded_layers_is_that_of_the_whole_model(family):
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_a_step_of_sharded_layers_is_that_of_the_whole_model(model_type):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [__file__, family]
+    command += [__file__, model_type]
     done = subprocess.run(
         command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
     )

@@ -3,6 +3,7 @@
 """Checkpoints that need no package: what is saved, and what a process can do with it that has transformers alone."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,8 +25,11 @@ from model_cases import (
 )
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoBackbone,
     AutoConfig,
     AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
     BertConfig,
     BertModel,
     BertTokenizer,
@@ -50,11 +54,6 @@ from cp_transformers.families import family_of
 from cp_transformers.hub import export_checkpoint, load_checkpoint
 
 
-MODULES = {
-    "cp_bert": {"configuration_cp_bert", "modeling_cp_bert"},
-    "cp_vit": {"configuration_cp_vit", "modeling_cp_vit"},
-    "cp_resnet": {"configuration_cp_resnet", "modeling_cp_resnet", "feature_map_pool"},
-}
 SHARED_MODULES = {
     "configuration_context_pool",
     "context_pool",
@@ -62,6 +61,7 @@ SHARED_MODULES = {
     "modeling_context_pool",
     "triton_pool",
 }
+OLD_CHECKPOINTS = sorted((Path(__file__).parent / "data" / "checkpoints").iterdir())
 # What a process runs first in which there is transformers, but not this package.
 WITHOUT_THE_PACKAGE = "import sys; sys.modules['cp_transformers'] = None\n"
 
@@ -74,6 +74,13 @@ def run_without_the_package(code: str, *args: object) -> str:
     return result.stdout
 
 
+def modules_of(case) -> set[str]:
+    """The modules that a saved model or configuration of a family carries."""
+    family = case.config().model_type.replace("-", "_")
+    own = set() if case.has_layers else {"feature_map_pool"}
+    return SHARED_MODULES | own | {f"configuration_{family}", f"modeling_{family}"}
+
+
 def modules_in(folder: Path) -> set[str]:
     return {file.stem for file in folder.glob("*.py")}
 
@@ -84,13 +91,13 @@ def modules_in(folder: Path) -> set[str]:
 @every_model
 def test_the_modules_of_the_family_are_saved_with_a_model(case, tmp_path):
     case.model().save_pretrained(tmp_path)
-    assert modules_in(tmp_path) == SHARED_MODULES | MODULES[case.config().model_type]
+    assert modules_in(tmp_path) == modules_of(case)
 
 
 @every_family
 def test_and_with_a_configuration(case, tmp_path):
     case.config().save_pretrained(tmp_path)
-    assert modules_in(tmp_path) == SHARED_MODULES | MODULES[case.config().model_type]
+    assert modules_in(tmp_path) == modules_of(case)
 
 
 @every_model
@@ -226,7 +233,7 @@ def test_an_export_has_the_model_its_tokenizer_record_and_card(converted, tmp_pa
     (converted / "arguments.yaml").write_text("do_train: true\ndata_dir: /home/me/secret\n")
     assert cli(["export", str(converted), str(tmp_path / "out")]) == 0
     files = {path.name for path in (tmp_path / "out").iterdir()}
-    modules = {f"{name}.py" for name in SHARED_MODULES | MODULES["cp_bert"]}
+    modules = {f"{name}.py" for name in modules_of(BARE_MODELS[0])}
     expected = {"config.json", "model.safetensors", "README.md", "conversion.json", *modules}
     assert files == expected | {"tokenizer.json", "tokenizer_config.json"}
     assert "me/secret" not in (tmp_path / "out" / "README.md").read_text()
@@ -370,6 +377,34 @@ def test_processors_that_the_type_of_the_model_told_are_those_of_the_source(tmp_
     assert "9" in lines[2] and "5" in lines[2]
 
 
+def test_without_the_package_an_old_checkpoint_that_was_saved_again_computes_what_it_did(tmp_path):
+    for folder in OLD_CHECKPOINTS:
+        texts = "bert" in folder.name
+        auto_class = AutoModelForSequenceClassification if texts else AutoModelForImageClassification
+        auto_class.from_pretrained(folder).save_pretrained(tmp_path / folder.name)
+        shutil.copy(folder / "expected.safetensors", tmp_path / folder.name)
+    checked = run_without_the_package(
+        """
+        from pathlib import Path
+        import torch
+        from safetensors.torch import load_file
+        from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
+
+        for folder in sorted(Path(sys.argv[1]).iterdir()):
+            recorded = load_file(folder / "expected.safetensors")
+            images = "pixel_values" in recorded
+            auto_class = AutoModelForImageClassification if images else AutoModelForSequenceClassification
+            model = auto_class.from_pretrained(folder, trust_remote_code=True).eval()
+            names = ("input_ids", "attention_mask", "pixel_values")
+            logits = model(**{name: recorded[name] for name in names if name in recorded}).logits
+            torch.testing.assert_close(logits, recorded["logits"], rtol=1e-5, atol=1e-5)
+            print(folder.name)
+        """,
+        tmp_path,
+    )
+    assert checked.split() == [folder.name for folder in OLD_CHECKPOINTS]
+
+
 def test_without_the_package_every_model_loads_and_saves_again_with_equal_outputs(tmp_path):
     for case in MODELS:
         model = case.model(**case.variants["heads"])
@@ -415,7 +450,7 @@ def test_without_the_package_every_model_loads_and_saves_again_with_equal_output
         """,
         tmp_path,
     )
-    assert set(checked.split()) == {str(case) for case in MODELS} - {"CPResNetBackbone"}
+    assert set(checked.split()) == {str(case) for case in MODELS if case.auto_class is not AutoBackbone}
 
 
 def test_without_the_package_pipelines_work(tmp_path):
@@ -487,7 +522,7 @@ def test_without_the_package_a_run_of_trainer_goes_on(tmp_path):
         case.model().save_pretrained(tmp_path / f"{name}-start")
         save_file({key: each.contiguous() for key, each in case.inputs().items()}, tmp_path / f"{name}.safetensors")
         checkpoint = tmp_path / name / "checkpoint-2"
-        assert modules_in(checkpoint) == SHARED_MODULES | MODULES[case.config().model_type]
+        assert modules_in(checkpoint) == modules_of(case)
     run_without_the_package(
         dedent(TRAIN)
         + dedent("""

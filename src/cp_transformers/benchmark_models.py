@@ -102,9 +102,8 @@ def by_layers_of(name: str, layers: Sequence[int]) -> dict[str, PreTrainedConfig
     """[`by_layers`] of a model of the table of families."""
     family, sizes = named(name)
     sizes.pop("num_hidden_layers")
-    return by_layers(
-        name, layers, *(partial(each, **sizes) for each in (family.stock_config_class, family.config_class))
-    )
+    stock, own = (partial(each, **sizes) for each in (family.stock_config_class, family.config_class))  # type: ignore[misc]
+    return by_layers(name, layers, stock, own)
 
 
 def _text(name: str, batch: int, tokens: int, layers: Sequence[int]) -> Group:

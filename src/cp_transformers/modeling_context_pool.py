@@ -10,7 +10,6 @@ its pools once a batch, by the keyword `pool_inputs`, which tokens they pool; an
 import inspect
 import threading
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import reduce, wraps
 from operator import and_
@@ -158,36 +157,14 @@ CPSequenceClassifierOutput = with_pool_sizes(outputs.SequenceClassifierOutput)
 CPTokenClassifierOutput = with_pool_sizes(outputs.TokenClassifierOutput)
 
 
-class _Collector:
-    """Where the pooling modules leave their support sizes during a forward pass that was asked for them.
-
-    Upstream's models hand unknown arguments down in part and nothing new up, so the sizes go past them. Each thread
-    and task has a collection of its own; under torch.compile, which cannot trace a ContextVar, each thread does, also
-    of layers that are compiled by themselves.
-    """
-
-    def __init__(self) -> None:
-        self._of_context: ContextVar[list[torch.Tensor] | None] = ContextVar("pool_sizes", default=None)
-        self._of_thread = threading.local()
-
-    def get(self) -> list[torch.Tensor] | None:
-        if torch.compiler.is_compiling():
-            return getattr(self._of_thread, "collected", None)
-        return self._of_context.get()
-
-    def set(self, collected: list[torch.Tensor] | None) -> None:
-        self._of_thread.collected = collected
-        if not torch.compiler.is_compiling():
-            self._of_context.set(collected)
-
-
-_COLLECTOR = _Collector()
+# Upstream's models hand nothing new up, so that the sizes go past them: in `sizes` to the forward pass of this thread
+# which was asked for them.
+_COLLECTED = threading.local()
 
 
 def record_pool_sizes(sizes: torch.Tensor) -> None:
     """Called by each module that pools, with its sigma, which goes to whoever asked by `output_pool_sizes`."""
-    collected = _COLLECTOR.get()
-    if collected is not None:
+    if (collected := getattr(_COLLECTED, "sizes", None)) is not None:
         collected.append(sizes)
 
 
@@ -212,22 +189,23 @@ def pooling_forward(forward: Callable, pool_arguments: Sequence[str] = ()) -> Ca
             kwargs |= self.make_pool_inputs({**dict(zip(positional, args)), **kwargs})
             for name in pool_arguments:
                 kwargs.pop(name, None)
-        if not requested or _COLLECTOR.get() is not None:  # a head that contains this model has already asked
+        if not requested or getattr(_COLLECTED, "sizes", None) is not None:  # a head that contains this one has asked
             return forward(self, *args, **kwargs)
         return_dict = kwargs.pop("return_dict", None)
         return_dict = self.config.return_dict if return_dict is None else return_dict
         collected: list[torch.Tensor] = []
-        _COLLECTOR.set(collected)
+        _COLLECTED.sizes = collected
         try:
             result = forward(self, *args, return_dict=True, **kwargs)
         finally:
-            _COLLECTOR.set(None)
+            _COLLECTED.sizes = None
         result = WITH_POOL_SIZES[type(result)](**result, pool_sizes=tuple(collected))
         return result if return_dict else result.to_tuple()
 
     # Code of its own, by which torch.compile counts recompilations: those of one class are not another's.
     own_code = wrapper.__code__.replace(co_qualname=forward.__qualname__)  # type: ignore[attr-defined]
     wrapper.__code__ = own_code  # type: ignore[attr-defined]
+    wrapper.pool_arguments = pool_arguments  # type: ignore[attr-defined]
     # Without its name in the signature, Trainer would take a column out of the data.
     named += [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in pool_arguments]
     wrapper.__signature__ = signature.replace(parameters=[*named, rest])  # type: ignore[attr-defined]
@@ -252,11 +230,10 @@ class PooledModel(PreTrainedModel):
     def __init_subclass__(cls, **kwargs) -> None:
         super().__init_subclass__(**kwargs)
         forward: Any = cls.forward
-        upstream: Any = cls.__bases__[-1]
-        if "forward" not in vars(cls) and forward is upstream.forward and forward is not nn.Module.forward:
+        if "forward" not in vars(cls) and not hasattr(forward, "pool_arguments") and forward is not nn.Module.forward:
             cls.forward = pooling_forward(forward, cls.pool_arguments)
         # Checkpoints of earlier versions have other names for the weights; they are read as upstream reads them.
-        if renamings := get_checkpoint_conversion_mapping(upstream.__name__):
+        if renamings := get_checkpoint_conversion_mapping(cls.__bases__[-1].__name__):
             register_checkpoint_conversion_mapping(cls.__name__, renamings, overwrite=True)
 
     def __init__(self, config: PreTrainedConfig, *args, **kwargs):
@@ -354,10 +331,9 @@ class PooledTextModel(PooledModel):
         segments = of_rows("pool_segments", arguments.get("pool_segments"), tokens)
         if segments is None:
             segments = packed_segments(self.config, tokens, arguments)
-        masks = [] if segments is None else [segments != 0]
+        masks: list[Any] = [] if segments is None else [segments != 0]
         if getattr(attention_mask, "ndim", None) == 2:
-            of_rows("attention_mask", attention_mask, tokens)  # checked
-            masks.append(attention_mask != 0)
+            masks.append(of_rows("attention_mask", attention_mask, tokens) != 0)
         elif attention_mask is not None and pool_mask is not None:
             masks.append(pool_mask.bool())
         elif attention_mask is not None and segments is None:
@@ -394,7 +370,7 @@ def packed_segments(config: PreTrainedConfig, tokens: torch.Tensor, arguments: d
     if (bounds := arguments.get("cu_seq_lens_q")) is not None:
         positions = torch.arange(tokens.shape[1], device=bounds.device)
         return torch.searchsorted(bounds[1:].contiguous(), positions, right=True)[None] + 1
-    position_ids = arguments.get("position_ids")
+    position_ids: Any = arguments.get("position_ids")
     alone = position_ids is not None and position_ids.shape == tokens.shape[:2] and tokens.shape[0] == 1
     if not alone or arguments.get("attention_mask") is not None or not is_flash_attention_requested(config):
         return None
