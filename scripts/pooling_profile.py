@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import ResNetConfig, ResNetModel
 
 from cp_transformers import CPResNetConfig
-from cp_transformers.benchmark import SHAPES, Shape, environment, interleaved, make_block, rounded
+from cp_transformers.benchmark import Shape, blocks, environment, interleaved, make_block, rounded
 from cp_transformers.context_pool import BaseContextPool, ContextPool, context_pool
 from cp_transformers.feature_map_pool import windowed_context_pool
 from cp_transformers.files import write_csv
@@ -44,7 +44,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = []
-    for name, tokens, batch, calls in [*map(layer, SHAPES), stem()]:
+    for name, tokens, batch, calls in [*map(layer, blocks()), stem()]:
         seconds = interleaved(calls, options.rounds, seconds=30.0)
         row = {
             "model": name,

@@ -20,9 +20,9 @@ from cp_transformers.benchmark import (
     DENSE,
     FEWEST_ROUNDS,
     POOLS,
-    SHAPES,
     PeakMemory,
     Shape,
+    blocks,
     interleaved,
     measure_pooling,
     run_pooling,
@@ -38,9 +38,14 @@ from cp_transformers.benchmark_models import (
     run_models,
 )
 from cp_transformers.cli import main as cli
+from cp_transformers.families import FAMILIES
 
 
-TINY = (Shape("BERT", 16, 2, batch=2, tokens=6), Shape("ViT", 16, 2, batch=2, tokens=7, grid=(2, 3)))
+TEXT, IMAGE = FAMILIES["bert"], FAMILIES["vit"]
+TINY = (
+    Shape(TEXT, "BERT", 16, 2, batch=2, tokens=6),
+    Shape(IMAGE, "ViT", 16, 2, batch=2, tokens=7, grid=(2, 3)),
+)
 
 
 def test_calls_are_run_once_a_round_in_changing_orders_and_warmed_up():
@@ -129,7 +134,7 @@ def test_what_is_measured_is_written_and_drawn(tmp_path, capsys):
 
 
 def test_dense_pooling_is_measured_where_it_is_not_the_choice():
-    long = Shape("BERT", 16, 2, batch=1, tokens=600)
+    long = Shape(TEXT, "BERT", 16, 2, batch=1, tokens=600)
     pools = {row["pool"]: row for row in measure_pooling(long, rounds=2, train=False)}
     assert set(pools) == set(POOLS)
     assert pools[DENSE]["memory"] > 600 / 16 > pools["one head"]["memory"]  # in multiples of 600 x 16 numbers
@@ -137,7 +142,7 @@ def test_dense_pooling_is_measured_where_it_is_not_the_choice():
 
 
 def test_the_arithmetic_is_that_of_the_predictor_and_the_mixing():
-    shape = Shape("BERT", 32, 2, batch=2, tokens=10)
+    shape = Shape(TEXT, "BERT", 32, 2, batch=2, tokens=10)
     block = 12 * 32**2 + 2 * 10 * 32  # multiplications a token
     predictor, mixing = 3 * 32 * 64 + 64 * 2, 10 * 32
     ratio = measure_pooling(shape, rounds=2, train=False)[0]["flops_ratio"]
@@ -209,13 +214,15 @@ def test_parameters_do_not_keep_the_gradients_of_the_measurement():
 
 
 def test_the_blocks_are_those_of_the_models_they_are_named_after():
-    assert {(shape.model, shape.hidden_size, shape.num_heads) for shape in SHAPES} == {
+    assert {(shape.model, shape.hidden_size, shape.num_heads) for shape in blocks()} == {
         ("BERT-base", 768, 12),
         ("MiniLM", 384, 12),
         ("ViT-B/16", 768, 12),
         ("ViT-S/16", 384, 6),
     }
-    assert all(shape.grid is None or shape.tokens == 1 + shape.grid[0] * shape.grid[1] for shape in SHAPES)
+    assert all(shape.grid is None or shape.tokens == 1 + shape.grid[0] * shape.grid[1] for shape in blocks())
+    batches = {(shape.model, shape.tokens): shape.batch for shape in blocks()}
+    assert batches["BERT-base", 32] == 32 and batches["BERT-base", 8192] == 1 and batches["ViT-S/16", 197] == 8
 
 
 @pytest.mark.parametrize("options", [["--rounds", "1"], ["--threads", "0"]])

@@ -10,7 +10,8 @@ from huggingface_hub.errors import StrictDataclassError
 from model_cases import MODELS, messages_of_transformers
 from transformers import AutoConfig
 
-from cp_transformers import CPBertConfig, CPBertModel, CPResNetConfig, CPViTConfig
+from cp_transformers import CPBertConfig, CPBertModel
+from cp_transformers.families import family_of
 
 
 CONFIGS = {type(case.config()): case for case in MODELS}  # one case of each family
@@ -51,24 +52,27 @@ LAYER_DEFAULTS = {
     "pool_implementation": "auto",
 }
 LAYER_OTHERS = {**OTHERS, "pool_placement": "block", "pool_layers": [0, 1], "pool_implementation": "linear"}
-POOL_DEFAULTS = {
-    CPBertConfig: {**LAYER_DEFAULTS, "pool_max_offset": 2.0, "pool_class_token": False},
-    CPViTConfig: {**LAYER_DEFAULTS, "pool_hidden_size": 32, "pool_factored": True},
-    CPResNetConfig: {
-        **DEFAULTS,
-        "pool_hidden_size": 8,
-        "pool_factored": True,
-        "pool_range": 0.3,
-        "pool_stem": True,
-        "pool_window": 7,
-        "pool_global": False,
-    },
+TEXT_DEFAULTS = {**LAYER_DEFAULTS, "pool_max_offset": 2.0, "pool_class_token": False}
+PATCH_DEFAULTS = {**LAYER_DEFAULTS, "pool_hidden_size": 32, "pool_factored": True}
+FEATURE_MAP_DEFAULTS = {
+    **DEFAULTS,
+    "pool_hidden_size": 8,
+    "pool_factored": True,
+    "pool_range": 0.3,
+    "pool_stem": True,
+    "pool_window": 7,
+    "pool_global": False,
 }
-OTHER_VALUES = {
-    CPBertConfig: {**LAYER_OTHERS, "pool_class_token": True},
-    CPViTConfig: LAYER_OTHERS,
-    CPResNetConfig: {**OTHERS, "pool_stem": False, "pool_window": 5, "pool_global": True},
-}
+POOL_DEFAULTS, OTHER_VALUES = {}, {}
+for config_class in CONFIGS:
+    if family_of(config_class()).is_text:
+        POOL_DEFAULTS[config_class] = TEXT_DEFAULTS
+        OTHER_VALUES[config_class] = {**LAYER_OTHERS, "pool_class_token": True}
+    elif family_of(config_class()).has_layers:
+        POOL_DEFAULTS[config_class], OTHER_VALUES[config_class] = PATCH_DEFAULTS, LAYER_OTHERS
+    else:
+        POOL_DEFAULTS[config_class] = FEATURE_MAP_DEFAULTS
+        OTHER_VALUES[config_class] = {**OTHERS, "pool_stem": False, "pool_window": 5, "pool_global": True}
 BOTH = pytest.mark.parametrize("table", [POOL_DEFAULTS, OTHER_VALUES], ids=["defaults", "others"])
 
 

@@ -476,14 +476,25 @@ def test_context_pool_of_an_entirely_masked_example_is_zero_with_finite_gradient
 
 
 @sequence_and_grid
-def test_module_output_of_an_entirely_masked_example_is_zero_with_finite_gradients(grid_size):
+def test_an_entirely_masked_example_passes_the_module_with_finite_gradients(grid_size):
     module = random_module(grid_size, pool_num_heads=2, pool_max_offset=1.0).float()
     hidden_states, mask = random_states().float().requires_grad_(), padding_mask()
     mask[1] = False
     pooled, sigma = module(hidden_states, mask, grid_size)
-    assert (pooled[1] == 0).all() and (sigma[1] == 0).all()
+    assert torch.equal(pooled[1], hidden_states[1]) and (sigma[1] == 0).all()
     gradients = torch.autograd.grad(pooled.square().sum() + sigma.sum(), [hidden_states, *module.parameters()])
     assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("pool_gate", [False, True])
+@sequence_and_grid
+def test_a_token_that_is_not_valid_passes_the_module_as_it_is(grid_size, pool_gate):
+    module = random_module(grid_size, pool_num_heads=2, pool_max_offset=1.0, pool_gate=pool_gate).float()
+    hidden_states, mask = random_states().float(), padding_mask()
+    hidden_states[~mask] = torch.inf  # which would be seen in any sum
+    pooled, _ = module(hidden_states, mask, grid_size)
+    assert torch.equal(pooled[~mask], hidden_states[~mask])
+    assert pooled[mask].isfinite().all() and not torch.equal(pooled[mask], hidden_states[mask])
 
 
 # Dtypes

@@ -52,7 +52,7 @@ class Shape:
 BATCH_NUMBERS = 2**18 * 3  # that a batch of tokens has at most, unless it is one text or image
 
 
-def shapes() -> list[Shape]:
+def blocks() -> list[Shape]:
     """The blocks of all models of the table of families, with each of the lengths that it has for them."""
     found = []
     for family in FAMILIES.values():
@@ -283,7 +283,7 @@ def run_pooling(
     rounds: int,
     threads: int,
     seconds: float = math.inf,
-    measured_shapes: Sequence[Shape] | None = None,
+    shapes: Sequence[Shape] | None = None,
     device: str = "cpu",
 ) -> list[dict[str, Any]]:
     """Measures every shape, forward and in training, prints what is found and writes it to a CSV file and, beside it,
@@ -294,7 +294,7 @@ def run_pooling(
     """
     rows = []
     print(f"{'model':<10}{'tokens':>7}  {'pass':<10}{'pool':<31}{'of the block':>13}  quartiles")
-    for shape in shapes() if measured_shapes is None else measured_shapes:
+    for shape in blocks() if shapes is None else shapes:
         if device != "cpu":
             shape = replace(shape, batch=max(1, ACCELERATOR_TOKENS // shape.tokens))
         for train in (False, True):
@@ -367,7 +367,7 @@ def main(args: Sequence[str] | None = None) -> None:
         prog="cp-transformers benchmark",
         description="Measure what pooling costs, side by side in one process. The suite `pooling` compares one "
         "layer's pooling with the block that it is put before, forward and in training, for the shapes of "
-        f"{', '.join(dict.fromkeys(shape.model for shape in shapes()))}; `models` whole models with stock ones, with "
+        f"{', '.join(dict.fromkeys(shape.model for shape in blocks()))}; `models` whole models with stock ones, with "
         "fewer layers of these, and with what else transformers has. Each takes up to ten minutes on two cores, on a "
         "GPU less. Run it with nothing else on the machine.",
     )
