@@ -191,6 +191,15 @@ def test_labels_are_matched_by_name_in_any_order_and_spelling():
     assert match_labels(NAMES, config(NAMES[::-1]), "here") == list(range(12))[::-1]
 
 
+def test_classes_that_differ_in_case_alone_are_different_classes():
+    assert match_labels(["A", "a", "b"], config(["a", "b", "A"]), "here") == [2, 0, 1]
+    for ours, theirs, name in (["Aa"], ["a", "B"], "Aa"), (["A", "a"], ["a", "b"], "A"), (["aA"], ["AA", "aa"], "aA"):
+        with pytest.raises(ValueError, match=f"here has a class '{name}', which is not one"):
+            match_labels(ours, config(theirs), "here")
+    with pytest.raises(ValueError, match="two classes of the same number"):
+        match_labels(["1", "01"], config(), "here")
+
+
 @pytest.mark.parametrize("names", [NAMES, None], ids=["named", "unnamed"])
 def test_numerals_that_sort_as_strings_are_numbers(names):
     numerals = sorted(map(str, range(12)))

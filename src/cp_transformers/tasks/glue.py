@@ -37,6 +37,7 @@ from ..files import write_json
 from .arguments import ArgumentParser
 from .distillation import DistillationArguments, DistillationTrainer, make_layer_map
 from .glue_data import TASKS, GlueArguments, Task, encode, load_task, write_predictions
+from .names import match_names
 from .records import finish, prepare, unpushed
 from .runs import (
     BestCallback,
@@ -165,20 +166,20 @@ def load_task_config(
             )
         config.num_labels, config.problem_type = 1, "regression"
         return config, None
-    number = {label: index for index, label in enumerate(task.labels)}
     if trained:
-        theirs = [str(config.id2label[index]).strip().lower() for index in range(config.num_labels)]
-        ours = [label.strip().lower() for label in task.labels]
-        if sorted(theirs) == sorted(ours):
+        theirs = [str(config.id2label[index]) for index in range(config.num_labels)]
+        numbers = match_names(theirs, task.labels, apart=True)
+        if len(theirs) == len(task.labels) and None not in numbers:
             config.problem_type = "single_label_classification"
-            return config, np.array([ours.index(label) for label in theirs])
-        if theirs != [f"label_{index}" for index in range(len(ours))]:  # unnamed ones are taken in order
+            return config, np.array(numbers)
+        if theirs != [f"LABEL_{index}" for index in range(len(task.labels))]:  # unnamed ones are taken in order
             raise ValueError(
-                f"{name} was trained for the labels {', '.join(theirs)}, but those here are {', '.join(ours)}; use "
-                f"another checkpoint{hint}."
+                f"{name} was trained for the labels {', '.join(theirs)}, but those here are {', '.join(task.labels)}; "
+                f"use another checkpoint{hint}."
             )
     config.num_labels = len(task.labels)
-    config.id2label, config.label2id = dict(enumerate(task.labels)), number
+    config.id2label = dict(enumerate(task.labels))
+    config.label2id = {label: index for index, label in enumerate(task.labels)}
     config.problem_type = "single_label_classification"
     return config, np.arange(len(task.labels))
 

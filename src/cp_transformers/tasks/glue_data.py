@@ -4,6 +4,8 @@
 GLUE server's prediction files."""
 
 import dataclasses
+import math
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,16 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase, TrainingArguments
+from transformers.utils import logging
 
 from ..files import write_whole
 from .data_files import EXTENSIONS, load_by_name, load_file
 from .metrics import F1, Accuracy, Matthews, Pearson, Spearman
+from .names import fold, match_names
 from .runs import check_positive, load_config
+
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -210,15 +217,18 @@ def _find_labels(arguments: GlueArguments, labelled: list[tuple[Dataset, str]], 
                 raise ValueError(
                     f"{where} has the label {label!r} in row {row} (the first is 0); a label is a name or a number."
                 )
-        names = {_name(label).lower(): label for label in reversed(labels)}  # of several spellings the first
+        names = set(map(_name, labels))
         if len(names) > max(10, len(labels) // 2) and all(map(_is_number, names)):
             raise ValueError(
                 f"{arguments.label_column} has {len(names)} different values in {len(labels)} rows; if they are "
                 "numbers on a scale, give --regression true."
             )
-        found = tuple(map(_name, sorted(names.values(), key=lambda label: (isinstance(label, str), label))))
+        found = tuple(sorted(names, key=lambda name: (0, float(name), name) if _is_number(name) else (1, 0.0, name)))
     if len(found) < 2:
         raise ValueError(f"{where} has only one label, {', '.join(found)}; training needs two or more.")
+    if alike := [name for name, times in Counter(map(fold, found)).items() if times > 1]:
+        spellings = ", ".join(repr(name) for name in found if fold(name) == alike[0])
+        logger.warning(f"{where} has the labels {spellings}, which are taken for different ones.")
     return found
 
 
@@ -278,7 +288,8 @@ def _checked(data: Dataset, where: str, task: Task, labelled: bool) -> Dataset:
     if isinstance(feature, ClassLabel):
         names = dict(enumerate(feature.names))
         labels = [names.get(label, label) for label in labels]
-    known = {name.lower(): number for number, name in enumerate(task.labels or ())}
+    names = feature.names if isinstance(feature, ClassLabel) else list(dict.fromkeys(map(_name, labels)))
+    known = dict(zip(names, match_names(names, task.labels or (), apart=isinstance(feature, ClassLabel))))
     numbers = [_number(label, task, known) for label in labels]
     if None in numbers:
         row = numbers.index(None)
@@ -291,17 +302,17 @@ def _checked(data: Dataset, where: str, task: Task, labelled: bool) -> Dataset:
     return data.select_columns(list(task.columns)).add_column("label", numbers)
 
 
-def _number(label: Any, task: Task, known: dict[str, int]) -> float | int | None:
-    """A label as the task's number, by its `known` names; None for one that it has not."""
+def _number(label: Any, task: Task, known: dict[str, int | None]) -> float | int | None:
+    """A label as the task's number, by those `known` of its name; None for one that it has not."""
     if _is_missing(label):
         return None
     try:
-        if task.labels is None:
-            return float(label) if np.isfinite(float(label)) else None
-        if (number := known.get(_name(label).lower())) is not None:
+        if task.labels is not None and (number := known.get(_name(label))) is not None:
             return number
-        number = int(label)
-        return number if task.numbered and number == float(label) and 0 <= number < len(known) else None
+        value = float(label)
+        if task.labels is None:
+            return value if np.isfinite(value) else None
+        return int(value) if task.numbered and value.is_integer() and 0 <= value < len(task.labels) else None
     except (TypeError, ValueError, OverflowError):
         return None
 
@@ -313,10 +324,9 @@ def _is_missing(label: Any) -> bool:
 
 def _is_number(name: str) -> bool:
     try:
-        float(name)
+        return math.isfinite(float(name))
     except ValueError:
         return False
-    return True
 
 
 def _name(label: Any) -> str:

@@ -19,6 +19,7 @@ from datasets import ClassLabel, Dataset, Image, IterableDataset, load_dataset_b
 from transformers import AutoImageProcessor, PreTrainedConfig
 
 from .data_files import load_by_name
+from .names import fold, match_names
 from .runs import DrawnAnew
 
 
@@ -142,9 +143,9 @@ def load_images(
 def match_labels(names: Sequence[str] | None, config: PreTrainedConfig, where: str) -> list[int] | None:
     """For each label of the data its number among the model's; None where the data has the model's numbers.
 
-    Labels are matched by their names; names that are numbers (ImageNet-V2's folders, which sort as strings) are the
-    model's numbers; ImageNet's 1,000 WordNet ids are in its order, that of the ids; and a model without names of its
-    own has the data's order.
+    Labels are matched by their names, see [`match_names`]; names that are numbers (ImageNet-V2's folders, which sort
+    as strings) are the model's numbers; ImageNet's 1,000 WordNet ids are in its order, that of the ids; and a model
+    without names of its own has the data's order.
 
     Raises:
         ValueError: the labels cannot be matched.
@@ -152,12 +153,14 @@ def match_labels(names: Sequence[str] | None, config: PreTrainedConfig, where: s
     if names is None:
         return None
     count = config.num_labels
-    ours = [_plain(name) for name in names]
-    theirs = [_plain(str(config.id2label[index])) for index in range(count)]
-    if len(set(theirs)) == count and set(ours) <= set(theirs):
-        return [theirs.index(name) for name in ours]
+    theirs = [str(config.id2label[index]) for index in range(count)]
+    found = match_names(names, theirs, apart=True)
+    if (matched := [place for place in found if place is not None]) and len(matched) == len(names):
+        return matched
     if all(name.isdecimal() for name in names):
         numbers = [int(name) for name in names]
+        if len(set(numbers)) < len(numbers):
+            raise ValueError(f"{where} has two classes of the same number, such as 1 and 01; rename one of them.")
         if max(numbers) < count:
             return numbers
         raise ValueError(f"{where} has a class {max(numbers)}, but the model tells only {count} apart.")
@@ -165,12 +168,12 @@ def match_labels(names: Sequence[str] | None, config: PreTrainedConfig, where: s
         of_imagenet = count == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in names)
         if of_imagenet and list(names) == sorted(names):
             return list(range(count))
-        if theirs == [f"label {index}" for index in range(count)]:
+        if theirs == [f"LABEL_{index}" for index in range(count)]:
             return list(range(count))
         # Lists of ImageNet's names differ in the few that occur twice in it, such as crane.
-        if count == 1000 and sum(one == other for one, other in zip(ours, theirs)) >= 0.95 * count:
+        if count == 1000 and sum(fold(one) == fold(other) for one, other in zip(names, theirs)) >= 0.95 * count:
             return list(range(count))
-    unknown = next((name for name, plain in zip(names, ours) if plain not in theirs), names[0])
+    unknown = next((name for name, place in zip(names, found) if place is None), None)
     raise ValueError(
         f"{where} has a class {unknown!r}, which is not one of the {count} labels of "
         f"{getattr(config, 'name_or_path', '') or 'the model'} ({', '.join(theirs[:3])}, "
@@ -194,10 +197,6 @@ def match_validation(data: LabelledImages, config: PreTrainedConfig, real: bool)
             "of the classes by their numbers."
         )
     return labels
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.lower().replace("_", " ").split())
 
 
 def model_label(label: int, to_model: Sequence[int] | None, num_labels: int, where: str) -> int:
