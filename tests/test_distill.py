@@ -322,6 +322,17 @@ def test_feature_maps_are_learned_as_well(images, tmp_path):
     assert results["metrics"]["before"]["hidden"] < 1e-10
 
 
+def test_a_run_goes_on_whatever_it_has_derived_from_its_options(texts, tmp_path):
+    teacher = save_bert(tmp_path / "teacher", BertForMaskedLM)
+    more = ["--max_steps", "2", "--save_strategy", "steps", "--save_steps", "1", "--eval_strategy", "epoch"]
+    more += ["--lr_scheduler_type", "reduce_lr_on_plateau", "--metric_for_best_model", "agreement"]
+    first = distill(teacher, teacher, tmp_path / "out", *texts, *TRAIN, *more)
+    (tmp_path / "out" / "results.json").unlink()  # as if it had been killed before its end
+    shutil.rmtree(tmp_path / "out" / "checkpoint-2")
+    more += ["--resume_from_checkpoint", "last"]
+    assert distill(teacher, teacher, tmp_path / "out", *texts, *TRAIN, *more) == first
+
+
 def test_a_run_that_is_interrupted_goes_on_as_if_it_had_not_been(texts, tmp_path, monkeypatch):
     teacher = save_bert(tmp_path / "teacher", BertModel, hidden_dropout_prob=0.1)
     convert_checkpoint(teacher, tmp_path / "student", layers=[0, 2])

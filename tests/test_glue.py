@@ -236,6 +236,17 @@ sys.exit(main(sys.argv[1:]))
     assert predictions(output, "CoLA") == predictions(tmp_path / "whole", "CoLA")
 
 
+@pytest.mark.parametrize("schedule", ["reduce_lr_on_plateau", "linear"])
+def test_a_run_goes_on_whatever_it_has_derived_from_its_options(schedule, material, tmp_path):
+    steps = ["--max_steps", "2", "--save_strategy", "steps", "--save_steps", "1", "--lr_scheduler_type", schedule]
+    more = [*TRAIN, "--do_eval", *steps, "--eval_strategy", "epoch", "--metric_for_best_model", "matthews"]
+    first = glue("cola", material / "cp", material / "cola", tmp_path / "out", *more)
+    (tmp_path / "out" / "results.json").unlink()  # as if it had been killed before its end
+    shutil.rmtree(tmp_path / "out" / "checkpoint-2")
+    more += ["--resume_from_checkpoint", "last"]
+    assert glue("cola", material / "cp", material / "cola", tmp_path / "out", *more) == first
+
+
 def test_a_finished_seed_is_not_run_again(material, tmp_path):
     output = tmp_path / "out"
     glue("sst2", material / "cp", material / "sst2", output, *ALL, "--seeds", "1")

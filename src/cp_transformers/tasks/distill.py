@@ -48,7 +48,7 @@ from .image_data import (
 )
 from .image_training import CorruptImages, load_teacher
 from .mlm import MlmArguments, encode, load_texts
-from .records import finish, prepare, push, unpushed
+from .records import finish, prepare, push
 from .runs import (
     BestCallback,
     EpochCallback,
@@ -57,6 +57,7 @@ from .runs import (
     check_output,
     check_positive,
     finished,
+    for_trainer,
     load_config,
     load_model,
     load_tokenizer,
@@ -183,7 +184,7 @@ def run(
     prepare(training, model, arguments.model_name_or_path)
     trainer = RecoveryTrainer(
         model,
-        unpushed(training),
+        for_trainer(training),
         data_collator=data.collator,
         train_dataset=data.train,
         eval_dataset=data.validation,

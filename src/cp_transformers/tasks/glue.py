@@ -38,7 +38,7 @@ from .arguments import ArgumentParser
 from .distillation import DistillationArguments, DistillationTrainer, make_layer_map
 from .glue_data import TASKS, GlueArguments, Task, encode, load_task, write_predictions
 from .names import match_names
-from .records import finish, prepare, unpushed
+from .records import finish, prepare
 from .runs import (
     BestCallback,
     EpochCallback,
@@ -48,6 +48,7 @@ from .runs import (
     check_output,
     draw_new_head,
     finished,
+    for_trainer,
     load_config,
     load_model,
     load_tokenizer,
@@ -393,7 +394,7 @@ def _run_seed(
 
     trainer = DistillationTrainer(
         model,
-        unpushed(training),
+        for_trainer(training),
         data_collator=DataCollatorWithPadding(tokenizer),
         train_dataset=encoded.get(("train", "train")),
         eval_dataset=encoded.get(("eval", task.validation[0])) if task.validation else None,

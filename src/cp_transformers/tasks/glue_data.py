@@ -285,11 +285,12 @@ def _checked(data: Dataset, where: str, task: Task, labelled: bool) -> Dataset:
     if not labelled:
         return data.select_columns(list(task.columns))
     feature, labels = data.features[task.label_column], list(data[task.label_column])
-    if isinstance(feature, ClassLabel):
-        names = dict(enumerate(feature.names))
-        labels = [names.get(label, label) for label in labels]
-    names = feature.names if isinstance(feature, ClassLabel) else list(dict.fromkeys(map(_name, labels)))
-    known = dict(zip(names, match_names(names, task.labels or (), apart=isinstance(feature, ClassLabel))))
+    declared = isinstance(feature, ClassLabel)
+    if declared:
+        name_of = dict(enumerate(feature.names))
+        labels = [name_of.get(label, label) for label in labels]
+    names = feature.names if declared else list(dict.fromkeys(map(_name, labels)))
+    known = dict(zip(names, match_names(names, task.labels or (), apart=declared)))
     numbers = [_number(label, task, known) for label in labels]
     if None in numbers:
         row = numbers.index(None)

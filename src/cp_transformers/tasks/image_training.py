@@ -50,13 +50,14 @@ from .image_data import (
 )
 from .image_evaluation import Preprocessed
 from .imagenet_arguments import CONFIGS, ImageNetArguments
-from .records import prepare, unpushed
+from .records import prepare
 from .runs import (
     BestCallback,
     EpochCallback,
     Stream,
     check_finite,
     draw_new_head,
+    for_trainer,
     load_config,
     load_model,
     new_config,
@@ -186,7 +187,7 @@ def train_model(
 
     trainer = AveragingTrainer(
         model,
-        unpushed(training),
+        for_trainer(training),
         data_collator=MixingCollator(num_labels, arguments.mixup, arguments.cutmix),
         train_dataset=data,
         eval_dataset=evaluated,

@@ -33,7 +33,7 @@ from transformers import (
 from ..configuration_cp_bert import CPBertConfig
 from .arguments import ArgumentParser, as_mapping
 from .data_files import load_by_name, load_file
-from .records import finish, prepare, push, unpushed
+from .records import finish, prepare, push
 from .runs import (
     BestCallback,
     Drawn,
@@ -47,6 +47,7 @@ from .runs import (
     check_output,
     check_positive,
     finished,
+    for_trainer,
     load_config,
     load_model,
     load_tokenizer,
@@ -165,7 +166,7 @@ def run(arguments: MlmArguments, training: TrainingArguments) -> dict[str, Any]:
     evaluated = _to_evaluate(rows["validation"], masking) if "validation" in rows else None
     trainer = TaskTrainer(
         model,
-        unpushed(training),
+        for_trainer(training),
         data_collator=Collator(tokenizer, arguments.pack, pools=model.config.model_type.startswith("cp_")),
         train_dataset=_to_train(rows["train"], masking, training.seed) if training.do_train else None,
         eval_dataset=evaluated,

@@ -3,7 +3,6 @@
 """What a run leaves besides its model: its results, the record that the model's card is made from, the card, and where
 it is asked for a push."""
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,13 +49,6 @@ def prepare(training: TrainingArguments, model: PreTrainedModel, source: str | N
         folder = fetch(source)[0]
         if read_record(folder, "conversion.json"):
             copy_files(folder, Path(training.output_dir), ["conversion.json"])
-
-
-def unpushed(training: TrainingArguments) -> TrainingArguments:
-    """The same for Trainer, which would push paths of this machine and a pickle; [`finish`] pushes instead."""
-    training = copy.copy(training)
-    training.push_to_hub = False
-    return training
 
 
 def finish(

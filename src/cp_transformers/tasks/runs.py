@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import hashlib
 import itertools
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,6 +41,7 @@ from ..checkpoints import (
     CheckpointError,
     check_tokenizer,
     fetch,
+    first_line,
     forget_code,
     read_json,
     read_model_type,
@@ -80,9 +80,7 @@ def check_positive(arguments: Any, *names: str) -> None:
 
 
 def check_metrics(training: TrainingArguments, names: Sequence[str]) -> None:
-    """Refuses what would spoil the metrics, which have these names, or the choice of the best checkpoint by them; and
-    says which way is better, which transformers guesses from the name (and, for the schedules that look at it, does
-    not).
+    """Refuses what would spoil the metrics, which have these names, or the choice of the best checkpoint by them.
 
     Raises:
         ValueError: the metrics would lack predictions or labels, or `metric_for_best_model` is none of them, or some
@@ -101,14 +99,25 @@ def check_metrics(training: TrainingArguments, names: Sequence[str]) -> None:
         )
     if training.label_names is not None:
         raise ValueError("The labels are known here: leave out --label_names.")
-    if training.metric_for_best_model is None:
-        return
-    name = training.metric_for_best_model.removeprefix("eval_")
+    name = (training.metric_for_best_model or names[0]).removeprefix("eval_")
     if name not in names:
         raise ValueError(f"There is no metric {name} for metric_for_best_model; there are {', '.join(names)}.")
-    training.greater_is_better = name not in LOWER_IS_BETTER
-    if training.greater_is_better and training.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
-        training.lr_scheduler_kwargs = {"mode": "max", **(training.lr_scheduler_kwargs or {})}
+
+
+def for_trainer(training: TrainingArguments) -> TrainingArguments:
+    """The arguments of a run as Trainer is to have them. They are a copy, since those of the run are kept as they were
+    given, and compared when it goes on.
+
+    Trainer would push paths of this machine and a pickle, which [`finish`][cp_transformers.tasks.records.finish] does
+    not. It guesses which way is better from a metric's name (and, for the schedules that look at it, does not).
+    """
+    training = copy.copy(training)
+    training.push_to_hub = False
+    if training.metric_for_best_model is not None:
+        training.greater_is_better = training.metric_for_best_model.removeprefix("eval_") not in LOWER_IS_BETTER
+        if training.greater_is_better and training.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
+            training.lr_scheduler_kwargs = {"mode": "max", **(training.lr_scheduler_kwargs or {})}
+    return training
 
 
 def only_logits(outputs: torch.Tensor | tuple, labels: torch.Tensor | None = None) -> torch.Tensor:
@@ -153,7 +162,7 @@ def check_output(training: TrainingArguments, *arguments: Any) -> None:
         )
     if training.resume_from_checkpoint is None or not (output / "arguments.yaml").is_file():
         return
-    before = yaml.safe_load((output / "arguments.yaml").read_text(encoding="utf-8"))
+    before = read_arguments(output)
     now = resolve(*arguments, training)
     if not (training.do_train and before.get("do_train")):
         return
@@ -164,6 +173,22 @@ def check_output(training: TrainingArguments, *arguments: Any) -> None:
                 f"{name} is {now.get(name)}, but it was {before.get(name)} in the run that is to be gone on with: "
                 "give it the same, or choose another --output_dir."
             )
+
+
+def read_arguments(output: Path) -> dict[str, Any]:
+    """The arguments that an earlier run has written to its `output_dir`.
+
+    Raises:
+        ValueError: they are damaged.
+    """
+    file = output / "arguments.yaml"
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is damaged: {first_line(error)}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{file} does not hold the arguments of a run; choose another --output_dir.")
+    return values
 
 
 def start_output(training: TrainingArguments, *arguments: Any) -> TrainingArguments:
@@ -191,10 +216,10 @@ def start_output(training: TrainingArguments, *arguments: Any) -> TrainingArgume
 def evaluates_a_run(training: TrainingArguments) -> bool:
     """Whether a run evaluates in the folder of a training, which goes on by its `arguments.yaml` and `results.json`:
     these are left as they are, and `evaluation.yaml` and `evaluation.json` written."""
-    file = Path(training.output_dir) / "arguments.yaml"
-    if training.do_train or not file.is_file():
+    output = Path(training.output_dir)
+    if training.do_train or not (output / "arguments.yaml").is_file():
         return False
-    return bool(yaml.safe_load(file.read_text(encoding="utf-8")).get("do_train"))
+    return bool(read_arguments(output).get("do_train"))
 
 
 def results_file(training: TrainingArguments) -> Path:
@@ -311,8 +336,12 @@ def _content(path: Path) -> list[tuple[str, int, int]]:
 
 
 def finished(path: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
-    """The results of a run that was asked for the same and is finished."""
-    results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """The results of a run that was asked for the same and is finished.
+
+    Raises:
+        CheckpointError: they are damaged.
+    """
+    results = read_json(path) if path.is_file() else {}
     return results if results.get("asked") == asked else None
 
 
