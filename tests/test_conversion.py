@@ -12,6 +12,7 @@ import torch
 import transformers
 from conversion_cases import snapshot, tiny_config, tiny_stock
 from datasets import DatasetDict
+from huggingface_hub import ModelCard
 from model_cases import aligned
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -316,6 +317,13 @@ def test_a_tokenizer_of_another_kind_comes_along(source, tmp_path):
     convert_checkpoint(source, tmp_path / "cp")
     theirs, ours = (AutoTokenizer.from_pretrained(folder)("abba")["input_ids"] for folder in (source, tmp_path / "cp"))
     assert ours == theirs and 7 in ours
+
+
+@pytest.mark.parametrize("license", ["no", "2024-01-01", "2.0"])
+def test_a_licence_is_recorded_as_the_source_s_card_has_it(license, source, tmp_path):
+    (source / "README.md").write_text(f"---\ntags: 2024\nno: norsk\nlicense: {license}\n---\nA model.\n")
+    assert convert_checkpoint(source, tmp_path / "cp")["license"] == license
+    assert ModelCard.load(tmp_path / "cp" / "README.md").data.license == license
 
 
 def test_an_output_that_is_the_folder_where_one_is_has_its_name(source, tmp_path, monkeypatch):

@@ -385,7 +385,7 @@ def _license(folder: Path) -> str | None:
         card = read_card(folder)
     except CheckpointError:  # a README that is no model card
         return None
-    return None if card is None else card.data.get("license")
+    return None if card is None else card.license
 
 
 def _defaults(field: str) -> str:
