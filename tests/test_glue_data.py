@@ -118,6 +118,34 @@ def test_texts_are_cut_off_where_the_tokenizer_or_the_model_ends(material, tmp_p
     assert glue("sst2", model, material / "sst2", tmp_path / "cut", "--do_eval") == expected
 
 
+@pytest.mark.parametrize("ends", ["--max_length", "limit of the tokenizer", "positions"])
+def test_how_many_texts_are_cut_is_said_and_by_what(ends, material, tmp_path, caplog):
+    fields = {"max_position_embeddings": 6} if ends == "positions" else {}
+    model = save_model(tmp_path / "model", CPBertForSequenceClassification, **fields)
+    if ends.startswith("limit"):
+        file = model / "tokenizer_config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "model_max_length": 6}))
+    more = ["--max_length", "6"] if ends == "--max_length" else []
+    with caplog.at_level("WARNING"):
+        glue("sst2", model, material / "sst2", tmp_path / "out", *TRAIN, "--do_eval", *more)
+    for split, count in (("train", 24), ("validation", 12)):
+        lengths = [len(row["sentence"].split()) + 2 for row in rows("sst2", split, count)]
+        assert 0 < (cut := sum(length > 6 for length in lengths)) < sum(length >= 6 for length in lengths)
+        (message,) = [each for each in caplog.messages if f"of {count} rows of {split} are cut" in each]
+        assert message.startswith(f"{cut} of {count} rows") and "after 6 tokens" in message and ends in message
+    caplog.clear()
+    with caplog.at_level("WARNING"):
+        glue("sst2", material / "cp", material / "sst2", tmp_path / "whole", *TRAIN, "--max_length", "10")
+    assert not [each for each in caplog.messages if "are cut" in each]
+
+
+def test_what_a_tokenizer_was_called_with_is_not_saved_with_it(material, tmp_path):
+    glue("sst2", material / "cp", material / "sst2", tmp_path / "out", *TRAIN, "--max_length", "4")
+    before, after = (AutoTokenizer.from_pretrained(folder) for folder in (material / "cp", tmp_path / "out"))
+    assert after.backend_tokenizer.to_str() == before.backend_tokenizer.to_str()
+    assert after.model_max_length == before.model_max_length
+
+
 # The checkpoint's labels
 
 

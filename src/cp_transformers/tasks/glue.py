@@ -32,6 +32,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.utils import logging
 
 from ..files import write_json
 from .arguments import ArgumentParser
@@ -57,6 +58,9 @@ from .runs import (
     resume,
     start_output,
 )
+
+
+logger = logging.get_logger(__name__)
 
 
 def run(
@@ -90,10 +94,12 @@ def run(
     if distillation.teacher is not None:
         teacher = load_teacher(distillation, config, tokenizer, task, to_task)
     with training.main_process_first():
-        # A tokenizer without a limit has a very large one, and a model of relative positions none or -1.
-        limits = tokenizer.model_max_length, getattr(config, "max_position_embeddings", -1)
-        max_length = min(arguments.max_length, *(limit for limit in limits if limit > 0))
+        max_length, where = find_max_length(arguments, tokenizer, config)
         encoded = {use: encode(part, task, tokenizer, max_length, to_task) for use, part in data.items()}
+    for (use, split), part in encoded.items():
+        if (cut := sum(part["cut"])) and training.process_index == 0:
+            logger.warning(f"{cut} of {len(part)} rows of {split} are cut after {max_length} tokens, {where}.")
+        encoded[use, split] = part.remove_columns("cut")
 
     output = Path(training.output_dir)
     training = start_output(training, arguments, distillation)
@@ -125,6 +131,20 @@ def run(
     elif not arguments.seeds:
         record(training, arguments, results, _figures(results["metrics"]))
     return results
+
+
+def find_max_length(
+    arguments: GlueArguments, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
+) -> tuple[int, str]:
+    """The tokens after which a text is cut off, and what has this limit."""
+    limits = {
+        "--max_length": arguments.max_length,
+        f"the limit of the tokenizer of {arguments.model_name_or_path}": tokenizer.model_max_length,  # or very large
+        f"the positions of {arguments.model_name_or_path}": getattr(config, "max_position_embeddings", -1),
+    }
+    limits = {where: limit for where, limit in limits.items() if limit > 0}  # relative positions have none, or -1
+    where = min(limits, key=limits.__getitem__)
+    return limits[where], where
 
 
 def _names(task: Task) -> list[str]:

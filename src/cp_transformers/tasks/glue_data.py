@@ -3,6 +3,7 @@
 """GLUE's tasks, and other sets of labelled sentences or pairs of them: their data, from the Hub or from files, and the
 GLUE server's prediction files."""
 
+import copy
 import dataclasses
 import math
 from collections import Counter
@@ -252,11 +253,17 @@ def _load_split(arguments: GlueArguments, split: str) -> tuple[Dataset, str]:
 def encode(
     data: Dataset, task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int, to_task: np.ndarray | None
 ) -> Dataset:
-    """Token ids, and labels in the model's numbers."""
+    """Token ids, labels in the model's numbers, and `cut`, whether a text had more than `max_length` tokens."""
     of_model = None if to_task is None else np.argsort(to_task)
+    tokenizer = copy.deepcopy(tokenizer)  # where it has cut would be saved with it
 
     def encode_batch(batch: dict[str, list]) -> dict[str, list]:
-        encoded = {**tokenizer(*(batch[column] for column in task.columns), truncation=True, max_length=max_length)}
+        texts = [batch[column] for column in task.columns]
+        encoded = {**tokenizer(*texts, truncation=True, max_length=max_length)}
+        encoded["cut"] = [len(ids) == max_length for ids in encoded["input_ids"]]
+        for row in (row for row, full in enumerate(encoded["cut"]) if full):
+            whole = tokenizer(*(column[row] for column in texts), truncation=False, verbose=False)
+            encoded["cut"][row] = len(whole["input_ids"]) > max_length
         if "label" in batch:
             encoded["labels"] = batch["label"] if of_model is None else of_model[batch["label"]].tolist()
         return encoded

@@ -7,6 +7,7 @@ The vocabulary is trained on the spot or given. Short texts are packed into rows
 pool each other. Which tokens are masked depends on the seed, the epoch and the row alone.
 """
 
+import copy
 import itertools
 import math
 from collections import Counter
@@ -278,7 +279,7 @@ def make_tokenizer(arguments: MlmArguments, training: TrainingArguments, texts: 
 
     Raises:
         OSError: the given one cannot be read.
-        ValueError: it has no token for masking.
+        ValueError: it has no token for masking, or no words where they are to be masked.
     """
     output = Path(training.output_dir)
     name = arguments.tokenizer_name or arguments.model_name_or_path
@@ -296,7 +297,8 @@ def make_tokenizer(arguments: MlmArguments, training: TrainingArguments, texts: 
             raise OSError(f"{name} has no tokenizer that can be read; choose another --tokenizer_name.") from error
     if tokenizer.mask_token_id is None:
         raise ValueError(f"The tokenizer of {name} has no mask token; choose another --tokenizer_name.")
-    tokenizer.model_max_length = arguments.max_length
+    if arguments.whole_word_mask and not tokenizer.is_fast:
+        raise ValueError(f"The tokenizer of {name} does not tell words apart: leave out --whole_word_mask.")
     return tokenizer
 
 
@@ -341,6 +343,7 @@ def make_model(arguments: MlmArguments, tokenizer: PreTrainedTokenizerBase) -> P
         return load_model(arguments.model_name_or_path, AutoModelForMaskedLM, config=config)
     config = new_config(CONFIGS, arguments, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
     _check_fit(config, arguments, tokenizer)
+    tokenizer.model_max_length = config.max_position_embeddings  # that of another model is not this one's
     return AutoModelForMaskedLM.from_config(config)
 
 
@@ -362,27 +365,20 @@ def encode(data: Dataset | IterableDataset, arguments: MlmArguments, tokenizer: 
     `words` (the number of the word in its row, -1 for special tokens; each token is its own unless whole words are to
     be masked)."""
 
-    # Not `arguments`: what is encoded is found again in the cache unless one of these has changed.
+    # Not `arguments`: what is encoded is found again in the cache unless one of these has changed. And a copy of the
+    # tokenizer: how one was called is saved with it.
     max_length, packed, whole_words = arguments.max_length, arguments.pack, arguments.whole_word_mask
+    tokenizer = copy.deepcopy(tokenizer)
 
     def encode_batch(batch: dict[str, list]) -> dict[str, list]:
         columns: dict[str, list] = {"input_ids": [], "segments": [], "words": []}
         if not batch["text"]:
             return columns
-        encoded = tokenizer(
-            batch["text"],
-            truncation=True,
-            max_length=max_length,
-            return_overflowing_tokens=True,  # the rest of a long text is a text of its own
-            return_special_tokens_mask=True,
-        )
+        encoded = tokenizer(batch["text"], truncation=False, return_special_tokens_mask=True, verbose=False)
         pieces = []
-        for index, ids in enumerate(encoded["input_ids"]):
-            special = encoded["special_tokens_mask"][index]
+        for index, (ids, special) in enumerate(zip(encoded["input_ids"], encoded["special_tokens_mask"])):
             words = encoded.word_ids(index) if whole_words else range(len(ids))
-            words = [-1 if is_special else word for is_special, word in zip(special, words)]
-            first = min((word for word in words if word >= 0), default=0)  # a later piece of a long text counts on
-            pieces.append((ids, [word if word < 0 else word - first for word in words]))
+            pieces += split_text(ids, [-1 if each else word for each, word in zip(special, words)], max_length)
         rows = pack(pieces, max_length) if packed else [[piece] for piece in pieces]
         for row in rows:
             columns["input_ids"].append([token for ids, _ in row for token in ids])
@@ -397,6 +393,31 @@ def encode(data: Dataset | IterableDataset, arguments: MlmArguments, tokenizer: 
     small = {"input_ids": List(Value("int32")), "segments": List(Value("int16")), "words": List(Value("int16"))}
     options = {} if isinstance(data, IterableDataset) else {"num_proc": arguments.preprocessing_num_workers}
     return data.map(encode_batch, batched=True, remove_columns="text", features=Features(small), **options)
+
+
+def split_text(ids: list[int], words: list[int], max_length: int) -> list[tuple[list[int], list[int]]]:
+    """The pieces of a text, of at most `max_length` tokens, each with the special tokens around the text; none of its
+    tokens is lost.
+
+    They are cut here: tokenizers that are written in Python give the first piece alone, and tokenizers 0.23.1 and
+    0.23.2 lose some of the others.
+
+    Args:
+        ids: of the whole text's tokens.
+        words: the numbers of their words, -1 for special tokens; those of each piece are counted from 0.
+    """
+    inside = [place for place, word in enumerate(words) if word >= 0]
+    if not inside:
+        return []
+    start, end = inside[0], inside[-1] + 1
+    room = max_length - start - (len(ids) - end)
+    pieces = []
+    for place in range(start, end, room):
+        chosen = slice(place, min(place + room, end))
+        first = min((word for word in words[chosen] if word >= 0), default=0)
+        numbers = [word if word < 0 else word - first for word in words[chosen]]
+        pieces.append((ids[:start] + ids[chosen] + ids[end:], words[:start] + numbers + words[end:]))
+    return pieces
 
 
 def pack(pieces: Sequence[tuple[list[int], list[int]]], max_length: int) -> list[list[tuple[list[int], list[int]]]]:
