@@ -87,7 +87,7 @@ def save_bert(folder: Path, model_class: type, **fields) -> Path:
 
 def save_vit(folder: Path, model_class: type, **fields) -> Path:
     torch.manual_seed(0)
-    config = ViTConfig(image_size=8, patch_size=4, **{**TINY, **STILL, **fields})
+    config = ViTConfig(image_size=8, **{"patch_size": 4, **TINY, **STILL, **fields})
     model_class(config).save_pretrained(folder)
     ViTImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(folder)
     return folder
@@ -320,6 +320,26 @@ def test_feature_maps_are_learned_as_well(images, tmp_path):
     convert_checkpoint(tmp_path / "teacher", tmp_path / "student")
     results = distill(tmp_path / "student", tmp_path / "teacher", tmp_path / "out", "--data_dir", images, "--do_eval")
     assert results["metrics"]["before"]["hidden"] < 1e-10
+
+
+def test_a_teacher_that_is_given_other_inputs_than_its_own_is_refused(texts, images, tmp_path, capsys):
+    model = save_bert(tmp_path / "model", BertModel)
+    for name in ("cased", "spelled"):
+        shutil.copytree(model, tmp_path / name)
+        file = tmp_path / name / "tokenizer_config.json"
+        otherwise = {"do_lower_case": False} if name == "cased" else {"strip_accents": False}  # to no effect here
+        file.write_text(json.dumps({**json.loads(file.read_text()), **otherwise}))
+    upper = tmp_path / "upper.txt"
+    upper.write_text("A FILM\na Film\n")
+    more = ["--train_file", upper, "--do_train", "--max_steps", "1", "--max_length", "16"]
+    message = refusal(capsys, model, tmp_path / "cased", tmp_path / "out", *more)
+    assert "cased makes other tokens of the texts than the model's" in message
+    distill(model, tmp_path / "spelled", tmp_path / "spelled-out", *more)
+    short = save_bert(tmp_path / "short", BertModel, max_position_embeddings=8)
+    assert "has 8 positions, fewer than max_length, 16" in refusal(capsys, model, short, tmp_path / "out", *more)
+    vit, other = save_vit(tmp_path / "vit", ViTModel), save_vit(tmp_path / "patches", ViTModel, patch_size=2)
+    message = refusal(capsys, vit, other, tmp_path / "out", "--data_dir", images, *TRAIN)
+    assert "0 has the shape (5, 16)" in message and "has (17, 16), by other patches or tokens" in message
 
 
 def test_a_run_goes_on_whatever_it_has_derived_from_its_options(texts, tmp_path):

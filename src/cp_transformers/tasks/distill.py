@@ -29,8 +29,10 @@ from .distillation import (
     DistillationArguments,
     DistillationTrainer,
     hidden_state_loss,
+    load_teacher_tokenizer,
     make_layer_map,
     match_outputs,
+    same_tokens,
     soft_label_loss,
 )
 from .image_data import (
@@ -290,18 +292,23 @@ def _load_texts(
         raise ValueError(f"{name} has {config.max_position_embeddings} positions, fewer than --max_length.")
     tokenizer = load_tokenizer(name)
     teacher_config = load_config(teacher, AutoModel)
-    if load_tokenizer(teacher).get_vocab() != tokenizer.get_vocab():
-        raise ValueError(f"The teacher {teacher} has another vocabulary than the model; it must be the same.")
+    theirs = load_teacher_tokenizer(teacher, teacher_config, tokenizer, arguments.max_length)
     if distillation.distillation_hidden_weight:
         make_layer_map(config, teacher_config, distillation.layer_map)
     labels = match_outputs(config, teacher_config, teacher) if head and _head(config) != "MaskedLM" else None
     options = {"distillation": distillation, "teacher_labels": labels}
-    options["teacher"] = load_model(teacher, _auto_class(_head(teacher_config) if head else ""))
     of_texts = arguments.of_texts()
-    rows = {
-        split: encode(texts, of_texts, tokenizer).select_columns("input_ids")
-        for split, texts in load_texts(of_texts, training).items()
-    }
+    rows = {}
+    for split, texts in load_texts(of_texts, training).items():
+        rows[split] = encode(texts, of_texts, tokenizer).select_columns("input_ids")
+        taught = rows[split] if same_tokens(tokenizer, theirs) else encode(texts, of_texts, theirs)
+        if len(taught) != len(rows[split]) or any(
+            a != b for a, b in zip(rows[split]["input_ids"], taught["input_ids"])
+        ):
+            raise ValueError(
+                f"The tokenizer of the teacher {teacher} makes other tokens of the texts than the model's."
+            )
+    options["teacher"] = load_model(teacher, _auto_class(_head(teacher_config) if head else ""))
     return _Data(tokenizer, DataCollatorWithPadding(tokenizer), options, **rows)
 
 
@@ -319,8 +326,6 @@ def _load_images(
         raise ValueError("Images have no lengths to sort them by: leave out --train_sampling_strategy.")
     processor = load_processor(name)
     preprocess = resolve_preprocessing(processor)
-    teacher = load_teacher(distillation, config, processor)
-
     augment: Callable = Unchanged(preprocess)
     if arguments.crop_min_scale < 1 or arguments.flip:
         sizes = preprocess.image_size, arguments.crop_min_scale, arguments.flip
@@ -337,13 +342,14 @@ def _load_images(
             ).rows
         return rows.shuffle(seed=0).select(range(min(limit or len(rows), len(rows))))
 
-    data = _Data(processor, default_data_collator, teacher)
+    data = _Data(processor, default_data_collator, {})
     if training.do_train:
         data.train = TrainingImages(
             load("train", arguments.max_train_samples), DrawImage(augment), training.seed, report
         )
     if training.do_eval or training.eval_strategy != "no":
         data.validation = HeldOutImages(load("validation", arguments.max_eval_samples), preprocess, report)
+    data.teacher = load_teacher(distillation, config, preprocess)
     return data
 
 

@@ -23,7 +23,6 @@ from datasets import Dataset
 from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
-    DataCollatorWithPadding,
     EarlyStoppingCallback,
     EvalPrediction,
     PreTrainedConfig,
@@ -36,7 +35,13 @@ from transformers.utils import logging
 
 from ..files import write_json
 from .arguments import ArgumentParser
-from .distillation import DistillationArguments, DistillationTrainer, make_layer_map
+from .distillation import (
+    DistillationArguments,
+    DistillationTrainer,
+    TaughtCollator,
+    load_teacher_tokenizer,
+    make_layer_map,
+)
 from .glue_data import TASKS, GlueArguments, Task, encode, load_task, write_predictions
 from .names import match_names
 from .records import finish, prepare
@@ -90,12 +95,16 @@ def run(
         check_metrics(training, ["loss", *_names(task)])
     config, to_task = load_task_config(arguments.model_name_or_path, task, training.do_train, arguments.new_head)
     tokenizer = load_tokenizer(arguments.model_name_or_path)
-    teacher = {}
+    max_length, where = find_max_length(arguments, tokenizer, config)
+    teacher: dict[str, Any] = {}
+    theirs = None
     if distillation.teacher is not None:
-        teacher = load_teacher(distillation, config, tokenizer, task, to_task)
+        teacher, theirs = load_teacher(distillation, config, tokenizer, task, to_task, max_length)
     with training.main_process_first():
-        max_length, where = find_max_length(arguments, tokenizer, config)
-        encoded = {use: encode(part, task, tokenizer, max_length, to_task) for use, part in data.items()}
+        encoded = {
+            use: encode(part, task, tokenizer, max_length, to_task, theirs if use[0] == "train" else None)
+            for use, part in data.items()
+        }
     for (use, split), part in encoded.items():
         if (cut := sum(part["cut"])) and training.process_index == 0:
             logger.warning(f"{cut} of {len(part)} rows of {split} are cut after {max_length} tokens, {where}.")
@@ -121,7 +130,7 @@ def run(
         if arguments.seeds:
             of_seed = start_output(of_seed, dataclasses.replace(arguments, seeds=[]), distillation)
         resume(of_seed, folder)
-        runs[str(seed)] = _run_seed(arguments, of_seed, task, config, tokenizer, encoded, to_task, teacher)
+        runs[str(seed)] = _run_seed(arguments, of_seed, task, config, tokenizer, encoded, to_task, teacher, theirs)
         if arguments.seeds:
             of_run = {"task": arguments.task, "data": data_name, "seed": seed, "metrics": runs[str(seed)]}
             record(of_seed, arguments, {**of_run, "asked": asked}, _figures(runs[str(seed)]))
@@ -211,23 +220,23 @@ def load_teacher(
     tokenizer: PreTrainedTokenizerBase,
     task: Task,
     to_task: np.ndarray | None,
-) -> dict[str, Any]:
+    max_length: int,
+) -> tuple[dict[str, Any], PreTrainedTokenizerBase]:
     """What [`DistillationTrainer`] takes besides a Trainer's arguments: the teacher, and its labels in the student's
-    order.
+    order. And the teacher's tokenizer.
 
     Raises:
-        ValueError: the teacher has other labels, no trained head, another vocabulary, or hidden states of another
-            width.
+        ValueError: the teacher has other labels, no trained head, another vocabulary, too few positions, or hidden
+            states of another width.
         OSError: it cannot be read.
     """
     name = str(distillation.teacher)
     teacher_config = load_config(name, AutoModelForSequenceClassification)
     if distillation.distillation_hidden_weight:
         make_layer_map(config, teacher_config, distillation.layer_map)
-    if load_tokenizer(name).get_vocab() != tokenizer.get_vocab():
-        raise ValueError(f"The teacher {name} has another vocabulary than the model; it must be the same.")
+    theirs = load_teacher_tokenizer(name, teacher_config, tokenizer, max_length)
     if not distillation.distillation_logits_weight:
-        return {"teacher": load_model(name, AutoModel), "distillation": distillation}
+        return {"teacher": load_model(name, AutoModel), "distillation": distillation}, theirs
     if not any("SequenceClassification" in each for each in teacher_config.architectures or []):
         raise ValueError(
             f"The teacher {name} has no trained classifier: fine-tune it first, or learn from its hidden states alone "
@@ -236,7 +245,7 @@ def load_teacher(
     teacher_config, teacher_to_task = load_task_config(name, task, train=False)
     labels = None if to_task is None or teacher_to_task is None else np.argsort(teacher_to_task)[to_task].tolist()
     teacher = load_model(name, AutoModelForSequenceClassification, config=teacher_config)
-    return {"teacher": teacher, "distillation": distillation, "teacher_labels": labels}
+    return {"teacher": teacher, "distillation": distillation, "teacher_labels": labels}, theirs
 
 
 def report(results: dict[str, Any]) -> str:
@@ -331,7 +340,8 @@ def _run_all(
                 config, to_task = load_task_config(mine.model_name_or_path, task, new_head=mine.new_head)
     if distillation.teacher is not None:
         tokenizer = load_tokenizer(arguments.model_name_or_path)
-        load_teacher(distillation, config, tokenizer, task, to_task)
+        max_length, _ = find_max_length(arguments, tokenizer, config)
+        load_teacher(distillation, config, tokenizer, task, to_task, max_length)
     start_output(training, arguments, distillation)
 
     runs: dict[str, dict[str, Any]] = {}
@@ -383,6 +393,7 @@ def _run_seed(
     encoded: dict[tuple[str, str], Dataset],
     to_task: np.ndarray | None,
     teacher: dict[str, Any],
+    teacher_tokenizer: PreTrainedTokenizerBase | None,
 ) -> dict[str, dict[str, float]]:
     """One seed's run; returns its metrics for each validation split."""
     set_seed(training.seed)
@@ -415,7 +426,7 @@ def _run_seed(
     trainer = DistillationTrainer(
         model,
         for_trainer(training),
-        data_collator=DataCollatorWithPadding(tokenizer),
+        data_collator=TaughtCollator(tokenizer, teacher_tokenizer),
         train_dataset=encoded.get(("train", "train")),
         eval_dataset=encoded.get(("eval", task.validation[0])) if task.validation else None,
         preprocess_logits_for_metrics=only_logits,

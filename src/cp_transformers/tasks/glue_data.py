@@ -18,6 +18,7 @@ from transformers.utils import logging
 
 from ..files import write_whole
 from .data_files import EXTENSIONS, load_by_name, load_file
+from .distillation import TEACHERS
 from .metrics import F1, Accuracy, Matthews, Pearson, Spearman
 from .names import fold, match_names
 from .runs import check_positive, load_config
@@ -251,9 +252,19 @@ def _load_split(arguments: GlueArguments, split: str) -> tuple[Dataset, str]:
 
 
 def encode(
-    data: Dataset, task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int, to_task: np.ndarray | None
+    data: Dataset,
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    to_task: np.ndarray | None,
+    teacher_tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Dataset:
-    """Token ids, labels in the model's numbers, and `cut`, whether a text had more than `max_length` tokens."""
+    """Token ids, labels in the model's numbers, and `cut`, whether a text had more than `max_length` tokens; and what
+    a teacher's tokenizer makes of the texts, for `TaughtCollator`.
+
+    Raises:
+        ValueError: the teacher's tokenizer makes other tokens of a text.
+    """
     of_model = None if to_task is None else np.argsort(to_task)
     tokenizer = copy.deepcopy(tokenizer)  # where it has cut would be saved with it
 
@@ -264,6 +275,11 @@ def encode(
         for row in (row for row, full in enumerate(encoded["cut"]) if full):
             whole = tokenizer(*(column[row] for column in texts), truncation=False, verbose=False)
             encoded["cut"][row] = len(whole["input_ids"]) > max_length
+        if teacher_tokenizer is not None:
+            theirs = {**teacher_tokenizer(*texts, truncation=True, max_length=max_length)}
+            if theirs["input_ids"] != encoded["input_ids"]:
+                raise ValueError("The teacher's tokenizer makes other tokens of the texts than the model's does.")
+            encoded |= {f"{TEACHERS}{name}": values for name, values in theirs.items()}
         if "label" in batch:
             encoded["labels"] = batch["label"] if of_model is None else of_model[batch["label"]].tolist()
         return encoded
