@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conversion_cases import SENTENCE_FILES, write_sentence_files
 from PIL import Image
 from safetensors.torch import load_file
 from torch.testing import assert_close
@@ -342,6 +343,35 @@ def test_a_teacher_that_is_given_other_inputs_than_its_own_is_refused(texts, ima
     assert "0 has the shape (5, 16)" in message and "has (17, 16), by other patches or tokens" in message
 
 
+def test_texts_are_held_out_of_a_file_that_is_alone(texts, tmp_path, caplog):
+    lines = [f"{text} {number}" for number, text in enumerate(TEXTS * 4)]
+    (tmp_path / "all.txt").write_text("".join(f"{line}\n" for line in [*lines, *lines]))
+    more = ["--train_file", tmp_path / "all.txt", "--max_length", "32", *TRAIN, "--max_steps", "2"]
+    model = save_bert(tmp_path / "model", BertModel, max_position_embeddings=32)
+    with caplog.at_level("WARNING"):
+        results = distill(model, model, tmp_path / "out", *more)
+    held_out, trained = results["rows"]["validation"], results["rows"]["train"]
+    assert held_out + trained == 2 * len(lines) and 0.01 < held_out / (2 * len(lines)) < 0.1
+    assert f"{held_out} texts of {tmp_path / 'all.txt'} are held out" in caplog.text
+    assert distill(model, model, tmp_path / "all", *more, "--do_eval", "false")["rows"] == {"train": 2 * len(lines)}
+    record = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert record["data"]["held_out"] == "one text in 20 of all.txt"
+
+
+def test_what_sentence_transformers_needs_is_kept(texts, tmp_path):
+    teacher = save_bert(tmp_path / "teacher", BertModel)
+    write_sentence_files(teacher)
+    convert_checkpoint(teacher, tmp_path / "student", layers=[0, 2])
+    more = [*texts, *TRAIN, "--save_strategy", "steps", "--save_steps", "2", "--max_steps", "2"]
+    distill(tmp_path / "student", teacher, tmp_path / "out", *more)
+    for folder in (tmp_path / "out", tmp_path / "out" / "checkpoint-2"):
+        for name in SENTENCE_FILES:
+            assert (folder / name).read_bytes() == (teacher / name).read_bytes()
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    model = sentence_transformers.SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    assert model.max_seq_length == 3 and np.linalg.norm(model.encode(["a film"])) == pytest.approx(1)
+
+
 def test_a_run_goes_on_whatever_it_has_derived_from_its_options(texts, tmp_path):
     teacher = save_bert(tmp_path / "teacher", BertForMaskedLM)
     more = ["--max_steps", "2", "--save_strategy", "steps", "--save_steps", "1", "--eval_strategy", "epoch"]
@@ -393,7 +423,7 @@ def test_what_cannot_be_is_refused_before_any_work(texts, images, tmp_path, caps
 
     assert "There is nothing to do" in refused(*texts)
     assert "by one of --dataset_name, --data_dir" in refused("--do_eval")
-    assert "Give the texts by --train_file" in refused("--do_train", *texts[2:])
+    assert "Give the texts to train on by --train_file" in refused("--do_train", *texts[2:])
     assert "reads texts" in refused("--do_eval", "--data_dir", images)
     assert "has 16 positions, fewer than --max_length" in refused("--do_eval", *texts, "--max_length", 17)
     assert "There is no file" in refused("--do_eval", "--validation_file", tmp_path / "none.txt")

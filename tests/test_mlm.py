@@ -27,7 +27,9 @@ from mlm_cases import (
     make_tokenizer,
     make_trained,
     mlm,
+    options,
     record_rows,
+    refusal,
     results_of,
     sentences,
     weights,
@@ -225,6 +227,35 @@ def test_the_tokenizer_of_a_checkpoint_keeps_its_limits(limit, data, trained, tm
     mlm(data, tmp_path / "out", *TRAIN, "--max_length", "32", "--model_name_or_path", tmp_path / "model")
     after = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert after.model_max_length == own.model_max_length and after.backend_tokenizer.truncation["max_length"] == 12
+
+
+@pytest.mark.parametrize("extension", ["txt", "jsonl"])
+def test_texts_are_held_out_of_a_file_that_is_alone(extension, trained, tmp_path, capsys):
+    texts = sentences(200, seed=3)
+    file = write(tmp_path / "data", "all", [*texts, *texts], extension)
+    more = [*QUIET, *MODEL, *TRAIN, "--train_file", str(file), "--pack", "false", "--tokenizer_name", str(trained)]
+    rows = {}
+    for name, does in (("both", ["--do_eval"]), ("again", ["--eval_strategy", "epoch"]), ("train", [])):
+        output = ["--output_dir", str(tmp_path / name)]
+        assert cli(["mlm", *more, *does, *output]) == 0
+        rows[name] = results_of(tmp_path / name)["rows"]
+    assert rows["both"] == rows["again"] and sum(rows["both"].values()) == rows["train"]["train"] == 400
+    assert 2 <= rows["both"]["validation"] < 60 and rows["both"]["validation"] % 2 == 0  # equal texts are together
+    shutil.rmtree(tmp_path / "train", ignore_errors=True)
+    checkpoints = ["--save_strategy", "steps", "--save_steps", "1", "--output_dir", str(tmp_path / "train")]
+    assert cli(["mlm", *more, *checkpoints]) == 0
+    message = refusal(capsys, [*more, *checkpoints, "--do_eval", "--resume_from_checkpoint", "last"])
+    assert "has trained on other texts" in message
+
+
+def test_rows_without_a_text_are_counted(data, trained, tmp_path, caplog):
+    lines = [{"text": "a film"}, {"text": None}, {"words": "b"}, {"text": "  "}, {"text": "the film"}] * 10
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    more = ["--tokenizer_name", trained, "--train_file", tmp_path / "train.jsonl"]
+    given = options(data, tmp_path / "out", *TRAIN, *more)
+    with caplog.at_level("WARNING"):
+        assert cli(["mlm", *given]) == 0
+    assert f"30 of 50 rows of {tmp_path / 'train.jsonl'} have no text, and are left out." in caplog.text
 
 
 def test_a_new_model_s_tokenizer_ends_where_its_positions_end(data, trained, tmp_path):

@@ -277,6 +277,15 @@ def read_card(folder: Path) -> Card | None:
     return Card(content, *(_texts(fields.get(name)) for name in ("base_model", "license")))
 
 
+def read_license(folder: Path) -> Any:
+    """The licence of a checkpoint, by its card; None where that is no valid one, or has none."""
+    try:
+        card = read_card(folder)
+    except CheckpointError:  # a README that is no model card
+        return None
+    return None if card is None else card.license
+
+
 def _texts(value: Any) -> Any:
     """A field that is a text or several; None for what is null, or neither."""
     texts = value if isinstance(value, list) else [value]

@@ -49,9 +49,10 @@ from .image_data import (
     resolve_preprocessing,
 )
 from .image_training import CorruptImages, load_teacher
-from .mlm import MlmArguments, encode, load_texts
+from .mlm import MlmArguments, check_files, encode, load_texts
 from .records import finish, prepare, push
 from .runs import (
+    HELD_OUT,
     BestCallback,
     EpochCallback,
     asked_for,
@@ -97,7 +98,10 @@ class DistillArguments:
     train_file: str | None = field(
         default=None, metadata={"help": "in its place texts as .txt (one a line), .jsonl, .csv or .parquet"}
     )
-    validation_file: str | None = field(default=None, metadata={"help": "held-out texts, likewise"})
+    validation_file: str | None = field(
+        default=None,
+        metadata={"help": f"held-out texts, likewise; default: one in {HELD_OUT} of those of train_file"},
+    )
     data_dir: str | None = field(
         default=None, metadata={"help": "in its place images in folders train/ and validation/ (or val/)"}
     )
@@ -193,6 +197,7 @@ def run(
         processing_class=data.processing,
         compute_metrics=partial(mean_scores, distillation=data.teacher["distillation"]),
         pool_learning_rate=arguments.pool_learning_rate,
+        source=arguments.model_name_or_path,
         callbacks=[EpochCallback(), BestCallback()],
         **data.teacher,
     )
@@ -240,12 +245,7 @@ def _check(arguments: DistillArguments, training: TrainingArguments, distillatio
         raise ValueError("There is nothing to do: give --do_train or --do_eval.")
     if distillation.teacher is None:
         raise ValueError("Give the model to learn from, the uncut one, by --teacher.")
-    for does, name in ((training.do_train, "train_file"), (training.do_eval, "validation_file")):
-        if arguments.dataset_name is None and arguments.data_dir is None and does and getattr(arguments, name) is None:
-            raise ValueError(f"Give the texts by --{name}.")
-    for file in (arguments.train_file, arguments.validation_file):
-        if file is not None and not Path(file).is_file():
-            raise FileNotFoundError(f"There is no file {file}.")
+    check_files(arguments, training)
     if training.do_predict:
         raise ValueError("There is nothing to predict without labels: leave out --do_predict.")
     if training.label_smoothing_factor:

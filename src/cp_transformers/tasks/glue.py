@@ -433,6 +433,7 @@ def _run_seed(
         compute_metrics=compute_metrics,
         processing_class=tokenizer,
         pool_learning_rate=arguments.pool_learning_rate,
+        source=arguments.model_name_or_path,
         callbacks=[EpochCallback(), BestCallback()],
         **teacher,
     )

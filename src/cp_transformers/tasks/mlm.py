@@ -8,11 +8,13 @@ pool each other. Which tokens are masked depends on the seed, the epoch and the 
 """
 
 import copy
+import hashlib
 import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +32,14 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.utils import logging
 
 from ..configuration_cp_bert import CPBertConfig
-from .arguments import ArgumentParser, as_mapping
+from .arguments import ArgumentParser, as_mapping, resolve
 from .data_files import load_by_name, load_file
 from .records import finish, prepare, push
 from .runs import (
+    HELD_OUT,
     BestCallback,
     Drawn,
     DrawnAnew,
@@ -49,6 +53,7 @@ from .runs import (
     check_positive,
     finished,
     for_trainer,
+    holds_out,
     load_config,
     load_model,
     load_tokenizer,
@@ -62,6 +67,8 @@ from .runs import (
 CONFIGS = {"cp_bert": CPBertConfig, "bert": BertConfig}
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 IGNORED = -100  # the label of a token that is not predicted
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -90,7 +97,10 @@ class MlmArguments:
     train_file: str | None = field(
         default=None, metadata={"help": "in its place texts as .txt (one a line), .jsonl, .csv or .parquet"}
     )
-    validation_file: str | None = field(default=None, metadata={"help": "held-out texts, likewise"})
+    validation_file: str | None = field(
+        default=None,
+        metadata={"help": f"held-out texts, likewise; default: one in {HELD_OUT} of those of train_file"},
+    )
     train_split: str = field(default="train", metadata={"help": "the split of dataset_name to train on"})
     validation_split: str = field(default="validation", metadata={"help": "the split of it to evaluate on"})
     text_column: str = field(default="text", metadata={"help": "the column of the texts"})
@@ -175,6 +185,7 @@ def run(arguments: MlmArguments, training: TrainingArguments) -> dict[str, Any]:
         preprocess_logits_for_metrics=score_rows,
         compute_metrics=sum_scores,
         pool_learning_rate=arguments.pool_learning_rate,
+        source=arguments.model_name_or_path,
         callbacks=[EpochCallback(), BestCallback()],
     )
     # The loss of a batch is a mean over its masked tokens, which Trainer would take for a sum over all batches'.
@@ -212,13 +223,7 @@ def _check(arguments: MlmArguments, training: TrainingArguments) -> None:
         raise ValueError("A new model has nothing to evaluate: give --do_train, or --model_name_or_path.")
     if arguments.streaming and training.do_train and training.max_steps <= 0:
         raise ValueError("Texts that are streamed have no known number: say how long to train with --max_steps.")
-    for file in (arguments.train_file, arguments.validation_file):
-        if file is not None and not Path(file).is_file():
-            raise FileNotFoundError(f"There is no file {file}.")
-    if arguments.dataset_name is None:
-        for does, name in ((training.do_train, "train_file"), (training.do_eval, "validation_file")):
-            if does and getattr(arguments, name) is None:
-                raise ValueError(f"Give the texts by --{name}.")
+    check_files(arguments, training)
     if training.do_predict:
         raise ValueError("A language model has nothing to predict here: leave out --do_predict.")
     check_metrics(training, ("loss", "perplexity", "accuracy"))
@@ -232,42 +237,101 @@ def _check(arguments: MlmArguments, training: TrainingArguments) -> None:
         raise ValueError(f"Rows are packed for {' and '.join(CONFIGS)}, not {config.model_type}: give --pack false.")
 
 
+def check_files(arguments: Any, training: TrainingArguments) -> None:
+    """Refuses files of texts that are not there, or not given where nothing else is.
+
+    Raises:
+        ValueError, FileNotFoundError: see above.
+    """
+    for file in (arguments.train_file, arguments.validation_file):
+        if file is not None and not Path(file).is_file():
+            raise FileNotFoundError(f"There is no file {file}.")
+    if arguments.train_file is None and arguments.validation_file is None:
+        return
+    if training.do_train and arguments.train_file is None:
+        raise ValueError("Give the texts to train on by --train_file.")
+    if training.do_eval and arguments.validation_file is None and not training.do_train:
+        raise ValueError("Give the texts to evaluate on by --validation_file.")
+
+
 def load_texts(arguments: MlmArguments, training: TrainingArguments) -> dict[str, Dataset | IterableDataset]:
-    """The texts of the splits that the run needs, `train` and `validation`, in a column `text`."""
+    """The texts of the splits that the run needs, `train` and `validation`, in a column `text`. Where there is one
+    file for both, one text in [`HELD_OUT`] of it is for `validation`.
+
+    Raises:
+        ValueError: a split has no texts.
+        OSError: they cannot be read.
+    """
     texts = {}
     needed = {"train": training.do_train, "validation": training.do_eval or training.eval_strategy != "no"}
+    from_one = holds_out(resolve(arguments, training))
     for split in (split for split, does in needed.items() if does):
-        file = getattr(arguments, f"{split}_file")
-        if file is not None:
-            data, where = load_file(file), file
-            if arguments.streaming and split == "train":
-                data = data.to_iterable_dataset()
-        else:
-            name = getattr(arguments, f"{split}_split")
-            data = load_by_name(
-                str(arguments.dataset_name),
-                arguments.dataset_config_name,
-                name,
-                streaming=arguments.streaming,  # of both, or all splits would be downloaded for the one
-                instead="--train_file and --validation_file",
-            )
-            where = f"{name} of {arguments.dataset_name}"
-        columns = data.column_names or []
-        if columns and arguments.text_column not in columns:
-            raise ValueError(f"{where} has no column {arguments.text_column}; its columns are {', '.join(columns)}.")
-        data = data.select_columns(arguments.text_column)
-        if arguments.text_column != "text":
-            data = data.rename_column(arguments.text_column, "text")
+        file = arguments.train_file if from_one else getattr(arguments, f"{split}_file")
+        data, where = _read_texts(arguments, split, file)
+        if from_one:
+            data = data.filter(partial(_is_held_out, held_out=split == "validation"), input_columns="text")
         limit = arguments.max_train_samples if split == "train" else arguments.max_eval_samples
         if limit is not None:
             data = data.take(limit) if isinstance(data, IterableDataset) else data.select(range(min(limit, len(data))))
         if split == "validation" and isinstance(data, IterableDataset):
             data = Dataset.from_dict({"text": [row["text"] for row in data]}, Features({"text": Value("string")}))
-        data = data.filter(_is_text, input_columns="text")
-        if isinstance(data, Dataset) and not len(data):
-            raise ValueError(f"{where} has no text.")
-        texts[split] = data
+        texts[split] = data.filter(_is_text, input_columns="text")
+        if isinstance(data, Dataset):
+            _report(where, len(data), len(texts[split]), from_one, split, training.process_index == 0)
     return texts
+
+
+def _read_texts(arguments: MlmArguments, split: str, file: str | None) -> tuple[Dataset | IterableDataset, str]:
+    """The texts of a file, or else of a split of the data set, and where they are from.
+
+    Raises:
+        ValueError: there is no such column, or it has other things than texts.
+        OSError: they cannot be read.
+    """
+    if file is not None:
+        data, where = load_file(file), file
+        if arguments.streaming and split == "train":
+            data = data.to_iterable_dataset()
+    else:
+        name = getattr(arguments, f"{split}_split")
+        data = load_by_name(
+            str(arguments.dataset_name),
+            arguments.dataset_config_name,
+            name,
+            streaming=arguments.streaming,  # of both, or all splits would be downloaded for the one
+            instead="--train_file and --validation_file",
+        )
+        where = f"{name} of {arguments.dataset_name}"
+    columns, column = data.column_names or [], arguments.text_column
+    if columns and column not in columns:
+        raise ValueError(f"{where} has no column {column}; its columns are {', '.join(columns)}.")
+    kind = getattr((data.features or {}).get(column), "dtype", "string")
+    if kind not in ("string", "large_string", "null"):
+        raise ValueError(f"Column {column} of {where} has no texts, but {kind}; choose another --text_column.")
+    data = data.select_columns(column)
+    return data if column == "text" else data.rename_column(column, "text"), where
+
+
+def _report(where: str, rows: int, texts: int, from_one: bool, split: str, aloud: bool) -> None:
+    """Says how many rows are left out, since they have no text (the empty lines of a .txt file are no rows), and how
+    many are held out.
+
+    Raises:
+        ValueError: there is no text at all.
+    """
+    if not texts:
+        few = "too few texts to hold some out: give others by --validation_file" if from_one else "no text"
+        raise ValueError(f"{where} has {few}.")
+    if aloud and texts < rows and not where.endswith(".txt"):
+        logger.warning(f"{rows - texts} of {rows} rows of {where} have no text, and are left out.")
+    if aloud and from_one and split == "validation":
+        logger.warning(f"{texts} texts of {where} are held out; give others by --validation_file.")
+
+
+def _is_held_out(text: Any, held_out: bool) -> bool:
+    """Whether a text is one of those held out, or, if they are not wanted, of the others. Equal texts are together."""
+    digest = hashlib.blake2b(str(text).strip().encode("utf-8", "surrogatepass"), digest_size=7).digest()
+    return (int.from_bytes(digest, "big") % HELD_OUT == 0) == held_out
 
 
 def _is_text(text: Any) -> bool:

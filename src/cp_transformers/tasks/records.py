@@ -12,10 +12,10 @@ from transformers import PreTrainedModel, TrainingArguments
 from ..checkpoints import CheckpointError, copy_files, fetch, read_model_type
 from ..files import write_json
 from ..hub import check_target, push_checkpoint
-from ..model_card import digests, is_made, read_card, read_record, write_card
+from ..model_card import digests, is_made, read_card, read_license, read_record, write_card
 from .arguments import resolve
 from .data_files import PACKAGED
-from .runs import check_free_space, results_file
+from .runs import HELD_OUT, check_free_space, holds_out, results_file
 
 
 # Of all options, those that the record of a run holds: what a reader of a model's card asks for, and no paths.
@@ -85,7 +85,11 @@ def finish(
         record = {
             "model": None if source is None else _describe_model(source),
             "teacher": None if teacher is None else _describe_model(teacher),
-            "data": {**describe_data(arguments), "config": config_name or values.get("dataset_config_name")},
+            "data": {
+                **describe_data(arguments),
+                **_held_out(values),
+                "config": config_name or values.get("dataset_config_name"),
+            },
             "options": {name: values[name] for name in RECORDED if name in values}
             | ({"processes": training.world_size} if training.world_size > 1 else {}),
             "evaluations": list(evaluations),
@@ -94,9 +98,15 @@ def finish(
         write_json(output / "training.json", record)
         card = read_card(output) if is_cp else None
         if is_cp and is_made(card):
-            write_card(output, training.hub_model_id or output.resolve().name)
+            license = None if source is None else read_license(fetch(source)[0])
+            write_card(output, training.hub_model_id or output.resolve().name, license=license)
     write_json(results_file(training), results)  # last: by it a run is known to be finished
     push(training)
+
+
+def _held_out(values: dict[str, Any]) -> dict[str, str]:
+    """What a run has evaluated on that has held it out of the file that it has trained on."""
+    return {"held_out": f"one text in {HELD_OUT} of {Path(values['train_file']).name}"} if holds_out(values) else {}
 
 
 def push(training: TrainingArguments) -> None:

@@ -40,6 +40,7 @@ from ..checkpoints import (
     UNTRUSTED,
     CheckpointError,
     check_tokenizer,
+    copy_sentence_files,
     fetch,
     first_line,
     forget_code,
@@ -65,6 +66,8 @@ metric_for_best_model greater_is_better
 """.split()
 # Metrics of which the best is the lowest.
 LOWER_IS_BETTER = {"loss", "perplexity", "hidden", "logits"}
+# Of so many texts one is held out, where there is one file to train and to evaluate on.
+HELD_OUT = 20
 # Of the tasks' own arguments, what training has nothing to do with.
 OF_EVALUATION = """
 max_eval_samples max_predict_samples real_labels crop_pct validation_split validation_file test_split seeds
@@ -166,6 +169,11 @@ def check_output(training: TrainingArguments, *arguments: Any) -> None:
     now = resolve(*arguments, training)
     if not (training.do_train and before.get("do_train")):
         return
+    if holds_out(before) != holds_out(now):
+        raise ValueError(
+            "The run that is to be gone on with has trained on other texts, since those to evaluate on are held out "
+            "of them where there is no --validation_file: evaluate as it did, or choose another --output_dir."
+        )
     own = [each.name for part in arguments for each in dataclasses.fields(part) if each.name not in OF_EVALUATION]
     for name in (*DECIDING, *own):
         if before.get(name) != now.get(name):
@@ -173,6 +181,14 @@ def check_output(training: TrainingArguments, *arguments: Any) -> None:
                 f"{name} is {now.get(name)}, but it was {before.get(name)} in the run that is to be gone on with: "
                 "give it the same, or choose another --output_dir."
             )
+
+
+def holds_out(values: Mapping[str, Any]) -> bool:
+    """Whether a run with these options, see [`resolve`][cp_transformers.tasks.arguments.resolve], holds some of the
+    texts that it trains on out, since it evaluates and has no other file for that."""
+    evaluates = values.get("do_eval") or values.get("eval_strategy", "no") != "no"
+    alone = values.get("train_file") and not values.get("validation_file")
+    return bool(values.get("do_train") and evaluates and alone)
 
 
 def read_arguments(output: Path) -> dict[str, Any]:
@@ -319,7 +335,7 @@ def asked_for(training: TrainingArguments, *arguments: Any) -> dict[str, Any]:
 def _paths(value: Any) -> Iterator[Path]:
     """The files and folders that an option names."""
     for each in value if isinstance(value, list) else [value]:
-        if isinstance(each, str) and each and len(each) < 256 and Path(each).exists():
+        if isinstance(each, str) and each and os.path.exists(each):
             yield Path(each)
 
 
@@ -455,16 +471,26 @@ class EpochCallback(TrainerCallback):
 
 
 class TaskTrainer(Trainer):
-    """A Trainer with learning rates of their own, see [`make_optimizer`], and with checkpoints that it finds again."""
+    """A Trainer with learning rates of their own, see [`make_optimizer`], and with checkpoints that it finds again.
+
+    Args:
+        source: the checkpoint that the run begins with; what it has for sentence-transformers is kept.
+    """
 
     args: TrainingArguments
     optimizer: torch.optim.Optimizer | None
 
     def __init__(
-        self, *args: Any, pool_learning_rate: float | None = None, layer_decay: float | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        pool_learning_rate: float | None = None,
+        layer_decay: float | None = None,
+        source: str | None = None,
+        **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
         self.pool_learning_rate, self.layer_decay = pool_learning_rate, layer_decay
+        self.source = None if source is None else fetch(source)[0]
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Not given to Trainer, which with FSDP takes none."""
@@ -495,13 +521,16 @@ class TaskTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Checkpoints have the names that the weights have in memory, the only ones under which Trainer finds them
         when it goes on or takes the best: of some models, such as ViT, upstream saves others."""
-        if not _internal_call or not isinstance(self.model, PreTrainedModel):
-            return super().save_model(output_dir, _internal_call)
-        self.model.save_pretrained = partial(self.model.save_pretrained, save_original_format=False)
+        own_names = _internal_call and isinstance(self.model, PreTrainedModel)
+        if own_names:
+            self.model.save_pretrained = partial(self.model.save_pretrained, save_original_format=False)
         try:
             super().save_model(output_dir, _internal_call)
         finally:
-            del self.model.save_pretrained
+            if own_names:
+                del self.model.save_pretrained
+        if self.source is not None and self.args.should_save:
+            copy_sentence_files(self.source, Path(output_dir or self.args.output_dir))
 
 
 def make_optimizer(
