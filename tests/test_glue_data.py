@@ -582,6 +582,12 @@ def test_a_checkpoint_with_other_labels_is_refused_for_own_data(material, tmp_pa
         assert "entailment" in message
 
 
+def test_a_split_of_two_files_is_refused(material, tmp_path, capsys):
+    data = write_own(write_own(tmp_path / "data", extension="csv"))
+    message = refusal(capsys, tmp_path / "out", own_options(material / "cp", data, tmp_path / "out", *TEXT, *ALL))
+    assert f"{data / 'train.jsonl'} and train.csv are both of the split train" in message
+
+
 def test_a_column_that_is_not_there_is_refused(material, tmp_path, capsys):
     data = write_own(tmp_path / "data")
     for more, name in ((["--text_columns", "texts"], "texts"), ([*TEXT, "--label_column", "gold"], "gold")):

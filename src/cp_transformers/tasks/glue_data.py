@@ -111,7 +111,7 @@ class GlueArguments:
         default_factory=list,
         metadata={"help": "run once for each of them, each in a folder of its own, not for `seed`"},
     )
-    max_length: int = field(default=128, metadata={"help": "tokens after which a text is cut off"})
+    max_length: int = field(default=128, metadata={"help": "tokens after which a text is cut off, which is said"})
     max_train_samples: int | None = field(default=None, metadata={"help": "train on the first of them alone"})
     max_eval_samples: int | None = field(default=None, metadata={"help": "evaluate on the first of them alone"})
     max_predict_samples: int | None = field(default=None, metadata={"help": "predict the first of them alone"})
@@ -242,10 +242,11 @@ def _load_split(arguments: GlueArguments, split: str) -> tuple[Dataset, str]:
             name, config_name = "nyu-mll/glue", arguments.task
         return load_by_name(name, config_name, split), f"{split} of {config_name or name}"
     names = [f"{split}{extension}" for extension in EXTENSIONS if extension != ".txt"]
-    for name in names:
-        path = Path(arguments.data_dir) / name
-        if path.is_file():
-            return load_file(path), str(path)
+    paths = [path for path in (Path(arguments.data_dir) / name for name in names) if path.is_file()]
+    if len(paths) > 1:
+        raise ValueError(f"{paths[0]} and {paths[1].name} are both of the split {split}: take one of them out.")
+    if paths:
+        return load_file(paths[0]), str(paths[0])
     raise FileNotFoundError(
         f"{arguments.data_dir} has none of {', '.join(names)}, which {arguments.task or 'the run'} needs."
     )
