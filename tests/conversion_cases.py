@@ -47,6 +47,24 @@ def make_source(folder: Path) -> Path:
     return folder
 
 
+SENTENCE_MODULES = [
+    {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+    {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
+]
+SENTENCE_FILES = ["modules.json", "sentence_bert_config.json", "1_Pooling/config.json"]
+
+
+def write_sentence_files(folder: Path) -> Path:
+    """Makes a checkpoint one of sentence-transformers."""
+    (folder / "1_Pooling").mkdir()
+    pooling = {"word_embedding_dimension": 16, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    contents = [SENTENCE_MODULES, {"max_seq_length": 3, "do_lower_case": False}, pooling]
+    for name, content in zip(SENTENCE_FILES, contents):
+        (folder / name).write_text(json.dumps(content))
+    return folder
+
+
 def snapshot(folder: Path) -> dict[str, str]:
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """The configuration by YAML file and command line."""
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,7 @@ class TaskArguments:
     seeds: list[int] = field(default_factory=lambda: [1])
     rate: float | None = None
     flag: bool = False
+    layers: list[str] = field(default_factory=list)
 
 
 def parse(text: str, tmp_path: Path, *args: str) -> tuple[TaskArguments, TrainingArguments]:
@@ -48,8 +50,67 @@ def test_the_precision_of_accelerate_launch_is_that_of_the_run(tmp_path, monkeyp
 
 
 def test_a_no_that_yaml_takes_for_a_boolean_is_one(tmp_path):
-    _, training = parse("task: a\nsave_strategy: no\neval_strategy: off", tmp_path)
+    _, training = parse("task: a\nsave_strategy: no\neval_strategy: 'no'", tmp_path)
     assert (training.save_strategy, training.eval_strategy) == ("no", "no")
+
+
+TEXTS = [
+    "1.10",
+    "20231101.10",
+    "on",
+    "No",
+    "y",
+    "true",
+    "010",
+    "0x1F",
+    "1_000",
+    "1:30:00",
+    "2024-01-01",
+    ".inf",
+    "3e-5",
+]
+TEXTS += ["+5", "~/out", "NaN", "1.", "null_", "2001-12-14t21:59:43.10-05:00"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_text_is_what_stands_in_the_file_as_on_the_command_line(text, tmp_path):
+    task, training = parse(f"task: {text}\nrun_name: '{text}'\nlayers: [{text}, '{text}']", tmp_path)
+    assert (task.task, training.run_name, task.layers) == (text, text, [text, text])
+    parser = ArgumentParser([TaskArguments, TrainingArguments])
+    again, _ = parser.parse(["--task", text, "--layers", text, text])
+    assert again == task
+
+
+@pytest.mark.parametrize("written", ["true", "True", "yes", "on"])
+def test_a_switch_may_be_written_as_yaml_writes_it(written, tmp_path):
+    assert parse(f"task: a\nflag: {written}", tmp_path)[0].flag is True
+    off = {"true": "false", "True": "False", "yes": "no", "on": "off"}[written]
+    assert parse(f"task: a\nflag: {off}", tmp_path, "--use_cpu")[0].flag is False
+
+
+def test_a_mapping_has_the_types_of_json(tmp_path):
+    text = "{a: 1e-5, b: 010, c: 2024-01-01, d: on, e: true, f: ~, g: 1:30, h: -3, i: '1', 0: [x, 1.5], j: .5}"
+    for task in (f"task: {text}", f"task: [{text}]"):
+        read = json.loads(parse(task, tmp_path)[0].task)
+        assert (read[0] if isinstance(read, list) else read) == {
+            "a": 1e-5,
+            "b": "010",
+            "c": "2024-01-01",
+            "d": "on",
+            "e": True,
+            "f": None,
+            "g": "1:30",
+            "h": -3,
+            "i": "1",
+            "0": ["x", 1.5],
+            "j": 0.5,
+        }
+
+
+def test_anchors_and_merged_mappings_are_followed(tmp_path):
+    task, training = parse("task: &name 1.10\nrun_name: *name\nlayers: &both [a, b]\nseeds: [4]", tmp_path)
+    assert (task.task, training.run_name, task.layers, task.seeds) == ("1.10", "1.10", ["a", "b"], [4])
+    assert parse("<<: {task: b, rate: 2}\nrate: 3", tmp_path)[0] == TaskArguments("b", rate=3.0)
 
 
 @pytest.mark.parametrize("number", ["3e-5", "0.00003", "3.0e-5"])
@@ -97,6 +158,11 @@ def test_without_a_file_the_command_line_is_all():
         ("rate: 1", "required: --task"),
         ("- task", "must hold a mapping"),
         ("task: [", "config.yaml is not valid YAML"),
+        ("task: &a {b: *a}", "config.yaml is not valid YAML"),
+        ("task: {b: !!timestamp 2024-01-01}", "config.yaml is not valid YAML"),
+        ("task: a\nno: 1", "there is no option no"),
+        ("task: a\n2024: 1", "there is no option 2024"),
+        ("task: a\neval_strategy: off", "eval_strategy.*invalid choice: 'off'"),
         ("", "must hold a mapping"),
     ],
 )

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conversion_cases import snapshot, tiny_config, tiny_stock
+from conversion_cases import SENTENCE_MODULES, snapshot, tiny_config, tiny_stock, write_sentence_files
 from datasets import DatasetDict
+from huggingface_hub import ModelCard
 from model_cases import aligned
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -318,6 +319,13 @@ def test_a_tokenizer_of_another_kind_comes_along(source, tmp_path):
     assert ours == theirs and 7 in ours
 
 
+@pytest.mark.parametrize("license", ["no", "2024-01-01", "2.0"])
+def test_a_licence_is_recorded_as_the_source_s_card_has_it(license, source, tmp_path):
+    (source / "README.md").write_text(f"---\ntags: 2024\nno: norsk\nlicense: {license}\n---\nA model.\n")
+    assert convert_checkpoint(source, tmp_path / "cp")["license"] == license
+    assert ModelCard.load(tmp_path / "cp" / "README.md").data.license == license
+
+
 def test_an_output_that_is_the_folder_where_one_is_has_its_name(source, tmp_path, monkeypatch):
     (tmp_path / "cp-film").mkdir()
     monkeypatch.chdir(tmp_path / "cp-film")
@@ -336,22 +344,9 @@ def test_labels_and_tokenizer_come_along(source, tmp_path):
     assert AutoTokenizer.from_pretrained(tmp_path / "cp").tokenize("a good film") == ["a", "good", "film"]
 
 
-SENTENCE_MODULES = [
-    {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
-    {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
-    {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
-]
-
-
 @pytest.fixture
 def sentence_source(source) -> Path:
-    """As a model of sentence-transformers is saved."""
-    (source / "modules.json").write_text(json.dumps(SENTENCE_MODULES))
-    (source / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 3, "do_lower_case": False}))
-    (source / "1_Pooling").mkdir()
-    pooling = {"word_embedding_dimension": 16, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
-    (source / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
-    return source
+    return write_sentence_files(source)
 
 
 def test_sentence_transformers_gives_the_embeddings_of_the_source(sentence_source, tmp_path):
@@ -372,12 +367,26 @@ def test_sentence_transformers_gives_the_embeddings_of_the_source(sentence_sourc
 @pytest.mark.parametrize(
     "module", [{"type": "evil.Transformer"}, {"path": "../1_Pooling"}, {"path": "1_Pooling/../.."}, {"type": None}]
 )
-def test_modules_that_are_not_those_of_sentence_transformers_are_left(module, sentence_source, tmp_path):
+def test_modules_that_are_not_those_of_sentence_transformers_are_left(module, sentence_source, tmp_path, caplog):
     modules = [*SENTENCE_MODULES[:2], {**SENTENCE_MODULES[2], **module}]
     (sentence_source / "modules.json").write_text(json.dumps(modules))
     convert_checkpoint(sentence_source, tmp_path / "cp")
     names = {path.name for path in (tmp_path / "cp").iterdir()}
     assert not names & {"modules.json", "sentence_bert_config.json", "1_Pooling"}
+    assert f"{sentence_source} has modules that are not sentence-transformers' own, which are not" in caplog.text
+
+
+def test_weights_of_modules_that_are_pickles_are_left_and_named(sentence_source, tmp_path, caplog):
+    (sentence_source / "1_Pooling" / "pytorch_model.bin").write_bytes(b"any")
+    convert_checkpoint(sentence_source, tmp_path / "cp")
+    assert not [*(tmp_path / "cp").rglob("*.bin")] and "copied: 1_Pooling/pytorch_model.bin." in caplog.text
+
+
+def test_a_tokenizer_s_file_that_is_a_link_to_nowhere_is_not_passed_over(source, tmp_path):
+    (source / "vocab.txt").unlink()
+    (source / "vocab.txt").symlink_to(tmp_path / "not-mounted")
+    with pytest.raises(CheckpointError, match=r"vocab\.txt is a link that leads nowhere"):
+        convert_checkpoint(source, tmp_path / "cp")
 
 
 def test_the_record_and_the_card_name_no_path_of_this_machine(source, tmp_path):

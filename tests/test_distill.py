@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conversion_cases import SENTENCE_FILES, write_sentence_files
 from PIL import Image
 from safetensors.torch import load_file
 from torch.testing import assert_close
@@ -87,7 +88,7 @@ def save_bert(folder: Path, model_class: type, **fields) -> Path:
 
 def save_vit(folder: Path, model_class: type, **fields) -> Path:
     torch.manual_seed(0)
-    config = ViTConfig(image_size=8, patch_size=4, **{**TINY, **STILL, **fields})
+    config = ViTConfig(image_size=8, **{"patch_size": 4, **TINY, **STILL, **fields})
     model_class(config).save_pretrained(folder)
     ViTImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(folder)
     return folder
@@ -322,6 +323,66 @@ def test_feature_maps_are_learned_as_well(images, tmp_path):
     assert results["metrics"]["before"]["hidden"] < 1e-10
 
 
+def test_a_teacher_that_is_given_other_inputs_than_its_own_is_refused(texts, images, tmp_path, capsys):
+    model = save_bert(tmp_path / "model", BertModel)
+    for name in ("cased", "spelled"):
+        shutil.copytree(model, tmp_path / name)
+        file = tmp_path / name / "tokenizer_config.json"
+        otherwise = {"do_lower_case": False} if name == "cased" else {"strip_accents": False}  # to no effect here
+        file.write_text(json.dumps({**json.loads(file.read_text()), **otherwise}))
+    upper = tmp_path / "upper.txt"
+    upper.write_text("A FILM\na Film\n")
+    more = ["--train_file", upper, "--do_train", "--max_steps", "1", "--max_length", "16"]
+    message = refusal(capsys, model, tmp_path / "cased", tmp_path / "out", *more)
+    assert "cased makes other tokens of the texts than the model's" in message
+    distill(model, tmp_path / "spelled", tmp_path / "spelled-out", *more)
+    short = save_bert(tmp_path / "short", BertModel, max_position_embeddings=8)
+    assert "has 8 positions, fewer than max_length, 16" in refusal(capsys, model, short, tmp_path / "out", *more)
+    vit, other = save_vit(tmp_path / "vit", ViTModel), save_vit(tmp_path / "patches", ViTModel, patch_size=2)
+    message = refusal(capsys, vit, other, tmp_path / "out", "--data_dir", images, *TRAIN)
+    assert "0 has the shape (5, 16)" in message and "has (17, 16), by other patches or tokens" in message
+
+
+def test_texts_are_held_out_of_a_file_that_is_alone(texts, tmp_path, caplog):
+    lines = [f"{text} {number}" for number, text in enumerate(TEXTS * 4)]
+    (tmp_path / "all.txt").write_text("".join(f"{line}\n" for line in [*lines, *lines]))
+    more = ["--train_file", tmp_path / "all.txt", "--max_length", "32", *TRAIN, "--max_steps", "2"]
+    model = save_bert(tmp_path / "model", BertModel, max_position_embeddings=32)
+    with caplog.at_level("WARNING"):
+        results = distill(model, model, tmp_path / "out", *more)
+    held_out, trained = results["rows"]["validation"], results["rows"]["train"]
+    assert held_out + trained == 2 * len(lines) and 0.01 < held_out / (2 * len(lines)) < 0.1
+    assert f"{held_out} texts of {tmp_path / 'all.txt'} are held out" in caplog.text
+    assert distill(model, model, tmp_path / "all", *more, "--do_eval", "false")["rows"] == {"train": 2 * len(lines)}
+    record = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert record["data"]["held_out"] == "one text in 20 of all.txt"
+
+
+def test_what_sentence_transformers_needs_is_kept(texts, tmp_path):
+    teacher = save_bert(tmp_path / "teacher", BertModel)
+    write_sentence_files(teacher)
+    convert_checkpoint(teacher, tmp_path / "student", layers=[0, 2])
+    more = [*texts, *TRAIN, "--save_strategy", "steps", "--save_steps", "2", "--max_steps", "2"]
+    distill(tmp_path / "student", teacher, tmp_path / "out", *more)
+    for folder in (tmp_path / "out", tmp_path / "out" / "checkpoint-2"):
+        for name in SENTENCE_FILES:
+            assert (folder / name).read_bytes() == (teacher / name).read_bytes()
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    model = sentence_transformers.SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    assert model.max_seq_length == 3 and np.linalg.norm(model.encode(["a film"])) == pytest.approx(1)
+
+
+def test_a_run_goes_on_whatever_it_has_derived_from_its_options(texts, tmp_path):
+    teacher = save_bert(tmp_path / "teacher", BertForMaskedLM)
+    more = ["--max_steps", "2", "--save_strategy", "steps", "--save_steps", "1", "--eval_strategy", "epoch"]
+    more += ["--lr_scheduler_type", "reduce_lr_on_plateau", "--metric_for_best_model", "agreement"]
+    first = distill(teacher, teacher, tmp_path / "out", *texts, *TRAIN, *more)
+    (tmp_path / "out" / "results.json").unlink()  # as if it had been killed before its end
+    shutil.rmtree(tmp_path / "out" / "checkpoint-2")
+    more += ["--resume_from_checkpoint", "last"]
+    assert distill(teacher, teacher, tmp_path / "out", *texts, *TRAIN, *more) == first
+
+
 def test_a_run_that_is_interrupted_goes_on_as_if_it_had_not_been(texts, tmp_path, monkeypatch):
     teacher = save_bert(tmp_path / "teacher", BertModel, hidden_dropout_prob=0.1)
     convert_checkpoint(teacher, tmp_path / "student", layers=[0, 2])
@@ -362,7 +423,7 @@ def test_what_cannot_be_is_refused_before_any_work(texts, images, tmp_path, caps
 
     assert "There is nothing to do" in refused(*texts)
     assert "by one of --dataset_name, --data_dir" in refused("--do_eval")
-    assert "Give the texts by --train_file" in refused("--do_train", *texts[2:])
+    assert "Give the texts to train on by --train_file" in refused("--do_train", *texts[2:])
     assert "reads texts" in refused("--do_eval", "--data_dir", images)
     assert "has 16 positions, fewer than --max_length" in refused("--do_eval", *texts, "--max_length", 17)
     assert "There is no file" in refused("--do_eval", "--validation_file", tmp_path / "none.txt")

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conversion_cases import SENTENCE_FILES, write_sentence_files
 from glue_cases import (
     ALL,
     LABELS,
@@ -234,6 +235,27 @@ sys.exit(main(sys.argv[1:]))
     resumed = glue("cola", material / "cp", material / "cola", output, *steps, "--resume_from_checkpoint", "last")
     assert resumed["validation"] == pytest.approx(whole["validation"], abs=1e-5)
     assert predictions(output, "CoLA") == predictions(tmp_path / "whole", "CoLA")
+
+
+def test_what_sentence_transformers_needs_and_the_licence_are_kept(material, tmp_path):
+    shutil.copytree(material / "cp", tmp_path / "model")
+    write_sentence_files(tmp_path / "model")
+    (tmp_path / "model" / "README.md").write_text("---\nlicense: mit\n---\n")
+    glue("sst2", tmp_path / "model", material / "sst2", tmp_path / "out", *TRAIN)
+    for name in SENTENCE_FILES:
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "model" / name).read_bytes()
+    assert "license: mit" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("schedule", ["reduce_lr_on_plateau", "linear"])
+def test_a_run_goes_on_whatever_it_has_derived_from_its_options(schedule, material, tmp_path):
+    steps = ["--max_steps", "2", "--save_strategy", "steps", "--save_steps", "1", "--lr_scheduler_type", schedule]
+    more = [*TRAIN, "--do_eval", *steps, "--eval_strategy", "epoch", "--metric_for_best_model", "matthews"]
+    first = glue("cola", material / "cp", material / "cola", tmp_path / "out", *more)
+    (tmp_path / "out" / "results.json").unlink()  # as if it had been killed before its end
+    shutil.rmtree(tmp_path / "out" / "checkpoint-2")
+    more += ["--resume_from_checkpoint", "last"]
+    assert glue("cola", material / "cp", material / "cola", tmp_path / "out", *more) == first
 
 
 def test_a_finished_seed_is_not_run_again(material, tmp_path):

@@ -2,8 +2,8 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """The data of `cp-transformers glue`: files of GLUE's tasks, labels of checkpoints, and data sets of one's own."""
 
-import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,13 +34,15 @@ from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    TrainingArguments,
 )
 
 from cp_transformers import CPBertForSequenceClassification, CPBertModel
 from cp_transformers.cli import main as cli
 from cp_transformers.tasks import data_files
 from cp_transformers.tasks.data_files import load_file
-from cp_transformers.tasks.glue_data import GlueArguments
+from cp_transformers.tasks.glue import load_task_config
+from cp_transformers.tasks.glue_data import GlueArguments, Task, load_task
 
 
 # Data
@@ -114,6 +116,34 @@ def test_texts_are_cut_off_where_the_tokenizer_or_the_model_ends(material, tmp_p
     file = model / "tokenizer_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "model_max_length": 4}))
     assert glue("sst2", model, material / "sst2", tmp_path / "cut", "--do_eval") == expected
+
+
+@pytest.mark.parametrize("ends", ["--max_length", "limit of the tokenizer", "positions"])
+def test_how_many_texts_are_cut_is_said_and_by_what(ends, material, tmp_path, caplog):
+    fields = {"max_position_embeddings": 6} if ends == "positions" else {}
+    model = save_model(tmp_path / "model", CPBertForSequenceClassification, **fields)
+    if ends.startswith("limit"):
+        file = model / "tokenizer_config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "model_max_length": 6}))
+    more = ["--max_length", "6"] if ends == "--max_length" else []
+    with caplog.at_level("WARNING"):
+        glue("sst2", model, material / "sst2", tmp_path / "out", *TRAIN, "--do_eval", *more)
+    for split, count in (("train", 24), ("validation", 12)):
+        lengths = [len(row["sentence"].split()) + 2 for row in rows("sst2", split, count)]
+        assert 0 < (cut := sum(length > 6 for length in lengths)) < sum(length >= 6 for length in lengths)
+        (message,) = [each for each in caplog.messages if f"of {count} rows of {split} are cut" in each]
+        assert message.startswith(f"{cut} of {count} rows") and "after 6 tokens" in message and ends in message
+    caplog.clear()
+    with caplog.at_level("WARNING"):
+        glue("sst2", material / "cp", material / "sst2", tmp_path / "whole", *TRAIN, "--max_length", "10")
+    assert not [each for each in caplog.messages if "are cut" in each]
+
+
+def test_what_a_tokenizer_was_called_with_is_not_saved_with_it(material, tmp_path):
+    glue("sst2", material / "cp", material / "sst2", tmp_path / "out", *TRAIN, "--max_length", "4")
+    before, after = (AutoTokenizer.from_pretrained(folder) for folder in (material / "cp", tmp_path / "out"))
+    assert after.backend_tokenizer.to_str() == before.backend_tokenizer.to_str()
+    assert after.model_max_length == before.model_max_length
 
 
 # The checkpoint's labels
@@ -261,12 +291,20 @@ def test_a_checkpoint_for_several_labels_at_once_is_trained_for_one(tmp_path):
     assert config.problem_type == "single_label_classification"
 
 
+def test_a_csv_is_read_as_it_stands(tmp_path):
+    columns = {"text": ["007", "1e3", "12"], "label": ["01", "1", "1.0"], "true": ["True", "TRUE", "False"]}
+    columns |= {"empty": ["", "null", "NA"], "day": ["2024-01-01", "2024-1-2", "1:30"]}
+    lines = [",".join(columns), *map(",".join, zip(*columns.values()))]
+    (tmp_path / "own.csv").write_text("\n".join(lines) + "\n")
+    assert load_file(tmp_path / "own.csv").to_dict() == columns
+
+
 def test_columns_of_a_csv_have_one_type_from_the_first_row_to_the_last(tmp_path):
     scores, texts, notes = [1] * 10_000 + [2.5], ["a film"] * 10_001, [3] * 10_000 + [""]
     lines = ["text,label,note", *(f"{text},{score},{note}" for text, score, note in zip(texts, scores, notes))]
     (tmp_path / "validation.csv").write_text("\n".join(lines) + "\n")
     rows = load_file(tmp_path / "validation.csv")
-    assert len(rows) == 10_001 and rows[-1]["label"] == 2.5 and rows[0]["label"] == 1
+    assert len(rows) == 10_001 and rows[-1]["label"] == "2.5" and rows[0]["label"] == "1"
 
 
 @pytest.mark.parametrize("does", ["--do_eval", "--do_predict"])
@@ -390,15 +428,59 @@ def test_classes_of_the_validation_split_may_be_in_another_order(material, tmp_p
     assert again["validation"] == pytest.approx(metrics["validation"], abs=1e-6)
 
 
-def test_a_blank_or_the_case_makes_no_label_of_its_own(material, tmp_path):
-    count = itertools.count()
+def task_of(folder: Path) -> tuple[tuple[str, ...] | None, dict[str, list]]:
+    """The labels of own data, and those of the rows of each split, as numbers."""
+    training = TrainingArguments(str(folder / "out"), do_train=True, do_eval=True, use_cpu=True)
+    task, data = load_task(GlueArguments("unused", data_dir=str(folder), text_columns=["text"]), training)
+    return task.labels, {split: list(part["label"]) for (_, split), part in data.items()}
 
-    def shown(label: int) -> str:
-        return [["bad", "bad "], ["good", "Good"]][label][next(count) % 2]
 
-    own(material / "cp", write_own(tmp_path / "data", shown, "parquet"), tmp_path / "out", *TEXT, *ALL)
-    names = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").config.id2label.values()
-    assert len({name.strip().lower() for name in names}) == len(names) == 2
+def write_labels(folder: Path, extension: str = "parquet", features=None, **splits: list) -> Path:
+    for split, labels in splits.items():
+        write(folder, split, [{"text": "a film", "label": label} for label in labels], extension, features)
+    return folder
+
+
+def test_a_blank_or_the_case_makes_no_label_of_its_own_where_it_is_clear_which_is_meant(tmp_path):
+    data = write_labels(tmp_path, train=["bad", "bad ", "not good"], validation=["Bad", "NOT_GOOD", "not good"])
+    assert task_of(data) == (("bad", "not good"), {"train": [0, 0, 1], "validation": [0, 1, 1]})
+
+
+def test_labels_that_differ_in_case_alone_are_different_labels(tmp_path, caplog):
+    labels = ["US", "us", "them"]
+    named = Features({"text": Value("string"), "label": ClassLabel(names=labels)})
+    classes = write_labels(tmp_path / "classes", "parquet", named, train=[0, 1, 2], validation=[1, 0, 2])
+    assert task_of(classes) == (tuple(labels), {"train": [0, 1, 2], "validation": [1, 0, 2]})
+    for extension in ("csv", "parquet"):
+        with caplog.at_level("WARNING"):
+            texts = write_labels(tmp_path / extension, extension, train=labels, validation=labels[::-1])
+            assert task_of(texts) == (("US", "them", "us"), {"train": [0, 2, 1], "validation": [1, 2, 0]})
+        assert "has the labels 'US', 'us', which are taken for different ones" in caplog.text
+        caplog.clear()
+
+
+def test_a_label_that_may_be_either_of_two_is_refused(tmp_path):
+    data = write_labels(tmp_path / "texts", train=["US", "us", "them"], validation=["Us", "them"])
+    with pytest.raises(ValueError, match="has the label 'Us' in row 0"):
+        task_of(data)
+    more = Features({"text": Value("string"), "label": ClassLabel(names=["us", "US", "them"])})
+    data = write_labels(tmp_path / "classes", train=["us", "them"])
+    write_labels(data, "parquet", more, validation=[0, 1, 2])
+    with pytest.raises(ValueError, match="has the label 'US' in row 1"):  # no row of another class is one of us
+        task_of(data)
+
+
+def test_a_checkpoint_s_labels_that_differ_in_case_alone_keep_their_places(tmp_path):
+    model = save_model(tmp_path / "model", CPBertForSequenceClassification, ["us", "them", "US"])
+    task = Task(("text",), ("US", "them", "us"), (), {})
+    assert load_task_config(str(model), task)[1].tolist() == [2, 1, 0]
+    with pytest.raises(ValueError, match="was trained for the labels us, them, US, but those here are Us, them, uS"):
+        load_task_config(str(model), replace(task, labels=("Us", "them", "uS")))
+
+
+def test_labels_of_a_csv_keep_their_zeros_and_are_sorted_as_numbers(tmp_path):
+    data = write_labels(tmp_path, "csv", train=["01", "1", "10", "9"], validation=["1", "01", "9.0", " 10"])
+    assert task_of(data) == (("01", "1", "9", "10"), {"train": [0, 1, 3, 2], "validation": [1, 0, 2, 3]})
 
 
 def test_an_unknown_label_is_refused_with_its_row(material, tmp_path, capsys):
@@ -498,6 +580,12 @@ def test_a_checkpoint_with_other_labels_is_refused_for_own_data(material, tmp_pa
     for does in (ALL, ["--do_eval"]):
         message = refusal(capsys, tmp_path / "out", own_options(model, data, tmp_path / "out", *TEXT, *does))
         assert "entailment" in message
+
+
+def test_a_split_of_two_files_is_refused(material, tmp_path, capsys):
+    data = write_own(write_own(tmp_path / "data", extension="csv"))
+    message = refusal(capsys, tmp_path / "out", own_options(material / "cp", data, tmp_path / "out", *TEXT, *ALL))
+    assert f"{data / 'train.jsonl'} and train.csv are both of the split train" in message
 
 
 def test_a_column_that_is_not_there_is_refused(material, tmp_path, capsys):

@@ -27,12 +27,17 @@ from glue_cases import (
 )
 from transformers import (
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     BertForSequenceClassification,
     BertModel,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    DistilBertTokenizer,
 )
 
 from cp_transformers import CPBertForSequenceClassification, CPBertModel
 from cp_transformers.cli import main as cli
+from cp_transformers.tasks.distillation import DistillationTrainer
 
 
 @pytest.fixture(scope="module")
@@ -185,3 +190,71 @@ def test_a_teacher_of_other_labels_is_refused(teacher, material, tmp_path, capsy
 def test_a_teacher_s_options_that_make_no_sense_are_refused(more, message, teacher, material, tmp_path, capsys):
     given = options("mnli", material / "cp", material / "mnli", tmp_path / "out", *TRAIN, "--teacher", teacher, *more)
     assert message in refusal(capsys, tmp_path / "out", given)
+
+
+def save_distilbert(folder: Path, **fields) -> Path:
+    """A student without token types, with the vocabulary of [`save_model`]'s."""
+    torch.manual_seed(0)
+    config = DistilBertConfig(
+        vocab_size=len(VOCABULARY), dim=16, n_layers=1, n_heads=2, hidden_dim=24, max_position_embeddings=40, **fields
+    )
+    DistilBertForSequenceClassification(config).save_pretrained(folder)
+    DistilBertTokenizer(vocab={word: number for number, word in enumerate(VOCABULARY)}).save_pretrained(folder)
+    return folder
+
+
+def taught(monkeypatch) -> list[tuple[list[int], torch.Tensor]]:
+    """The tokens of each row, and the teacher's logits, from now on."""
+    rows, teach = [], DistillationTrainer.teach
+
+    def remember(self, inputs):
+        outputs = teach(self, inputs)
+        lengths = inputs["attention_mask"].sum(dim=1).tolist()
+        rows.extend((ids[:n].tolist(), each) for ids, n, each in zip(inputs["input_ids"], lengths, outputs.logits))
+        return outputs
+
+    monkeypatch.setattr(DistillationTrainer, "teach", remember)
+    return rows
+
+
+@pytest.mark.parametrize("pair", ["with types teaches one without", "without types teaches one with"])
+def test_a_teacher_is_given_the_inputs_of_its_own_tokenizer(pair, teacher, material, tmp_path, monkeypatch):
+    labels = {"id2label": dict(enumerate(LABELS["mnli"]))}
+    without = save_distilbert(tmp_path / "without", **labels)
+    teaches, learns = (teacher, without) if pair.startswith("with types") else (without, material / "cp")
+    rows_taught = taught(monkeypatch)
+    more = ["--distillation_hidden_weight", "0", "--teacher", teaches, "--new_head", "true"]
+    glue("mnli", learns, material / "mnli", tmp_path / "out", *TRAIN, *more)
+    network, tokenizer = (
+        AutoModelForSequenceClassification.from_pretrained(teaches),
+        AutoTokenizer.from_pretrained(teaches),
+    )
+    texts = [(row["premise"], row["hypothesis"]) for row in rows("mnli", "train", SPLITS["train"])]
+    encoded = {
+        tuple(each["input_ids"][0].tolist()): each
+        for each in (tokenizer(*pair, return_tensors="pt") for pair in texts)
+    }
+    assert len(rows_taught) == 16
+    with torch.no_grad():
+        for ids, logits in rows_taught:
+            own = network.eval()(**encoded[tuple(ids)]).logits[0]
+            torch.testing.assert_close(logits, own, atol=1e-5, rtol=0)
+
+
+def test_a_teacher_whose_tokenizer_makes_other_tokens_is_refused(teacher, material, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(teacher, other)
+    file = other / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "do_lower_case": False}))
+    for split in ("train", "validation_matched", "validation_mismatched"):
+        examples = [{**row, "premise": row["premise"].upper()} for row in rows("mnli", split, 12)]
+        write(tmp_path / "data", split, examples)
+    given = options("mnli", material / "cp", tmp_path / "data", tmp_path / "out", *TRAIN, "--teacher", other)
+    assert "The teacher's tokenizer makes other tokens" in refusal(capsys, tmp_path / "out", given)
+
+
+def test_a_teacher_of_fewer_positions_is_refused(material, tmp_path, capsys):
+    short = save_model(tmp_path / "short", BertForSequenceClassification, LABELS["sst2"], max_position_embeddings=8)
+    given = options("sst2", material / "cp", material / "sst2", tmp_path / "out", *TRAIN, "--teacher", short)
+    assert "has 8 positions, fewer than max_length, 40" in refusal(capsys, tmp_path / "out", given)
+    assert cli(["glue", *given, "--max_length", "8"]) == 0

@@ -15,6 +15,7 @@ from transformers import BertConfig, BertModel, Trainer, TrainingArguments
 
 import cp_transformers
 from cp_transformers import CPBertConfig, CPBertForMaskedLM, CPBertForSequenceClassification
+from cp_transformers.checkpoints import CheckpointError
 from cp_transformers.cli import main as cli
 from cp_transformers.conversion import convert_checkpoint
 from cp_transformers.model_card import PIPELINE_TAGS, TEMPLATE, digests, is_made, read_card, write_card
@@ -226,6 +227,44 @@ def test_a_card_that_was_written_or_changed_by_hand_is_replaced_only_when_asked(
         assert (tmp_path / "out" / "README.md").read_text() == card.read_text() == content
         assert cli(["card", str(tmp_path), "--overwrite"]) == 0
         assert is_made(read_card(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("head", "license"),
+    [
+        ("license: mit", "mit"),
+        ("license: 2024-01-01", "2024-01-01"),
+        ("license: 2.0", "2.0"),
+        ("license: no", "no"),
+        ("license: 010", "010"),
+        ("license: 1:30", "1:30"),
+        ("license: &name mit\nbase_model: x/y\nlicence: *name", "mit"),
+        ("license: [mit, 2.0]", ["mit", "2.0"]),
+        ("license: ~", None),
+        ("license:", None),
+        ("license: {name: mit}", None),
+        ("tags: 2024\nlicense: mit", "mit"),
+        ("tags: no", None),
+        ("no: norsk\nlicense: mit", "mit"),
+        ("2024-01-01: 1", None),
+        ("", None),
+    ],
+)
+def test_a_card_s_licence_is_what_stands_there_whatever_yaml_takes_it_for(head, license, tmp_path):
+    (tmp_path / "README.md").write_text(f"---\n{head}\n---\nA model.\n")
+    assert read_card(tmp_path).license == license
+
+
+@pytest.mark.parametrize("head", ["license: [mit", "- license", "license: &a [*a]", "a: *b"])
+def test_a_card_whose_head_is_not_valid_is_refused_in_a_sentence(head, tmp_path):
+    (tmp_path / "README.md").write_text(f"---\n{head}\n---\nA model.\n")
+    with pytest.raises(CheckpointError, match=r"README\.md is not valid"):
+        read_card(tmp_path)
+
+
+def test_a_line_in_a_card_s_text_is_no_head(tmp_path):
+    (tmp_path / "README.md").write_text("A model.\n\n---\nlicense: mit\n---\n")
+    assert read_card(tmp_path).license is None
 
 
 def test_what_a_card_was_given_is_kept_when_it_is_made_anew(tmp_path):

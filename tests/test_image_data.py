@@ -5,6 +5,7 @@
 import functools
 import io
 import json
+import os
 import re
 from pathlib import Path
 
@@ -123,10 +124,9 @@ def test_a_folder_without_the_images_is_refused(names, split, message, tmp_path)
 @pytest.mark.parametrize(
     "name", ["loose.png", "loose.JPEG", "cat/sub/4.png", "more/dog/4.png", "cat/loose/deep/4.png"]
 )
-def test_an_image_that_is_not_one_folder_deep_is_refused_before_any_work(name, tmp_path, monkeypatch):
+def test_an_image_that_is_not_one_folder_deep_is_refused(name, tmp_path):
     folder_of(tmp_path, "train/cat/1.png", "train/dog/2.png", f"train/{name}")
     assert len(load_folder(str(tmp_path), "train", labelled=False).rows) == 3
-    monkeypatch.setattr(datasets.DatasetBuilder, "download_and_prepare", None)
     with pytest.raises(ValueError, match=re.escape(f"{tmp_path / 'train' / name} is not in the folder of a class")):
         load_folder(str(tmp_path), "train")
 
@@ -143,13 +143,72 @@ def test_what_is_no_image_may_lie_anywhere(tmp_path):
 def test_folders_and_images_may_be_links(tmp_path):
     folder_of(tmp_path / "elsewhere", "cats/1.png", "2.png", "hidden/3.png")
     folder_of(tmp_path / "set" / "training", "dog/4.png")
-    links = {"cat": "elsewhere/cats", "dog/5.png": "elsewhere/2.png", ".hidden": "elsewhere/hidden", "gone": "nowhere"}
+    links = {"cat": "elsewhere/cats", "dog/5.png": "elsewhere/2.png", ".hidden": "elsewhere/hidden"}
     for name, target in links.items():
         (tmp_path / "set" / "training" / name).symlink_to(tmp_path / target)
     (tmp_path / "set" / "train").symlink_to("training")
     (tmp_path / "data").symlink_to(tmp_path / "set")
     data = load_folder(str(tmp_path / "data"), "train")
     assert contents(data) == {"1.png": "cat", "4.png": "dog", "5.png": "dog"} and len(data.rows) == 3
+
+
+def test_every_file_is_used_or_named(tmp_path, caplog):
+    names = [
+        "cat/1.png",
+        "cat/2.JPG",
+        "__other__/3.png",
+        "do:g::[x] #%20/4.png",
+        "tree\nfrog/5.png",
+        "cat/\u0301é.png",
+    ]
+    folder = folder_of(tmp_path / "val", *names)
+    named = os.fsdecode(b"cat/na\xefve.png")
+    picture().save(folder / "cat" / "new.png")
+    (folder / "cat" / "new.png").rename(folder / named)
+    (folder / "cat" / "gone.png").symlink_to(tmp_path / "not-mounted.png")
+    left_out = [".hidden.png", "cat/.1.png", "cat/notes.txt", "cat/no_ending", "__MACOSX", "empty"]
+    for name in left_out:
+        (folder / name).write_text("") if "." in name or "_e" in name else (folder / name).mkdir()
+    with caplog.at_level("WARNING"):
+        data = load_folder(str(tmp_path), "validation")
+    assert len(data.rows) == len(names) + 2 and set(data.names) == {Path(name).parent.name for name in names}
+    unreadable = []
+    for row in data.rows:
+        try:
+            assert decode(row["image"]).size == picture().size
+        except CorruptImage as error:
+            unreadable.append(str(error))
+    assert len(unreadable) == 1 and "gone.png" in unreadable[0]
+    assert contents(data)[r"na\udcefve.png"] == "cat"
+    (message,) = caplog.messages
+    assert f"Of {folder} {len(left_out)} files and folders are left out: " in message and "and 3 more" in message
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("name", ["gone", "cat/gone", "cat/around"])
+def test_a_link_to_no_folder_is_refused(name, labelled, tmp_path):
+    folder_of(tmp_path / "val", "cat/1.png", "dog/2.png")
+    (tmp_path / "val" / name).symlink_to(tmp_path / ("val" if "around" in name else "not-mounted"))
+    with pytest.raises(ValueError, match=f"val/{name} is a link (that leads nowhere|to a folder that it lies in)"):
+        load_folder(str(tmp_path), "validation", labelled)
+
+
+def test_a_class_is_named_in_text(tmp_path):
+    folder = folder_of(tmp_path / "val", "cat/1.png", "dog/2.png")
+    (folder / "cat").rename(folder / os.fsdecode(b"na\xefve"))
+    assert len(load_folder(str(tmp_path), "validation", labelled=False).rows) == 2
+    with pytest.raises(ValueError, match=r"na\\udcefve is the folder of a class: rename it in UTF-8"):
+        load_folder(str(tmp_path), "validation")
+
+
+def test_a_split_has_one_folder(tmp_path):
+    folder_of(tmp_path, "val/cat/1.png", "validation/cat/2.png")
+    with pytest.raises(ValueError, match="has both validation and val, which are names of one split"):
+        load_folder(str(tmp_path), "validation")
+    (tmp_path / "gone" / "cat").mkdir(parents=True)
+    (tmp_path / "gone" / "val").symlink_to(tmp_path / "not-mounted")
+    with pytest.raises(FileNotFoundError, match="gone/val"):  # it is not taken for a folder of classes
+        load_folder(str(tmp_path / "gone"), "validation")
 
 
 @pytest.mark.parametrize("labelled", [True, False])
@@ -189,6 +248,15 @@ def config(names: list[str] | None = None, count: int = 12) -> ViTConfig:
 def test_labels_are_matched_by_name_in_any_order_and_spelling():
     assert match_labels(["Thing_c", "THING a"], config(NAMES), "here") == [2, 0]
     assert match_labels(NAMES, config(NAMES[::-1]), "here") == list(range(12))[::-1]
+
+
+def test_classes_that_differ_in_case_alone_are_different_classes():
+    assert match_labels(["A", "a", "b"], config(["a", "b", "A"]), "here") == [2, 0, 1]
+    for ours, theirs, name in (["Aa"], ["a", "B"], "Aa"), (["A", "a"], ["a", "b"], "A"), (["aA"], ["AA", "aa"], "aA"):
+        with pytest.raises(ValueError, match=f"here has a class '{name}', which is not one"):
+            match_labels(ours, config(theirs), "here")
+    with pytest.raises(ValueError, match="two classes of the same number"):
+        match_labels(["1", "01"], config(), "here")
 
 
 @pytest.mark.parametrize("names", [NAMES, None], ids=["named", "unnamed"])

@@ -7,8 +7,26 @@ import shutil
 from pathlib import Path
 
 import pytest
-from imagenet_cases import CLASSES, NEW, STILL, TRAIN, VIT, make_material, options, read_images, rename, save_model
-from transformers import BertConfig, BertForSequenceClassification, ViTImageProcessorPil
+from imagenet_cases import (
+    CLASSES,
+    NEW,
+    STILL,
+    TRAIN,
+    VIT,
+    imagenet,
+    make_material,
+    options,
+    read_images,
+    rename,
+    save_model,
+)
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    DeiTConfig,
+    DeiTForImageClassification,
+    ViTImageProcessorPil,
+)
 
 from cp_transformers.cli import main as cli
 
@@ -162,3 +180,31 @@ def test_a_teacher_of_images_that_are_normalised_otherwise_is_refused(material, 
     file.write_text(json.dumps({**json.loads(file.read_text()), "image_mean": [0.1, 0.2, 0.3]}))
     more = ["--do_train", "--data_dir", material / "colours", "--model_name_or_path", material / "vit"]
     assert "normalised otherwise" in refusal(capsys, tmp_path / "out", *more, "--teacher", tmp_path / "teacher")
+
+
+def test_a_teacher_of_other_patches_or_tokens_is_refused_before_training(material, tmp_path, capsys):
+    save_model(tmp_path / "patches", patch_size=4)
+    names = {"id2label": dict(enumerate(CLASSES)), "label2id": {name: index for index, name in enumerate(CLASSES)}}
+    DeiTForImageClassification(DeiTConfig(**VIT, **names)).save_pretrained(tmp_path / "prefix")
+    shutil.copyfile(material / "vit" / "preprocessor_config.json", tmp_path / "prefix" / "preprocessor_config.json")
+    more = ["--do_train", "--data_dir", material / "colours", "--model_name_or_path", material / "vit"]
+    for name, tokens in (("patches", 17), ("prefix", 6)):
+        message = refusal(capsys, tmp_path / "out", *more, "--teacher", tmp_path / name)
+        assert f"0 has the shape (5, 16), and 0 of the teacher {tmp_path / name} has ({tokens}, 16)" in message
+    more += ["--distillation_hidden_weight", "0", "--teacher", tmp_path / "prefix", *TRAIN, *STILL]
+    imagenet(tmp_path / "out", *more)  # which teaches answers all the same
+
+
+def test_a_teacher_of_other_channels_is_refused(material, tmp_path, capsys):
+    save_model(tmp_path / "grey", "resnet", num_channels=1)
+    more = ["--do_train", "--data_dir", material / "colours", "--model_name_or_path", material / "cp_resnet"]
+    message = refusal(capsys, tmp_path / "out", *more, "--teacher", tmp_path / "grey")
+    assert "is for images of 1 channels, the model for 3" in message
+
+
+def test_a_teacher_of_images_of_another_size_is_given_the_model_s_and_that_is_said(material, tmp_path, caplog):
+    save_model(tmp_path / "teacher", "resnet")
+    more = ["--data_dir", material / "colours", "--model_name_or_path", material / "cp_resnet", "--image_size", "24"]
+    with caplog.at_level("WARNING"):
+        imagenet(tmp_path / "out", *TRAIN, *STILL, *more, "--teacher", tmp_path / "teacher")
+    assert "is for images of (16, 16), and is given those of the model, of (24, 24)" in caplog.text

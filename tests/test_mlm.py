@@ -4,6 +4,7 @@
 
 import json
 import math
+import shutil
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -26,14 +27,16 @@ from mlm_cases import (
     make_tokenizer,
     make_trained,
     mlm,
+    options,
     record_rows,
+    refusal,
     results_of,
     sentences,
     weights,
     write,
 )
 from torch.testing import assert_close
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModelForMaskedLM, AutoTokenizer, BertJapaneseTokenizer, TrainingArguments
 
 from cp_transformers import CPBertConfig, CPBertForMaskedLM
 from cp_transformers.cli import main as cli
@@ -193,6 +196,73 @@ def test_rows_hold_every_token_of_every_text_once(packed, whole_word_mask, token
     shorter = [tuple(ids) for ids in texts if len(ids) <= MAX_LENGTH - 2]
     assert not Counter(shorter) - Counter(map(tuple, found))
     assert any(max(row["segments"]) > 1 for row in rows) == packed
+
+
+@packed_or_not
+def test_a_tokenizer_in_python_loses_no_token_either(packed, tmp_path):
+    kana = [chr(0x3042 + index) for index in range(40)]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *kana, *(f"##{each}" for each in kana)]
+    (tmp_path / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
+    kinds = {"word_tokenizer_type": "basic", "subword_tokenizer_type": "character"}
+    slow = BertJapaneseTokenizer(str(tmp_path / "vocab.txt"), **kinds)
+    texts = ["".join(kana), kana[3], "".join(kana[:14]), "".join(kana[:15])]  # the third fills a row
+    rows = encoded(texts, slow, pack=packed)
+    special = (slow.cls_token_id, slow.sep_token_id)
+    found = Counter(token for row in rows for token in row["input_ids"] if token not in special)
+    assert found == Counter(token for text in texts for token in slow(text, add_special_tokens=False).input_ids)
+    assert packed or [len(row["input_ids"]) for row in rows] == [16, 16, 14, 3, 16, 16, 3]
+    arguments = MlmArguments(train_file="texts.txt", tokenizer_name=str(tmp_path / "slow"), whole_word_mask=True)
+    slow.save_pretrained(tmp_path / "slow")
+    with pytest.raises(ValueError, match="does not tell words apart: leave out --whole_word_mask"):
+        task.make_tokenizer(arguments, TrainingArguments(str(tmp_path / "out"), use_cpu=True), None)
+
+
+@pytest.mark.parametrize("limit", [16, 64, None])
+def test_the_tokenizer_of_a_checkpoint_keeps_its_limits(limit, data, trained, tmp_path, tokenizer):
+    shutil.copytree(trained, tmp_path / "model")
+    own = AutoTokenizer.from_pretrained(trained)
+    own.model_max_length = 10**30 if limit is None else limit
+    own.backend_tokenizer.enable_truncation(12)
+    own.save_pretrained(tmp_path / "model")
+    mlm(data, tmp_path / "out", *TRAIN, "--max_length", "32", "--model_name_or_path", tmp_path / "model")
+    after = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert after.model_max_length == own.model_max_length and after.backend_tokenizer.truncation["max_length"] == 12
+
+
+@pytest.mark.parametrize("extension", ["txt", "jsonl"])
+def test_texts_are_held_out_of_a_file_that_is_alone(extension, trained, tmp_path, capsys):
+    texts = sentences(200, seed=3)
+    file = write(tmp_path / "data", "all", [*texts, *texts], extension)
+    more = [*QUIET, *MODEL, *TRAIN, "--train_file", str(file), "--pack", "false", "--tokenizer_name", str(trained)]
+    rows = {}
+    for name, does in (("both", ["--do_eval"]), ("again", ["--eval_strategy", "epoch"]), ("train", [])):
+        output = ["--output_dir", str(tmp_path / name)]
+        assert cli(["mlm", *more, *does, *output]) == 0
+        rows[name] = results_of(tmp_path / name)["rows"]
+    assert rows["both"] == rows["again"] and sum(rows["both"].values()) == rows["train"]["train"] == 400
+    assert 2 <= rows["both"]["validation"] < 60 and rows["both"]["validation"] % 2 == 0  # equal texts are together
+    shutil.rmtree(tmp_path / "train", ignore_errors=True)
+    checkpoints = ["--save_strategy", "steps", "--save_steps", "1", "--output_dir", str(tmp_path / "train")]
+    assert cli(["mlm", *more, *checkpoints]) == 0
+    message = refusal(capsys, [*more, *checkpoints, "--do_eval", "--resume_from_checkpoint", "last"])
+    assert "has trained on other texts" in message
+
+
+def test_rows_without_a_text_are_counted(data, trained, tmp_path, caplog):
+    lines = [{"text": "a film"}, {"text": None}, {"words": "b"}, {"text": "  "}, {"text": "the film"}] * 10
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    more = ["--tokenizer_name", trained, "--train_file", tmp_path / "train.jsonl"]
+    given = options(data, tmp_path / "out", *TRAIN, *more)
+    with caplog.at_level("WARNING"):
+        assert cli(["mlm", *given]) == 0
+    assert f"30 of 50 rows of {tmp_path / 'train.jsonl'} have no text, and are left out." in caplog.text
+
+
+def test_a_new_model_s_tokenizer_ends_where_its_positions_end(data, trained, tmp_path):
+    assert AutoTokenizer.from_pretrained(trained).model_max_length == TINY["max_position_embeddings"] > MAX_LENGTH
+    more = ["--model_config", json.dumps({**TINY, "max_position_embeddings": 20}), "--tokenizer_name", trained]
+    mlm(data, tmp_path / "out", *TRAIN, *more)
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").model_max_length == 20
 
 
 @every_model

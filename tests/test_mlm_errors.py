@@ -46,8 +46,12 @@ def trained(tmp_path_factory, data, cache) -> Path:
     ("args", "message"),
     [
         ([], "Give the texts by --dataset_name, or by --train_file"),
-        (["--train_file", "HERE/train.txt", "--do_eval"], "Give the texts by --validation_file"),
-        (["--validation_file", "HERE/validation.txt"], "Give the texts by --train_file"),
+        (
+            ["--train_file", "HERE/few.txt", "--do_eval"],
+            "HERE/few.txt has too few texts to hold some out: give others by",
+        ),
+        (["--train_file", "HERE/numbers.jsonl"], "Column text of HERE/numbers.jsonl has no texts, but int64"),
+        (["--validation_file", "HERE/validation.txt"], "Give the texts to train on by --train_file"),
         (["--train_file", "HERE/no.txt"], "There is no file HERE/no.txt"),
         (["--train_file", "HERE/train.doc"], "HERE/train.doc must be a .parquet, .jsonl, .csv, .txt file"),
         (["--train_file", "HERE/train.jsonl"], "has no column text; its columns are number, words"),
@@ -76,6 +80,8 @@ def test_what_cannot_be_run_is_refused_before_anything_is_written(args, message,
     for name in ("empty.txt", "empty.jsonl", "empty.parquet", "train.doc"):
         (material / name).touch()
     (material / "blank.txt").write_text("\n  \n")
+    (material / "few.txt").write_text("one film\n")
+    (material / "numbers.jsonl").write_text('{"text": 1}\n')
     texts = {split: Dataset.from_dict({"text": texts}) for split, texts in TEXTS.items()}
     monkeypatch.setitem(sys.modules["cp_transformers.tasks.data_files"].PACKAGED, "review-texts", lambda: texts)
     given_args = [each.replace("HERE", str(material)) for each in args]

@@ -17,7 +17,7 @@ from cp_transformers.hub import Pushed
 from cp_transformers.tasks import records
 from cp_transformers.tasks.data_files import load_file
 from cp_transformers.tasks.mlm import MlmArguments
-from cp_transformers.tasks.runs import asked_for, check_metrics, last_checkpoint
+from cp_transformers.tasks.runs import asked_for, check_metrics, for_trainer, last_checkpoint
 
 
 STEPS = ["--do_train", "--do_eval", "--max_steps", "6", "--save_steps", "2", "--per_device_train_batch_size", "5"]
@@ -56,8 +56,10 @@ def test_the_best_checkpoint_is_that_of_the_lowest_loss(given, data, tmp_path):
 def test_which_way_is_better_is_known_of_every_metric(metric, greater, tmp_path):
     best = {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch"}
     training = TrainingArguments(str(tmp_path), metric_for_best_model=metric, **best)
+    given = training.to_dict()
     check_metrics(training, ["loss", "hidden", "logits", "accuracy"])
-    assert training.greater_is_better is greater
+    assert for_trainer(training).greater_is_better is greater
+    assert training.to_dict() == given  # by which a run is known that goes on
 
 
 @pytest.mark.parametrize(("metric", "mode"), [("accuracy", "max"), ("loss", None)])
@@ -65,8 +67,10 @@ def test_a_schedule_that_looks_at_a_metric_knows_which_way_is_better(metric, mod
     best = {"eval_strategy": "epoch", "metric_for_best_model": metric}
     plateau = {"lr_scheduler_type": "reduce_lr_on_plateau", "lr_scheduler_kwargs": {"patience": 3}}
     training = TrainingArguments(str(tmp_path), **best, **plateau)
+    given = training.to_dict()
     check_metrics(training, ["loss", "accuracy"])
-    assert training.lr_scheduler_kwargs == {"patience": 3, **({} if mode is None else {"mode": mode})}
+    expected = {"patience": 3, **({} if mode is None else {"mode": mode})}
+    assert for_trainer(training).lr_scheduler_kwargs == expected and training.to_dict() == given
 
 
 @pytest.mark.parametrize(
@@ -130,6 +134,14 @@ def test_rows_that_fill_no_batch_are_refused(data, tmp_path, capsys):
     message = refusal(capsys, [*options(data, tmp_path / "out"), *more])
     assert "rows to train on fill no batch of 100 in each process: leave out --dataloader_drop_last" in message
     assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("content", ["", "a: [", "- a"])
+def test_arguments_of_an_earlier_run_that_are_damaged_are_said_to_be_so(content, data, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "arguments.yaml").write_text(content)
+    message = refusal(capsys, [*options(data, tmp_path / "out"), *TRAIN, "--resume_from_checkpoint", "last"])
+    assert f"{tmp_path / 'out' / 'arguments.yaml'} " in message
 
 
 @pytest.mark.parametrize("content", ["", '{"epoch": 1.0, "glo'])

@@ -35,11 +35,13 @@ from huggingface_hub.errors import (
 )
 from torch.func import functional_call
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
 from .families import family_of, max_tokens
 from .files import SENTENCE_MODULE, write_json
 
+
+logger = logging.get_logger(__name__)
 
 # What a checkpoint holds besides the model, as far as it is there.
 PROCESSOR_FILES = (
@@ -249,9 +251,13 @@ def copy_files(source: Path, folder: Path, names: Iterable[str]) -> None:
     huggingface_hub's cache they may lead).
 
     Raises:
-        CheckpointError: there is such a link.
+        CheckpointError: there is such a link, or one that leads nowhere.
     """
+    if source.resolve() == folder.resolve():
+        return
     for name in names:
+        if (source / name).is_symlink() and not (source / name).exists():
+            raise CheckpointError(f"{source / name} is a link that leads nowhere; fetch the source again.")
         if not (source / name).is_file():
             continue
         real = (source / name).resolve()
@@ -275,7 +281,8 @@ def copy_processor(source: Path, folder: Path) -> list[str]:
     Raises:
         CheckpointError: one is a link out of the source's folder, or is damaged.
     """
-    copy_files(source, folder, [*PROCESSOR_FILES, *_sentence_files(source)])
+    copy_files(source, folder, PROCESSOR_FILES)
+    copy_sentence_files(source, folder)
     for file in (folder / name for name in CLASS_FIELDS):
         content = read_json(file) if file.is_file() else {}
         if isinstance(content, dict) and content.pop("auto_map", None) is not None:
@@ -288,6 +295,22 @@ def copy_processor(source: Path, folder: Path) -> list[str]:
             write_json(folder / name, {**content, fields[0]: class_name})
     names = [*PROCESSOR_FILES, *_sentence_files(folder)]
     return [name for name in names if (folder / name).is_file()]
+
+
+def copy_sentence_files(source: Path, folder: Path) -> None:
+    """Copies what makes an embedding of a model's hidden states in sentence-transformers, and how long a text may be
+    there. The log says so where there is something of it that cannot be copied, since it would be code or a pickle.
+
+    Raises:
+        CheckpointError: one is a link out of the source's folder, or is damaged.
+    """
+    names = _sentence_files(source)
+    copy_files(source, folder, names)
+    if not names and (source / "modules.json").is_file():
+        logger.warning(f"{source} has modules that are not sentence-transformers' own, which are not copied.")
+    parts = sorted({Path(name).parent for name in names} - {Path()})
+    if left := [f"{part}/{file.name}" for part in parts for file in (source / part).glob("*.bin")]:
+        logger.warning(f"{source} has weights of modules as pickle, which are not copied: {some(left)}.")
 
 
 def _processor_of_type(model_type: str) -> tuple[str, str]:

@@ -38,7 +38,7 @@ from .checkpoints import (
 )
 from .families import FAMILIES, Family, family_of
 from .files import new_checkpoint_folder, write_json
-from .model_card import digests, read_card, write_card
+from .model_card import digests, read_license, write_card
 
 
 def parse_layers(layers: str | Sequence[int] | None, num_layers: int) -> list[int]:
@@ -198,7 +198,7 @@ def convert_checkpoint(
             "source": os.path.basename(os.path.abspath(source)) if Path(source).is_dir() else str(source),
             "revision": revision,
             "commit": commit,
-            "license": _license(source_folder),
+            "license": read_license(source_folder),
             "source_sha256": {file.name: sha256(file) for file in sources},
             "source_class": type(model).__name__,
             "model_class": type(converted).__name__,
@@ -345,15 +345,6 @@ def _load_source(folder: Path, family: Family, config: PreTrainedConfig) -> tupl
         f"The weights in {folder} are not those of {named}, which its config.json names: {problem}. "
         'Correct "architectures", or save the model again with its class.'
     )
-
-
-def _license(folder: Path) -> str | None:
-    """Of a checkpoint, by its card."""
-    try:
-        card = read_card(folder)
-    except CheckpointError:  # a README that is no model card
-        return None
-    return None if card is None else card.data.get("license")
 
 
 def _defaults(field: str) -> str:

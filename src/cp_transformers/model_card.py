@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,9 @@ from .files import write_json, write_whole
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 # The line by which a card is known that has not been changed since it was made, by the digest of the rest.
 MARKER = "<!-- Made by `cp-transformers card` ({digest}); `export` and `push` make it anew until it is changed. -->"
+# The metadata at the head of a card, and how YAML writes that a field has none.
+HEAD = re.compile(r"\s*---\s*?\n(.*?\n)?---\s*?(\n|$)", re.DOTALL)
+NULL = ("", "~", "null")
 # The end of a class's name -> the Hub's name of its task
 PIPELINE_TAGS = {
     "ForSequenceClassification": "text-classification",
@@ -85,8 +89,21 @@ TRAINING: dict[str, Any] = {
 }
 
 
+@dataclass(frozen=True)
+class Card:
+    """What is read of a card: all of it, and two fields of the metadata at its head, each a text, as it stands there
+    whatever YAML takes it for, or several."""
+
+    content: str
+    base_model: Any = None
+    license: Any = None
+
+
 def make_card(
-    folder: str | os.PathLike, name: str, base_model: str | None = None, license: str | None = None
+    folder: str | os.PathLike,
+    name: str,
+    base_model: str | None = None,
+    license: str | None = None,
 ) -> ModelCard:
     """The card of a checkpoint.
 
@@ -184,7 +201,7 @@ def _digest(content: str) -> str:
     return hashlib.sha256(rest.encode()).hexdigest()[:16]
 
 
-def is_made(card: ModelCard | None) -> bool:
+def is_made(card: ModelCard | Card | None) -> bool:
     """Whether a card is none, or one of this module's that nobody has changed: another may then take its place."""
     if card is None:
         return True
@@ -193,7 +210,10 @@ def is_made(card: ModelCard | None) -> bool:
 
 
 def write_card(
-    folder: str | os.PathLike, name: str, base_model: str | None = None, license: str | None = None
+    folder: str | os.PathLike,
+    name: str,
+    base_model: str | None = None,
+    license: str | None = None,
 ) -> ModelCard:
     """Writes a checkpoint's card, see [`make_card`], to its `README.md`; figures on data of the Hub to
     `.eval_results/` as well.
@@ -217,8 +237,8 @@ def renew_card(folder: str | os.PathLike, name: str) -> None:
     """
     card = read_card(Path(folder))
     if is_made(card):
-        data = ModelCardData() if card is None else card.data
-        write_card(folder, name, data.get("base_model"), data.get("license"))
+        before = card or Card("")
+        write_card(folder, name, before.base_model, before.license)
     else:
         _write_eval_results(Path(folder))
 
@@ -237,17 +257,39 @@ def carry_records(source: Path, folder: Path) -> None:
             write_json(folder / name, record)
 
 
-def read_card(folder: Path) -> ModelCard | None:
+def read_card(folder: Path) -> Card | None:
     """The card of a checkpoint, if it has one.
 
     Raises:
         CheckpointError: it is not text, or the metadata at its head are not valid.
     """
     file = folder / "README.md"
+    if not file.is_file():
+        return None
     try:
-        return ModelCard(file.read_text(encoding="utf-8")) if file.is_file() else None
+        content = file.read_text(encoding="utf-8")
+        head = HEAD.match(content)
+        fields = yaml.load(head[1] or "", yaml.BaseLoader) or {} if head else {}
+        if not isinstance(fields, dict):
+            raise ValueError("they are no mapping")
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise CheckpointError(f"{file} is not valid, or the metadata at its head: {first_line(error)}") from error
+    return Card(content, *(_texts(fields.get(name)) for name in ("base_model", "license")))
+
+
+def read_license(folder: Path) -> Any:
+    """The licence of a checkpoint, by its card; None where that is no valid one, or has none."""
+    try:
+        card = read_card(folder)
+    except CheckpointError:  # a README that is no model card
+        return None
+    return None if card is None else card.license
+
+
+def _texts(value: Any) -> Any:
+    """A field that is a text or several; None for what is null, or neither."""
+    texts = value if isinstance(value, list) else [value]
+    return value if value and all(isinstance(each, str) and each.lower() not in NULL for each in texts) else None
 
 
 def _write_eval_results(folder: Path) -> None:
@@ -469,12 +511,12 @@ def main(args: Sequence[str] | None = None) -> None:
     card = None if options.overwrite else read_card(folder)
     if not is_made(card):
         raise FileExistsError(f"{folder / 'README.md'} was written or changed by hand; replace it with --overwrite.")
-    before = ModelCardData() if card is None else card.data
+    before = card or Card("")
     transformers.logging.set_verbosity_error()
     write_card(
         folder,
         options.name or folder.resolve().name,
-        base_model=options.base_model or before.get("base_model"),
-        license=options.license or before.get("license"),
+        base_model=options.base_model or before.base_model,
+        license=options.license or before.license,
     )
     print(f"Written to {folder / 'README.md'}.")

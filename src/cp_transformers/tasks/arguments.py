@@ -3,7 +3,7 @@
 """One way to configure every task: a YAML file, `--config FILE`, and a command line that overrides it.
 
 On top of transformers' HfArgumentParser, in the manner of TRL's parser: every field of the dataclasses is a key of the
-file and an option of the command line, and a value from the file is checked as if it stood on the command line.
+file and an option of the command line, and what stands in the file is taken as if it stood on the command line.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import string_to_bool
 
 from ..files import write_whole
 
@@ -35,15 +36,26 @@ PUSH_HELP = {
 }
 
 
+# What takes the place of an option that is not given, and how YAML may write what is switched on or off.
+NULL = "tag:yaml.org,2002:null"
+SWITCHES = {"on": "true", "off": "false"}
+
+
 class Loader(yaml.SafeLoader):
-    """With decimal numbers alone: of YAML 1.1's those to the base of 60 make the pair 1:2 one."""
+    """With null, true, false and decimal numbers, as in JSON, besides texts: YAML 1.1 also has dates, octal numbers,
+    those to the base of 60, which make the pair 1:2 one, and yes, no, on and off, but no 3e-5."""
+
+    yaml_implicit_resolvers: dict[str, list] = {}
 
 
-Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:int"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9]\d*)$"), list("-+0123456789"))
+for tag, pattern, first in (
+    ("null", r"(~|null|Null|NULL|)", ["~", "n", "N", ""]),
+    ("bool", r"(true|True|TRUE|false|False|FALSE)", list("tTfF")),
+    ("int", r"[-+]?(0|[1-9]\d*)", list("-+0123456789")),
+    ("float", r"[-+]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][-+]?\d+)?", list("-+.0123456789")),
+    ("merge", "<<", ["<"]),
+):
+    Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"{pattern}$"), first)
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -110,22 +122,26 @@ class ArgumentParser(HfArgumentParser):
         """The file as options of a command line."""
         if not path.is_file():
             raise FileNotFoundError(f"There is no file {path}, which --config names.")
+        loader = Loader("")
         try:
-            values = yaml.load(path.read_text(encoding="utf-8"), Loader)
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            root = yaml.compose(path.read_text(encoding="utf-8"), Loader)
+            if pairs := isinstance(root, yaml.MappingNode):
+                loader.flatten_mapping(root)
+                values = [(_text_of(key, loader), value, _text_of(value, loader)) for key, value in root.value]
+        except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-        if not isinstance(values, dict):
+        if not pairs:
             raise ValueError(f"{path} must hold a mapping, one `option: value` a line.")
         options: list[str] = []
-        for name, value in values.items():
-            if f"--{name}" not in self._option_string_actions or name in ("config", "help"):
-                self.error(f"{path}: there is no option {name}{self._nearest(str(name))}")
+        for name, node, value in values:
+            option = self._option_string_actions.get(f"--{name}")
+            if option is None or name in ("config", "help"):
+                self.error(f"{path}: there is no option {name}{self._nearest(name)}")
             if isinstance(value, list):
-                options += [f"--{name}", *map(_as_option, value)] if value else []
-            elif value is not None:  # as if the line were not there
-                choices = self._option_string_actions[f"--{name}"].choices or ()
-                value = "no" if value is False and "no" in choices else value  # which YAML takes for a boolean
-                options.append(f"--{name}={_as_option(value)}")
+                options += [f"--{name}", *value] if value else []
+            elif node.tag != NULL:  # as if the line were not there
+                value = SWITCHES.get(value, value) if option.type is string_to_bool else value
+                options.append(f"--{name}={value}")
         return options
 
     def _nearest(self, name: str) -> str:
@@ -134,8 +150,14 @@ class ArgumentParser(HfArgumentParser):
         return f"; did you mean {close[0]}?" if close else ""
 
 
-def _as_option(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, dict) else str(value)
+def _text_of(node: yaml.Node, loader: Loader) -> Any:
+    """A value of a file as it stands there, whatever YAML takes it for: of a list those in it, and what is deeper as
+    JSON."""
+    if isinstance(node, yaml.ScalarNode):
+        return node.value
+    if isinstance(node, yaml.SequenceNode) and all(isinstance(each, yaml.ScalarNode) for each in node.value):
+        return [each.value for each in node.value]
+    return json.dumps(loader.construct_document(node))
 
 
 def as_mapping(name: str, text: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from datasets import Dataset, DownloadConfig, load_dataset
+from datasets import Dataset, DownloadConfig, Features, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
 from .digits import load_digits
@@ -21,7 +21,8 @@ EXTENSIONS = {".parquet": "parquet", ".jsonl": "json", ".csv": "csv", ".txt": "t
 
 
 def load_file(path: str | os.PathLike) -> Dataset:
-    """The rows of a `.parquet`, `.jsonl`, `.csv` or `.txt` file; of the last, each line as `text`.
+    """The rows of a `.parquet`, `.jsonl`, `.csv` or `.txt` file; of the last, each line as `text`. The fields of a
+    `.csv` file are texts, as they stand there.
 
     Raises:
         ValueError: the file is empty, is not what its name says, or has another kind of name.
@@ -34,16 +35,10 @@ def load_file(path: str | os.PathLike) -> Dataset:
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
     try:
-        options = {"keep_default_na": False} if kind == "csv" else {}  # or "null" would be no sentence
-        if kind == "csv":
-            _check_fields(path)
-        try:
-            return load_dataset(kind, data_files=glob.escape(str(path)), split="train", **options)
-        except DatasetGenerationError:
-            if kind != "csv":
-                raise
-            # The types of the columns are guessed from the first 10,000 rows: here from all.
-            return Dataset.from_pandas(pd.read_csv(path, low_memory=False, **options), preserve_index=False)
+        options: dict[str, Any] = {}
+        if kind == "csv":  # as it stands there: or "null" would be no sentence, and 01 the number 1
+            options = {"keep_default_na": False, "features": Features(dict.fromkeys(_columns(path), Value("string")))}
+        return load_dataset(kind, data_files=glob.escape(str(path)), split="train", **options)
     except (DatasetGenerationError, StopIteration, ValueError) as error:
         raise ValueError(
             f"{path} cannot be read as {kind}, or is empty: {_in_short(error.__cause__ or error)}"
@@ -55,12 +50,13 @@ def _in_short(error: BaseException) -> str:
     return " ".join(str(error).split())[:200]
 
 
-def _check_fields(path: Path) -> None:
-    """Raises a ValueError where the rows have more fields than the header: pandas takes the first for their names, and
-    all others for those of the column before."""
+def _columns(path: Path) -> list[str]:
+    """The names of a .csv file's columns. Raises a ValueError where the rows have more fields than the header: pandas
+    takes the first for their names, and all others for those of the column before."""
     first = pd.read_csv(path, nrows=1)
     if len(first) and not isinstance(first.index, pd.RangeIndex):
         raise ValueError(f"its header names {first.shape[1]} columns, and its first row has more fields")
+    return list(first.columns)
 
 
 def load_by_name(

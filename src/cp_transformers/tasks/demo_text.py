@@ -24,6 +24,7 @@ from transformers import (
     set_seed,
 )
 
+from ..checkpoints import copy_processor
 from ..conversion import convert_checkpoint, convert_model, cut_layers, quiet
 from .comparison import (
     QUICK,
@@ -181,7 +182,7 @@ def run(
     checkpoint = output / "cp-minilm-l4-film-reviews"
     converted = models["CP-BERT, 4 layers"]
     converted.save_pretrained(checkpoint)
-    tokenizer.save_pretrained(checkpoint)
+    copy_processor(source, checkpoint)
     loaded = AutoModelForSequenceClassification.from_pretrained(checkpoint)
     classify = pipeline("text-classification", model=loaded, tokenizer=AutoTokenizer.from_pretrained(checkpoint))
 

@@ -30,8 +30,10 @@ from .distillation import (
     DistillationArguments,
     DistillationTrainer,
     hidden_state_loss,
+    load_teacher_tokenizer,
     make_layer_map,
     match_outputs,
+    same_tokens,
     soft_label_loss,
 )
 from .image_data import (
@@ -48,9 +50,10 @@ from .image_data import (
     resolve_preprocessing,
 )
 from .image_training import CorruptImages, load_teacher
-from .mlm import MlmArguments, encode, load_texts
-from .records import finish, prepare, push, unpushed
+from .mlm import MlmArguments, check_files, encode, load_texts
+from .records import finish, prepare, push
 from .runs import (
+    HELD_OUT,
     BestCallback,
     EpochCallback,
     asked_for,
@@ -58,6 +61,7 @@ from .runs import (
     check_output,
     check_positive,
     finished,
+    for_trainer,
     load_config,
     load_model,
     load_tokenizer,
@@ -95,7 +99,10 @@ class DistillArguments:
     train_file: str | None = field(
         default=None, metadata={"help": "in its place texts as .txt (one a line), .jsonl, .csv or .parquet"}
     )
-    validation_file: str | None = field(default=None, metadata={"help": "held-out texts, likewise"})
+    validation_file: str | None = field(
+        default=None,
+        metadata={"help": f"held-out texts, likewise; default: one in {HELD_OUT} of those of train_file"},
+    )
     data_dir: str | None = field(
         default=None, metadata={"help": "in its place images in folders train/ and validation/ (or val/)"}
     )
@@ -184,13 +191,14 @@ def run(
     prepare(training, model, arguments.model_name_or_path)
     trainer = RecoveryTrainer(
         model,
-        unpushed(training),
+        for_trainer(training),
         data_collator=data.collator,
         train_dataset=data.train,
         eval_dataset=data.validation,
         processing_class=data.processing,
         compute_metrics=partial(mean_scores, distillation=data.teacher["distillation"]),
         pool_learning_rate=arguments.pool_learning_rate,
+        source=arguments.model_name_or_path,
         callbacks=[EpochCallback(), BestCallback()],
         **data.teacher,
     )
@@ -238,12 +246,7 @@ def _check(arguments: DistillArguments, training: TrainingArguments, distillatio
         raise ValueError("There is nothing to do: give --do_train or --do_eval.")
     if distillation.teacher is None:
         raise ValueError("Give the model to learn from, the uncut one, by --teacher.")
-    for does, name in ((training.do_train, "train_file"), (training.do_eval, "validation_file")):
-        if arguments.dataset_name is None and arguments.data_dir is None and does and getattr(arguments, name) is None:
-            raise ValueError(f"Give the texts by --{name}.")
-    for file in (arguments.train_file, arguments.validation_file):
-        if file is not None and not Path(file).is_file():
-            raise FileNotFoundError(f"There is no file {file}.")
+    check_files(arguments, training)
     if training.do_predict:
         raise ValueError("There is nothing to predict without labels: leave out --do_predict.")
     if training.label_smoothing_factor:
@@ -290,18 +293,23 @@ def _load_texts(
         raise ValueError(f"{name} has {max_tokens(config)} positions, fewer than --max_length.")
     tokenizer = load_tokenizer(name)
     teacher_config = load_config(teacher, AutoModel)
-    if load_tokenizer(teacher).get_vocab() != tokenizer.get_vocab():
-        raise ValueError(f"The teacher {teacher} has another vocabulary than the model; it must be the same.")
+    theirs = load_teacher_tokenizer(teacher, teacher_config, tokenizer, arguments.max_length)
     if distillation.distillation_hidden_weight:
         make_layer_map(config, teacher_config, distillation.layer_map)
     labels = match_outputs(config, teacher_config, teacher) if head and _head(config) != "MaskedLM" else None
     options = {"distillation": distillation, "teacher_labels": labels}
-    options["teacher"] = load_model(teacher, _auto_class(_head(teacher_config) if head else ""))
     of_texts = arguments.of_texts()
-    rows = {
-        split: encode(texts, of_texts, tokenizer).select_columns("input_ids")
-        for split, texts in load_texts(of_texts, training).items()
-    }
+    rows = {}
+    for split, texts in load_texts(of_texts, training).items():
+        rows[split] = encode(texts, of_texts, tokenizer).select_columns("input_ids")
+        taught = rows[split] if same_tokens(tokenizer, theirs) else encode(texts, of_texts, theirs)
+        if len(taught) != len(rows[split]) or any(
+            a != b for a, b in zip(rows[split]["input_ids"], taught["input_ids"])
+        ):
+            raise ValueError(
+                f"The tokenizer of the teacher {teacher} makes other tokens of the texts than the model's."
+            )
+    options["teacher"] = load_model(teacher, _auto_class(_head(teacher_config) if head else ""))
     return _Data(tokenizer, DataCollatorWithPadding(tokenizer), options, **rows)
 
 
@@ -319,8 +327,6 @@ def _load_images(
         raise ValueError("Images have no lengths to sort them by: leave out --train_sampling_strategy.")
     processor = load_processor(name)
     preprocess = resolve_preprocessing(processor)
-    teacher = load_teacher(distillation, config, processor)
-
     augment: Callable = Unchanged(preprocess)
     if arguments.crop_min_scale < 1 or arguments.flip:
         sizes = preprocess.image_size, arguments.crop_min_scale, arguments.flip
@@ -337,13 +343,14 @@ def _load_images(
             ).rows
         return rows.shuffle(seed=0).select(range(min(limit or len(rows), len(rows))))
 
-    data = _Data(processor, default_data_collator, teacher)
+    data = _Data(processor, default_data_collator, {})
     if training.do_train:
         data.train = TrainingImages(
             load("train", arguments.max_train_samples), DrawImage(augment), training.seed, report
         )
     if training.do_eval or training.eval_strategy != "no":
         data.validation = HeldOutImages(load("validation", arguments.max_eval_samples), preprocess, report)
+    data.teacher = load_teacher(distillation, config, preprocess)
     return data
 
 

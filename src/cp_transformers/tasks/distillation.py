@@ -3,15 +3,28 @@
 """Distillation: a student learns from a teacher's soft labels (Hinton, Vinyals, Dean, 2015) and hidden states (Jiao et
 al., "TinyBERT", 2020), so that a model that was cut to fewer layers recovers."""
 
+import inspect
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoModel,
+    DataCollatorWithPadding,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from .runs import TaskTrainer
+from ..families import max_tokens
+from .runs import TaskTrainer, load_tokenizer
+
+
+# Before the names of a teacher's own inputs, where those are not the student's.
+TEACHERS = "teacher_"
 
 
 @dataclass
@@ -91,6 +104,101 @@ def _widths(config: PreTrainedConfig) -> list[int]:
     return [config.hidden_size] * (config.num_hidden_layers + 1)
 
 
+def check_shapes(
+    student: PreTrainedConfig, teacher: PreTrainedConfig, name: str, layer_map: Sequence[str], size: tuple[int, int]
+) -> None:
+    """Refuses models of images whose hidden states cannot be compared, as those of other patches or tokens.
+
+    Args:
+        student, teacher: their configurations.
+        name: the teacher's.
+        layer_map: see [`make_layer_map`].
+        size: (rows, columns) of the images.
+
+    Raises:
+        ValueError: hidden states that are paired have other shapes.
+    """
+    try:
+        shapes = [_hidden_shapes(config, size) for config in (student, teacher)]
+    except RuntimeError:  # a model that reads numbers from its tensors, which have none here
+        return
+    for ours, theirs in make_layer_map(student, teacher, layer_map):
+        pair = shapes[0][ours], shapes[1][theirs]
+        if pair[0] != pair[1]:
+            raise ValueError(
+                f"The student's hidden state {ours} has the shape {pair[0]}, and {theirs} of the teacher {name} has "
+                f"{pair[1]}, by other patches or tokens; choose another teacher, or others with layer_map, or set "
+                "distillation_hidden_weight to 0."
+            )
+
+
+def _hidden_shapes(config: PreTrainedConfig, size: tuple[int, int]) -> list[tuple[int, ...]]:
+    """Of each hidden state, for an image."""
+    with torch.device("meta"):
+        model = AutoModel.from_config(config).eval()
+        outputs = model(pixel_values=torch.zeros(1, config.num_channels, *size), output_hidden_states=True)
+    return [tuple(states.shape[1:]) for states in outputs.hidden_states]
+
+
+def load_teacher_tokenizer(
+    name: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a teacher of texts, which is to have the student's tokens.
+
+    Args:
+        name, config: the teacher's.
+        tokenizer: the student's.
+        max_length: the tokens of the longest texts.
+
+    Raises:
+        ValueError: it has another vocabulary, or the teacher has fewer positions than the texts have tokens.
+        OSError: it cannot be read.
+    """
+    theirs = load_tokenizer(name)
+    if theirs.get_vocab() != tokenizer.get_vocab():
+        raise ValueError(f"The teacher {name} has another vocabulary than the model; it must be the same.")
+    positions = max_tokens(config)  # of relative ones none
+    if 0 < positions < max_length:
+        raise ValueError(f"The teacher {name} has {positions} positions, fewer than max_length, {max_length}.")
+    theirs.padding_side = tokenizer.padding_side
+    return theirs
+
+
+def same_tokens(tokenizer: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
+    """Whether it can be seen from two tokenizers themselves that they make the same tokens of every text."""
+    if not (tokenizer.is_fast and other.is_fast):
+        return False
+    parts = [json.loads(each.backend_tokenizer.to_str()) for each in (tokenizer, other)]
+    for each in parts:
+        del each["truncation"], each["padding"]
+    return parts[0] == parts[1]
+
+
+@dataclass
+class TaughtCollator:
+    """Pads rows of tokens to the longest of the batch; and so the teacher's own inputs, which its tokenizer has made
+    of the same texts, in the columns whose names begin with `teacher_`."""
+
+    tokenizer: PreTrainedTokenizerBase
+    teacher_tokenizer: PreTrainedTokenizerBase | None = None
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = {**DataCollatorWithPadding(self.tokenizer)([_students(row) for row in rows])}
+        theirs = [_teachers(row) for row in rows]
+        if self.teacher_tokenizer is not None and theirs[0]:
+            padded = DataCollatorWithPadding(self.teacher_tokenizer)(theirs)
+            batch |= {f"{TEACHERS}{name}": value for name, value in padded.items()}
+        return batch
+
+
+def _students(inputs: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in inputs.items() if not name.startswith(TEACHERS)}
+
+
+def _teachers(inputs: dict[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix(TEACHERS): value for name, value in inputs.items() if name.startswith(TEACHERS)}
+
+
 def soft_label_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
     """The divergence of the student's outputs from the teacher's, averaged over the batch.
 
@@ -152,8 +260,9 @@ class DistillationTrainer(TaskTrainer):
     without a teacher, a plain one.
 
     Args:
-        teacher: a model with the student's inputs, and outputs in the order of the student's labels; or a model
-            without a head, where `distillation.distillation_logits_weight` is 0. Its parameters are left as they are.
+        teacher: a model with the student's inputs, or, where there are any, those that begin with `teacher_`, see
+            [`TaughtCollator`], and with outputs in the order of the student's labels; or a model without a head, where
+            `distillation.distillation_logits_weight` is 0. Its parameters are left as they are.
         distillation: the options.
         teacher_labels: for each label of the student, its number among the teacher's outputs; None: the same.
     """
@@ -181,6 +290,12 @@ class DistillationTrainer(TaskTrainer):
             self.layer_map = make_layer_map(self.model.config, teacher.config, self.distillation.layer_map)
         teacher.eval().requires_grad_(False).to(self.args.device)
 
+    def _set_signature_columns_if_needed(self) -> None:
+        """With the columns that are the teacher's, or Trainer would take them out."""
+        super()._set_signature_columns_if_needed()
+        columns = getattr(self.train_dataset, "column_names", None) or []
+        self._signature_columns += [name for name in columns if name.startswith(TEACHERS)]
+
     def compute_loss(
         self,
         model: torch.nn.Module,
@@ -188,6 +303,7 @@ class DistillationTrainer(TaskTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
+        all_inputs, inputs = inputs, _students(inputs)
         labelled = "labels" in inputs
         if self.teacher is None or (labelled and not model.training):
             return super().compute_loss(model, inputs, return_outputs=return_outputs)
@@ -198,7 +314,7 @@ class DistillationTrainer(TaskTrainer):
             loss, outputs = super().compute_loss(model, asked, return_outputs=True)
         else:
             outputs = model(**asked)
-        taught = self.teach(inputs)
+        taught = self.teach(all_inputs)
         weight = options.distillation_logits_weight
         if weight > 0:
             soft = soft_label_loss(*self.compared_logits(outputs, taught, mask), options.distillation_temperature)
@@ -212,6 +328,9 @@ class DistillationTrainer(TaskTrainer):
     def teach(self, inputs: dict[str, Any]) -> Any:
         """The teacher's outputs."""
         shared = {name: value for name, value in inputs.items() if name != "labels"}
+        if own := _teachers(inputs):
+            accepted = inspect.signature(self.teacher.forward).parameters  # type: ignore[union-attr]
+            shared = {name: value for name, value in own.items() if name in accepted}
         with self.accelerator.autocast():
             return self.teacher(**shared, output_hidden_states=bool(self.layer_map))  # type: ignore[misc]
 

@@ -38,6 +38,7 @@ import cp_transformers  # noqa: F401  (registers the models)
 
 from ..families import family_of
 from ..files import check_csv, write_csv
+from .arguments import Loader
 from .controls import replace_pools
 from .experiment_tasks import TASKS, Metric, Run, Task
 
@@ -89,7 +90,7 @@ class Experiment:
             OSError: the file cannot be read.
             ValueError: it lacks an entry or has one that is not known, or an arm cannot be made.
         """
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader)
         expected = {field.name for field in fields(cls)} - {"held_out"}
         if not isinstance(values, dict) or {*values} != expected:
             raise ValueError(f"{path} must have the entries {', '.join(sorted(expected))}, and no others.")

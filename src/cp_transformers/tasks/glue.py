@@ -23,7 +23,6 @@ from datasets import Dataset
 from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
-    DataCollatorWithPadding,
     EarlyStoppingCallback,
     EvalPrediction,
     PreTrainedConfig,
@@ -32,13 +31,21 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.utils import logging
 
 from ..families import max_tokens
 from ..files import write_json
 from .arguments import ArgumentParser
-from .distillation import DistillationArguments, DistillationTrainer, make_layer_map
+from .distillation import (
+    DistillationArguments,
+    DistillationTrainer,
+    TaughtCollator,
+    load_teacher_tokenizer,
+    make_layer_map,
+)
 from .glue_data import TASKS, GlueArguments, Task, encode, load_task, write_predictions
-from .records import finish, prepare, unpushed
+from .names import match_names
+from .records import finish, prepare
 from .runs import (
     BestCallback,
     EpochCallback,
@@ -48,6 +55,7 @@ from .runs import (
     check_output,
     draw_new_head,
     finished,
+    for_trainer,
     load_config,
     load_model,
     load_tokenizer,
@@ -56,6 +64,9 @@ from .runs import (
     resume,
     start_output,
 )
+
+
+logger = logging.get_logger(__name__)
 
 
 def run(
@@ -85,14 +96,20 @@ def run(
         check_metrics(training, ["loss", *_names(task)])
     config, to_task = load_task_config(arguments.model_name_or_path, task, training.do_train, arguments.new_head)
     tokenizer = load_tokenizer(arguments.model_name_or_path)
-    teacher = {}
+    max_length, where = find_max_length(arguments, tokenizer, config)
+    teacher: dict[str, Any] = {}
+    theirs = None
     if distillation.teacher is not None:
-        teacher = load_teacher(distillation, config, tokenizer, task, to_task)
+        teacher, theirs = load_teacher(distillation, config, tokenizer, task, to_task, max_length)
     with training.main_process_first():
-        # A tokenizer without a limit has a very large one, and a model of relative positions none or -1.
-        limits = tokenizer.model_max_length, max_tokens(config)
-        max_length = min(arguments.max_length, *(limit for limit in limits if limit > 0))
-        encoded = {use: encode(part, task, tokenizer, max_length, to_task) for use, part in data.items()}
+        encoded = {
+            use: encode(part, task, tokenizer, max_length, to_task, theirs if use[0] == "train" else None)
+            for use, part in data.items()
+        }
+    for (use, split), part in encoded.items():
+        if (cut := sum(part["cut"])) and training.process_index == 0:
+            logger.warning(f"{cut} of {len(part)} rows of {split} are cut after {max_length} tokens, {where}.")
+        encoded[use, split] = part.remove_columns("cut")
 
     output = Path(training.output_dir)
     training = start_output(training, arguments, distillation)
@@ -114,7 +131,7 @@ def run(
         if arguments.seeds:
             of_seed = start_output(of_seed, dataclasses.replace(arguments, seeds=[]), distillation)
         resume(of_seed, folder)
-        runs[str(seed)] = _run_seed(arguments, of_seed, task, config, tokenizer, encoded, to_task, teacher)
+        runs[str(seed)] = _run_seed(arguments, of_seed, task, config, tokenizer, encoded, to_task, teacher, theirs)
         if arguments.seeds:
             of_run = {"task": arguments.task, "data": data_name, "seed": seed, "metrics": runs[str(seed)]}
             record(of_seed, arguments, {**of_run, "asked": asked}, _figures(runs[str(seed)]))
@@ -124,6 +141,20 @@ def run(
     elif not arguments.seeds:
         record(training, arguments, results, _figures(results["metrics"]))
     return results
+
+
+def find_max_length(
+    arguments: GlueArguments, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
+) -> tuple[int, str]:
+    """The tokens after which a text is cut off, and what has this limit."""
+    limits = {
+        "--max_length": arguments.max_length,
+        f"the limit of the tokenizer of {arguments.model_name_or_path}": tokenizer.model_max_length,  # or very large
+        f"the positions of {arguments.model_name_or_path}": max_tokens(config),
+    }
+    limits = {where: limit for where, limit in limits.items() if limit > 0}  # relative positions have none, or -1
+    where = min(limits, key=limits.__getitem__)
+    return limits[where], where
 
 
 def _names(task: Task) -> list[str]:
@@ -166,20 +197,20 @@ def load_task_config(
             )
         config.num_labels, config.problem_type = 1, "regression"
         return config, None
-    number = {label: index for index, label in enumerate(task.labels)}
     if trained:
-        theirs = [str(config.id2label[index]).strip().lower() for index in range(config.num_labels)]
-        ours = [label.strip().lower() for label in task.labels]
-        if sorted(theirs) == sorted(ours):
+        theirs = [str(config.id2label[index]) for index in range(config.num_labels)]
+        numbers = match_names(theirs, task.labels, apart=True)
+        if len(theirs) == len(task.labels) and None not in numbers:
             config.problem_type = "single_label_classification"
-            return config, np.array([ours.index(label) for label in theirs])
-        if theirs != [f"label_{index}" for index in range(len(ours))]:  # unnamed ones are taken in order
+            return config, np.array(numbers)
+        if theirs != [f"LABEL_{index}" for index in range(len(task.labels))]:  # unnamed ones are taken in order
             raise ValueError(
-                f"{name} was trained for the labels {', '.join(theirs)}, but those here are {', '.join(ours)}; use "
-                f"another checkpoint{hint}."
+                f"{name} was trained for the labels {', '.join(theirs)}, but those here are {', '.join(task.labels)}; "
+                f"use another checkpoint{hint}."
             )
     config.num_labels = len(task.labels)
-    config.id2label, config.label2id = dict(enumerate(task.labels)), number
+    config.id2label = dict(enumerate(task.labels))
+    config.label2id = {label: index for index, label in enumerate(task.labels)}
     config.problem_type = "single_label_classification"
     return config, np.arange(len(task.labels))
 
@@ -190,23 +221,23 @@ def load_teacher(
     tokenizer: PreTrainedTokenizerBase,
     task: Task,
     to_task: np.ndarray | None,
-) -> dict[str, Any]:
+    max_length: int,
+) -> tuple[dict[str, Any], PreTrainedTokenizerBase]:
     """What [`DistillationTrainer`] takes besides a Trainer's arguments: the teacher, and its labels in the student's
-    order.
+    order. And the teacher's tokenizer.
 
     Raises:
-        ValueError: the teacher has other labels, no trained head, another vocabulary, or hidden states of another
-            width.
+        ValueError: the teacher has other labels, no trained head, another vocabulary, too few positions, or hidden
+            states of another width.
         OSError: it cannot be read.
     """
     name = str(distillation.teacher)
     teacher_config = load_config(name, AutoModelForSequenceClassification)
     if distillation.distillation_hidden_weight:
         make_layer_map(config, teacher_config, distillation.layer_map)
-    if load_tokenizer(name).get_vocab() != tokenizer.get_vocab():
-        raise ValueError(f"The teacher {name} has another vocabulary than the model; it must be the same.")
+    theirs = load_teacher_tokenizer(name, teacher_config, tokenizer, max_length)
     if not distillation.distillation_logits_weight:
-        return {"teacher": load_model(name, AutoModel), "distillation": distillation}
+        return {"teacher": load_model(name, AutoModel), "distillation": distillation}, theirs
     if not any("SequenceClassification" in each for each in teacher_config.architectures or []):
         raise ValueError(
             f"The teacher {name} has no trained classifier: fine-tune it first, or learn from its hidden states alone "
@@ -215,7 +246,7 @@ def load_teacher(
     teacher_config, teacher_to_task = load_task_config(name, task, train=False)
     labels = None if to_task is None or teacher_to_task is None else np.argsort(teacher_to_task)[to_task].tolist()
     teacher = load_model(name, AutoModelForSequenceClassification, config=teacher_config)
-    return {"teacher": teacher, "distillation": distillation, "teacher_labels": labels}
+    return {"teacher": teacher, "distillation": distillation, "teacher_labels": labels}, theirs
 
 
 def report(results: dict[str, Any]) -> str:
@@ -310,7 +341,8 @@ def _run_all(
                 config, to_task = load_task_config(mine.model_name_or_path, task, new_head=mine.new_head)
     if distillation.teacher is not None:
         tokenizer = load_tokenizer(arguments.model_name_or_path)
-        load_teacher(distillation, config, tokenizer, task, to_task)
+        max_length, _ = find_max_length(arguments, tokenizer, config)
+        load_teacher(distillation, config, tokenizer, task, to_task, max_length)
     start_output(training, arguments, distillation)
 
     runs: dict[str, dict[str, Any]] = {}
@@ -362,6 +394,7 @@ def _run_seed(
     encoded: dict[tuple[str, str], Dataset],
     to_task: np.ndarray | None,
     teacher: dict[str, Any],
+    teacher_tokenizer: PreTrainedTokenizerBase | None,
 ) -> dict[str, dict[str, float]]:
     """One seed's run; returns its metrics for each validation split."""
     set_seed(training.seed)
@@ -393,14 +426,15 @@ def _run_seed(
 
     trainer = DistillationTrainer(
         model,
-        unpushed(training),
-        data_collator=DataCollatorWithPadding(tokenizer),
+        for_trainer(training),
+        data_collator=TaughtCollator(tokenizer, teacher_tokenizer),
         train_dataset=encoded.get(("train", "train")),
         eval_dataset=encoded.get(("eval", task.validation[0])) if task.validation else None,
         preprocess_logits_for_metrics=only_logits,
         compute_metrics=compute_metrics,
         processing_class=tokenizer,
         pool_learning_rate=arguments.pool_learning_rate,
+        source=arguments.model_name_or_path,
         callbacks=[EpochCallback(), BestCallback()],
         **teacher,
     )

@@ -3,7 +3,10 @@
 """GLUE's tasks, and other sets of labelled sentences or pairs of them: their data, from the Hub or from files, and the
 GLUE server's prediction files."""
 
+import copy
 import dataclasses
+import math
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,11 +14,17 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase, TrainingArguments
+from transformers.utils import logging
 
 from ..files import write_whole
 from .data_files import EXTENSIONS, load_by_name, load_file
+from .distillation import TEACHERS
 from .metrics import F1, Accuracy, Matthews, Pearson, Spearman
+from .names import fold, match_names
 from .runs import check_positive, load_config
+
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -102,7 +111,7 @@ class GlueArguments:
         default_factory=list,
         metadata={"help": "run once for each of them, each in a folder of its own, not for `seed`"},
     )
-    max_length: int = field(default=128, metadata={"help": "tokens after which a text is cut off"})
+    max_length: int = field(default=128, metadata={"help": "tokens after which a text is cut off, which is said"})
     max_train_samples: int | None = field(default=None, metadata={"help": "train on the first of them alone"})
     max_eval_samples: int | None = field(default=None, metadata={"help": "evaluate on the first of them alone"})
     max_predict_samples: int | None = field(default=None, metadata={"help": "predict the first of them alone"})
@@ -210,15 +219,18 @@ def _find_labels(arguments: GlueArguments, labelled: list[tuple[Dataset, str]], 
                 raise ValueError(
                     f"{where} has the label {label!r} in row {row} (the first is 0); a label is a name or a number."
                 )
-        names = {_name(label).lower(): label for label in reversed(labels)}  # of several spellings the first
+        names = set(map(_name, labels))
         if len(names) > max(10, len(labels) // 2) and all(map(_is_number, names)):
             raise ValueError(
                 f"{arguments.label_column} has {len(names)} different values in {len(labels)} rows; if they are "
                 "numbers on a scale, give --regression true."
             )
-        found = tuple(map(_name, sorted(names.values(), key=lambda label: (isinstance(label, str), label))))
+        found = tuple(sorted(names, key=lambda name: (0, float(name), name) if _is_number(name) else (1, 0.0, name)))
     if len(found) < 2:
         raise ValueError(f"{where} has only one label, {', '.join(found)}; training needs two or more.")
+    if alike := [name for name, times in Counter(map(fold, found)).items() if times > 1]:
+        spellings = ", ".join(repr(name) for name in found if fold(name) == alike[0])
+        logger.warning(f"{where} has the labels {spellings}, which are taken for different ones.")
     return found
 
 
@@ -230,23 +242,45 @@ def _load_split(arguments: GlueArguments, split: str) -> tuple[Dataset, str]:
             name, config_name = "nyu-mll/glue", arguments.task
         return load_by_name(name, config_name, split), f"{split} of {config_name or name}"
     names = [f"{split}{extension}" for extension in EXTENSIONS if extension != ".txt"]
-    for name in names:
-        path = Path(arguments.data_dir) / name
-        if path.is_file():
-            return load_file(path), str(path)
+    paths = [path for path in (Path(arguments.data_dir) / name for name in names) if path.is_file()]
+    if len(paths) > 1:
+        raise ValueError(f"{paths[0]} and {paths[1].name} are both of the split {split}: take one of them out.")
+    if paths:
+        return load_file(paths[0]), str(paths[0])
     raise FileNotFoundError(
         f"{arguments.data_dir} has none of {', '.join(names)}, which {arguments.task or 'the run'} needs."
     )
 
 
 def encode(
-    data: Dataset, task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int, to_task: np.ndarray | None
+    data: Dataset,
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    to_task: np.ndarray | None,
+    teacher_tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Dataset:
-    """Token ids, and labels in the model's numbers."""
+    """Token ids, labels in the model's numbers, and `cut`, whether a text had more than `max_length` tokens; and what
+    a teacher's tokenizer makes of the texts, for `TaughtCollator`.
+
+    Raises:
+        ValueError: the teacher's tokenizer makes other tokens of a text.
+    """
     of_model = None if to_task is None else np.argsort(to_task)
+    tokenizer = copy.deepcopy(tokenizer)  # where it has cut would be saved with it
 
     def encode_batch(batch: dict[str, list]) -> dict[str, list]:
-        encoded = {**tokenizer(*(batch[column] for column in task.columns), truncation=True, max_length=max_length)}
+        texts = [batch[column] for column in task.columns]
+        encoded = {**tokenizer(*texts, truncation=True, max_length=max_length)}
+        encoded["cut"] = [len(ids) == max_length for ids in encoded["input_ids"]]
+        for row in (row for row, full in enumerate(encoded["cut"]) if full):
+            whole = tokenizer(*(column[row] for column in texts), truncation=False, verbose=False)
+            encoded["cut"][row] = len(whole["input_ids"]) > max_length
+        if teacher_tokenizer is not None:
+            theirs = {**teacher_tokenizer(*texts, truncation=True, max_length=max_length)}
+            if theirs["input_ids"] != encoded["input_ids"]:
+                raise ValueError("The teacher's tokenizer makes other tokens of the texts than the model's does.")
+            encoded |= {f"{TEACHERS}{name}": values for name, values in theirs.items()}
         if "label" in batch:
             encoded["labels"] = batch["label"] if of_model is None else of_model[batch["label"]].tolist()
         return encoded
@@ -275,10 +309,12 @@ def _checked(data: Dataset, where: str, task: Task, labelled: bool) -> Dataset:
     if not labelled:
         return data.select_columns(list(task.columns))
     feature, labels = data.features[task.label_column], list(data[task.label_column])
-    if isinstance(feature, ClassLabel):
-        names = dict(enumerate(feature.names))
-        labels = [names.get(label, label) for label in labels]
-    known = {name.lower(): number for number, name in enumerate(task.labels or ())}
+    declared = isinstance(feature, ClassLabel)
+    if declared:
+        name_of = dict(enumerate(feature.names))
+        labels = [name_of.get(label, label) for label in labels]
+    names = feature.names if declared else list(dict.fromkeys(map(_name, labels)))
+    known = dict(zip(names, match_names(names, task.labels or (), apart=declared)))
     numbers = [_number(label, task, known) for label in labels]
     if None in numbers:
         row = numbers.index(None)
@@ -291,17 +327,17 @@ def _checked(data: Dataset, where: str, task: Task, labelled: bool) -> Dataset:
     return data.select_columns(list(task.columns)).add_column("label", numbers)
 
 
-def _number(label: Any, task: Task, known: dict[str, int]) -> float | int | None:
-    """A label as the task's number, by its `known` names; None for one that it has not."""
+def _number(label: Any, task: Task, known: dict[str, int | None]) -> float | int | None:
+    """A label as the task's number, by those `known` of its name; None for one that it has not."""
     if _is_missing(label):
         return None
     try:
-        if task.labels is None:
-            return float(label) if np.isfinite(float(label)) else None
-        if (number := known.get(_name(label).lower())) is not None:
+        if task.labels is not None and (number := known.get(_name(label))) is not None:
             return number
-        number = int(label)
-        return number if task.numbered and number == float(label) and 0 <= number < len(known) else None
+        value = float(label)
+        if task.labels is None:
+            return value if np.isfinite(value) else None
+        return int(value) if task.numbered and value.is_integer() and 0 <= value < len(task.labels) else None
     except (TypeError, ValueError, OverflowError):
         return None
 
@@ -313,10 +349,9 @@ def _is_missing(label: Any) -> bool:
 
 def _is_number(name: str) -> bool:
     try:
-        float(name)
+        return math.isfinite(float(name))
     except ValueError:
         return False
-    return True
 
 
 def _name(label: Any) -> str:

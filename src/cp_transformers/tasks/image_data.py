@@ -3,22 +3,25 @@
 """Labelled images: where they come from, which of a model's labels theirs are, and how they become pixel values, in
 evaluation as the checkpoint's image processor says and in training with the field's augmentations."""
 
-import glob
 import io
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import ClassLabel, Dataset, Image, IterableDataset, load_dataset_builder
+from datasets import ClassLabel, Dataset, Features, Image, IterableDataset
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from transformers import AutoImageProcessor, PreTrainedConfig
+from transformers.utils import logging
 
+from ..checkpoints import some
 from .data_files import load_by_name
+from .names import fold, match_names
 from .runs import DrawnAnew
 
 
@@ -27,6 +30,10 @@ LABEL_COLUMNS = ("label", "labels", "cls", "fine_label")
 SPLIT_FOLDERS = {"train": ("train",), "validation": ("validation", "val", "valid", "dev")}
 INTERPOLATIONS = {"nearest": 0, "bilinear": 2, "bicubic": 3, "lanczos": 1}
 IGNORED = -100  # the label of an image that could not be read
+# The beginnings of names that systems give to what is no image, whatever it is called.
+HIDDEN = (".", "__MACOSX")
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -48,57 +55,105 @@ def load_folder(data_dir: str, split: str, labelled: bool = True) -> LabelledIma
     """A folder of images, one folder a class: `data_dir/<split>/<class>/*`, or for evaluation `data_dir/<class>/*`;
     where no labels are asked for, they may lie there in any way.
 
+    Links are followed. What has a name of an image is one, also where it cannot be read; of what is left out, hidden
+    and other files and folders without images, the log has the number.
+
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: it has no images in folders, or one that is not in the folder of a class.
+        OSError: a folder may not be read.
+        ValueError: it has no images in folders, or one that is not in the folder of a class; or the split has two
+            folders; or the name of a class is no text; or a folder is a link that leads nowhere, or into itself.
     """
-    root = Path(data_dir)
-    if not root.is_dir():
-        raise FileNotFoundError(f"There is no folder {data_dir}.")
-    folder = next((root / name for name in SPLIT_FOLDERS[split] if (root / name).is_dir()), None)
-    if folder is None:
-        if split == "train" or any((root / name).is_dir() for names in SPLIT_FOLDERS.values() for name in names):
-            raise FileNotFoundError(f"{data_dir} has no folder {' or '.join(SPLIT_FOLDERS[split])}.")
-        folder = root
-    # All files are named, or datasets would take those with "val" or "test" in a name for another split; and so are
-    # the folders that are links, which "**" does not follow.
-    base = str(folder.resolve())
-    links = [entry.name for entry in os.scandir(base) if entry.is_symlink() and entry.is_dir()]
-    folders = [base, *(os.path.join(base, name) for name in sorted(links) if not name.startswith((".", "__")))]
-    files = {"train": [f"{glob.escape(path)}/**" for path in folders]}
-    stray = None
-    try:
-        # Metadata are not looked for: where there are any, datasets gives no labels.
-        options = {"drop_labels": not labelled, "metadata_filenames": [""]}
-        builder = load_dataset_builder("imagefolder", data_files=files, **options)
-        if labelled:
-            stray = _find_stray(builder.config.data_files["train"], base, builder.EXTENSIONS)
-        if stray is None:
-            builder.download_and_prepare()
-            rows = builder.as_dataset("train")
-    except (ValueError, OSError) as error:
-        raise ValueError(
-            f"{folder} has no images{' in folders of classes' * labelled}: {' '.join(str(error).split())[:200]}"
-        ) from error
-    if stray is not None:
-        raise ValueError(
-            f"{folder / Path(stray).relative_to(base)} is not in the folder of a class, {folder / '<class>'}; move it "
-            "there, or take it out."
-        )
-    if not len(rows) or (labelled and not isinstance(rows.features.get("label"), ClassLabel)):
+    folder = Path(os.path.abspath(_find_split(Path(data_dir), split)))
+    found: dict[str, list[str]] = {}
+    left_out: list[str] = []
+    for path, is_image in _files(str(folder)):
+        if is_image:
+            found.setdefault(os.path.dirname(path), []).append(path)
+        else:
+            left_out.append(path)
+    if not found:
         raise ValueError(f"{folder} has no images{' in folders of classes' * labelled}.")
-    names = rows.features["label"].names if labelled else None
-    return LabelledImages(rows.cast_column("image", Image(decode=False)), names, str(folder))
+    stray = next((paths[0] for parent, paths in found.items() if os.path.dirname(parent) != str(folder)), None)
+    if labelled and stray is not None:
+        raise ValueError(
+            f"{_printable(stray)} is not in the folder of a class, {folder / '<class>'}; move it there, or take it "
+            "out."
+        )
+    if left_out:
+        logger.warning(
+            f"Of {folder} {len(left_out)} files and folders are left out: {some([*map(_printable, left_out)])}."
+        )
+    paths = sorted(path for paths in found.values() for path in paths)
+    columns: dict[str, list] = {"image": list(map(_as_image, paths))}
+    features = Features({"image": Image(decode=False)})
+    names = None
+    if labelled:
+        names = sorted(map(os.path.basename, found))
+        if unnamed := next((name for name in names if _printable(name) != name), None):
+            raise ValueError(f"{folder / _printable(unnamed)} is the folder of a class: rename it in UTF-8.")
+        number = {name: index for index, name in enumerate(names)}
+        columns["label"] = [number[os.path.basename(os.path.dirname(path))] for path in paths]
+        features["label"] = ClassLabel(names=names)
+    return LabelledImages(Dataset.from_dict(columns, features), names, str(folder))
 
 
-def _find_stray(files: Sequence[str], folder: str, extensions: Sequence[str]) -> str | None:
-    """The first image that is not in a folder in `folder`."""
-    for file in files:  # of ImageNet there are 1.3 million
-        if os.path.dirname(os.path.dirname(file)) != folder:
-            name, extension = os.path.splitext(file)
-            if {extension.lower(), os.path.splitext(name)[1].lower()} & set(extensions):  # as datasets looks for them
-                return file
-    return None
+def _find_split(root: Path, split: str) -> Path:
+    """The folder of a split, or for evaluation the one of all images; see [`load_folder`]."""
+    if not root.is_dir():
+        raise FileNotFoundError(f"There is no folder {root}.")
+    folders = {
+        use: [root / name for name in names if (root / name).is_dir() or (root / name).is_symlink()]
+        for use, names in SPLIT_FOLDERS.items()
+    }
+    if len(folders[split]) > 1:
+        names = " and ".join(path.name for path in folders[split])
+        raise ValueError(f"{root} has both {names}, which are names of one split; rename one of them.")
+    if not folders[split] and (split == "train" or any(folders.values())):
+        raise FileNotFoundError(f"{root} has no folder {' or '.join(SPLIT_FOLDERS[split])}.")
+    return folders[split][0] if folders[split] else root
+
+
+def _files(folder: str, within: tuple[str, ...] = ()) -> Iterator[tuple[str, bool]]:
+    """The files below a folder, and whether each is an image by its name; and the folders that are left out.
+
+    Raises:
+        ValueError: a folder is a link that leads nowhere, or to a folder that it lies in.
+    """
+    real = os.path.realpath(folder)
+    if real in within:
+        raise ValueError(f"{_printable(folder)} is a link to a folder that it lies in; take it out.")
+    is_empty = True
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        is_empty = False
+        is_image = os.path.splitext(entry.name)[1].lower() in ImageFolder.EXTENSIONS
+        if entry.name.startswith(HIDDEN):
+            yield entry.path, False
+        elif os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+            yield from _files(entry.path, (*within, real))
+        elif entry.is_symlink() and not is_image and not os.path.exists(entry.path):
+            raise ValueError(f"{_printable(entry.path)} is a link that leads nowhere; mend it, or take it out.")
+        else:
+            yield entry.path, is_image
+    if is_empty:
+        yield folder, False
+
+
+def _as_image(path: str) -> dict[str, Any]:
+    """What stands for an image in a column of them; where the path is no text, which such a column holds alone, with
+    the content of the file."""
+    name = _printable(path)
+    if name == path:
+        return {"path": path, "bytes": None}
+    try:
+        return {"path": name, "bytes": Path(path).read_bytes()}
+    except OSError:
+        return {"path": name, "bytes": b""}  # which is no image
+
+
+def _printable(path: str) -> str:
+    r"""A path as text: what is not UTF-8 in it is written like \udcff."""
+    return path.encode("utf-8", "backslashreplace").decode()
 
 
 def load_images(
@@ -142,9 +197,9 @@ def load_images(
 def match_labels(names: Sequence[str] | None, config: PreTrainedConfig, where: str) -> list[int] | None:
     """For each label of the data its number among the model's; None where the data has the model's numbers.
 
-    Labels are matched by their names; names that are numbers (ImageNet-V2's folders, which sort as strings) are the
-    model's numbers; ImageNet's 1,000 WordNet ids are in its order, that of the ids; and a model without names of its
-    own has the data's order.
+    Labels are matched by their names, see [`match_names`]; names that are numbers (ImageNet-V2's folders, which sort
+    as strings) are the model's numbers; ImageNet's 1,000 WordNet ids are in its order, that of the ids; and a model
+    without names of its own has the data's order.
 
     Raises:
         ValueError: the labels cannot be matched.
@@ -152,12 +207,14 @@ def match_labels(names: Sequence[str] | None, config: PreTrainedConfig, where: s
     if names is None:
         return None
     count = config.num_labels
-    ours = [_plain(name) for name in names]
-    theirs = [_plain(str(config.id2label[index])) for index in range(count)]
-    if len(set(theirs)) == count and set(ours) <= set(theirs):
-        return [theirs.index(name) for name in ours]
+    theirs = [str(config.id2label[index]) for index in range(count)]
+    found = match_names(names, theirs, apart=True)
+    if (matched := [place for place in found if place is not None]) and len(matched) == len(names):
+        return matched
     if all(name.isdecimal() for name in names):
         numbers = [int(name) for name in names]
+        if len(set(numbers)) < len(numbers):
+            raise ValueError(f"{where} has two classes of the same number, such as 1 and 01; rename one of them.")
         if max(numbers) < count:
             return numbers
         raise ValueError(f"{where} has a class {max(numbers)}, but the model tells only {count} apart.")
@@ -165,12 +222,12 @@ def match_labels(names: Sequence[str] | None, config: PreTrainedConfig, where: s
         of_imagenet = count == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in names)
         if of_imagenet and list(names) == sorted(names):
             return list(range(count))
-        if theirs == [f"label {index}" for index in range(count)]:
+        if theirs == [f"LABEL_{index}" for index in range(count)]:
             return list(range(count))
         # Lists of ImageNet's names differ in the few that occur twice in it, such as crane.
-        if count == 1000 and sum(one == other for one, other in zip(ours, theirs)) >= 0.95 * count:
+        if count == 1000 and sum(fold(one) == fold(other) for one, other in zip(names, theirs)) >= 0.95 * count:
             return list(range(count))
-    unknown = next((name for name, plain in zip(names, ours) if plain not in theirs), names[0])
+    unknown = next((name for name, place in zip(names, found) if place is None), None)
     raise ValueError(
         f"{where} has a class {unknown!r}, which is not one of the {count} labels of "
         f"{getattr(config, 'name_or_path', '') or 'the model'} ({', '.join(theirs[:3])}, "
@@ -194,10 +251,6 @@ def match_validation(data: LabelledImages, config: PreTrainedConfig, real: bool)
             "of the classes by their numbers."
         )
     return labels
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.lower().replace("_", " ").split())
 
 
 def model_label(label: int, to_model: Sequence[int] | None, num_labels: int, where: str) -> int:

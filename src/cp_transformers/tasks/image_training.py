@@ -27,8 +27,9 @@ from transformers import (
     ViTImageProcessorPil,
     set_seed,
 )
+from transformers.utils import logging
 
-from .distillation import DistillationArguments, DistillationTrainer, make_layer_map, match_outputs
+from .distillation import DistillationArguments, DistillationTrainer, check_shapes, make_layer_map, match_outputs
 from .image_data import (
     IGNORED,
     INTERPOLATIONS,
@@ -50,7 +51,7 @@ from .image_data import (
 )
 from .image_evaluation import Preprocessed
 from .imagenet_arguments import CONFIGS, ImageNetArguments
-from .records import prepare, unpushed
+from .records import prepare
 from .runs import (
     BestCallback,
     EpochCallback,
@@ -58,6 +59,7 @@ from .runs import (
     check_finite,
     draw_new_head,
     fixed_image_size,
+    for_trainer,
     load_config,
     load_model,
     new_config,
@@ -65,6 +67,8 @@ from .runs import (
     resume,
 )
 
+
+logger = logging.get_logger(__name__)
 
 EMA_FILE = "ema.safetensors"
 
@@ -151,7 +155,7 @@ def train_model(
     own = resolve_preprocessing(processor, arguments.image_size, arguments.crop_pct, arguments.interpolation)
     for name, value in own.options.items():  # what is saved is to see images as the model was trained to
         setattr(processor, name, value)
-    teacher = load_teacher(distillation, config, processor)
+    teacher = load_teacher(distillation, config, own)
     resume(training, output, *([EMA_FILE] if arguments.ema_decay else []))
     set_seed(training.seed)
     model = load()
@@ -188,7 +192,7 @@ def train_model(
 
     trainer = AveragingTrainer(
         model,
-        unpushed(training),
+        for_trainer(training),
         data_collator=MixingCollator(num_labels, arguments.mixup, arguments.cutmix),
         train_dataset=data,
         eval_dataset=evaluated,
@@ -320,12 +324,14 @@ class AveragingTrainer(DistillationTrainer):
             self.ema.save(Path(output_dir))
 
 
-def load_teacher(distillation: DistillationArguments, config: PreTrainedConfig, processor: Any) -> dict[str, Any]:
+def load_teacher(
+    distillation: DistillationArguments, config: PreTrainedConfig, preprocessing: Preprocessing
+) -> dict[str, Any]:
     """What [`DistillationTrainer`] takes besides a Trainer's arguments.
 
     Raises:
         ValueError: the teacher has other labels, no trained head, another image size or normalisation, or hidden
-            states of another width.
+            states of another shape.
         OSError: it cannot be read.
     """
     name = distillation.teacher
@@ -337,9 +343,17 @@ def load_teacher(distillation: DistillationArguments, config: PreTrainedConfig, 
     sizes = [getattr(each, "image_size", None) for each in (config, teacher_config)]
     if None not in sizes and as_pair(sizes[0]) != as_pair(sizes[1]):
         raise ValueError(f"The teacher {name} is for images of {sizes[1]}, the model for images of {sizes[0]}.")
+    channels = [getattr(each, "num_channels", 3) for each in (config, teacher_config)]
+    if channels[0] != channels[1]:
+        raise ValueError(f"The teacher {name} is for images of {channels[1]} channels, the model for {channels[0]}.")
     theirs = load_processor(name)
-    if normalization(theirs) != normalization(processor):
+    if _colours(theirs) != _colours(preprocessing.processor):
         raise ValueError(f"The teacher {name} is for images that are normalised otherwise than the model's.")
+    size, seen = preprocessing.image_size, resolve_preprocessing(theirs).image_size
+    if size != seen:
+        logger.warning(f"The teacher {name} is for images of {seen}, and is given those of the model, of {size}.")
+    if distillation.distillation_hidden_weight:
+        check_shapes(config, teacher_config, name, distillation.layer_map, size)
     if not distillation.distillation_logits_weight:
         return {"teacher": load_model(name, AutoModel), "distillation": distillation}
     if not any("ImageClassification" in each for each in teacher_config.architectures or []):
@@ -347,3 +361,8 @@ def load_teacher(distillation: DistillationArguments, config: PreTrainedConfig, 
     labels = match_outputs(config, teacher_config, name)
     teacher = load_model(name, AutoModelForImageClassification)
     return {"teacher": teacher, "distillation": distillation, "teacher_labels": labels}
+
+
+def _colours(processor: Any) -> Any:
+    """What an image processor makes of colours."""
+    return normalization(processor), bool(getattr(processor, "do_flip_channel_order", False))

@@ -7,11 +7,14 @@ The vocabulary is trained on the spot or given. Short texts are packed into rows
 pool each other. Which tokens are masked depends on the seed, the epoch and the row alone.
 """
 
+import copy
+import hashlib
 import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +31,14 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.utils import logging
 
 from ..families import configs_with, family_of, first_position, max_tokens
-from .arguments import ArgumentParser, as_mapping
+from .arguments import ArgumentParser, as_mapping, resolve
 from .data_files import load_by_name, load_file
-from .records import finish, prepare, push, unpushed
+from .records import finish, prepare, push
 from .runs import (
+    HELD_OUT,
     BestCallback,
     Drawn,
     DrawnAnew,
@@ -46,6 +51,8 @@ from .runs import (
     check_output,
     check_positive,
     finished,
+    for_trainer,
+    holds_out,
     load_config,
     load_model,
     load_tokenizer,
@@ -59,6 +66,8 @@ from .runs import (
 CONFIGS = configs_with("ForMaskedLM")
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 IGNORED = -100  # the label of a token that is not predicted
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -89,7 +98,10 @@ class MlmArguments:
     train_file: str | None = field(
         default=None, metadata={"help": "in its place texts as .txt (one a line), .jsonl, .csv or .parquet"}
     )
-    validation_file: str | None = field(default=None, metadata={"help": "held-out texts, likewise"})
+    validation_file: str | None = field(
+        default=None,
+        metadata={"help": f"held-out texts, likewise; default: one in {HELD_OUT} of those of train_file"},
+    )
     train_split: str = field(default="train", metadata={"help": "the split of dataset_name to train on"})
     validation_split: str = field(default="validation", metadata={"help": "the split of it to evaluate on"})
     text_column: str = field(default="text", metadata={"help": "the column of the texts"})
@@ -166,7 +178,7 @@ def run(arguments: MlmArguments, training: TrainingArguments) -> dict[str, Any]:
     evaluated = _to_evaluate(rows["validation"], masking) if "validation" in rows else None
     trainer = TaskTrainer(
         model,
-        unpushed(training),
+        for_trainer(training),
         data_collator=Collator(
             tokenizer,
             arguments.pack,
@@ -179,6 +191,7 @@ def run(arguments: MlmArguments, training: TrainingArguments) -> dict[str, Any]:
         preprocess_logits_for_metrics=score_rows,
         compute_metrics=sum_scores,
         pool_learning_rate=arguments.pool_learning_rate,
+        source=arguments.model_name_or_path,
         callbacks=[EpochCallback(), BestCallback()],
     )
     # The loss of a batch is a mean over its masked tokens, which Trainer would take for a sum over all batches'.
@@ -216,13 +229,7 @@ def _check(arguments: MlmArguments, training: TrainingArguments) -> None:
         raise ValueError("A new model has nothing to evaluate: give --do_train, or --model_name_or_path.")
     if arguments.streaming and training.do_train and training.max_steps <= 0:
         raise ValueError("Texts that are streamed have no known number: say how long to train with --max_steps.")
-    for file in (arguments.train_file, arguments.validation_file):
-        if file is not None and not Path(file).is_file():
-            raise FileNotFoundError(f"There is no file {file}.")
-    if arguments.dataset_name is None:
-        for does, name in ((training.do_train, "train_file"), (training.do_eval, "validation_file")):
-            if does and getattr(arguments, name) is None:
-                raise ValueError(f"Give the texts by --{name}.")
+    check_files(arguments, training)
     if training.do_predict:
         raise ValueError("A language model has nothing to predict here: leave out --do_predict.")
     check_metrics(training, ("loss", "perplexity", "accuracy"))
@@ -236,42 +243,101 @@ def _check(arguments: MlmArguments, training: TrainingArguments) -> None:
         raise ValueError(f"Rows are packed for {', '.join(CONFIGS)}, not {config.model_type}: give --pack false.")
 
 
+def check_files(arguments: Any, training: TrainingArguments) -> None:
+    """Refuses files of texts that are not there, or not given where nothing else is.
+
+    Raises:
+        ValueError, FileNotFoundError: see above.
+    """
+    for file in (arguments.train_file, arguments.validation_file):
+        if file is not None and not Path(file).is_file():
+            raise FileNotFoundError(f"There is no file {file}.")
+    if arguments.train_file is None and arguments.validation_file is None:
+        return
+    if training.do_train and arguments.train_file is None:
+        raise ValueError("Give the texts to train on by --train_file.")
+    if training.do_eval and arguments.validation_file is None and not training.do_train:
+        raise ValueError("Give the texts to evaluate on by --validation_file.")
+
+
 def load_texts(arguments: MlmArguments, training: TrainingArguments) -> dict[str, Dataset | IterableDataset]:
-    """The texts of the splits that the run needs, `train` and `validation`, in a column `text`."""
+    """The texts of the splits that the run needs, `train` and `validation`, in a column `text`. Where there is one
+    file for both, one text in [`HELD_OUT`] of it is for `validation`.
+
+    Raises:
+        ValueError: a split has no texts.
+        OSError: they cannot be read.
+    """
     texts = {}
     needed = {"train": training.do_train, "validation": training.do_eval or training.eval_strategy != "no"}
+    from_one = holds_out(resolve(arguments, training))
     for split in (split for split, does in needed.items() if does):
-        file = getattr(arguments, f"{split}_file")
-        if file is not None:
-            data, where = load_file(file), file
-            if arguments.streaming and split == "train":
-                data = data.to_iterable_dataset()
-        else:
-            name = getattr(arguments, f"{split}_split")
-            data = load_by_name(
-                str(arguments.dataset_name),
-                arguments.dataset_config_name,
-                name,
-                streaming=arguments.streaming,  # of both, or all splits would be downloaded for the one
-                instead="--train_file and --validation_file",
-            )
-            where = f"{name} of {arguments.dataset_name}"
-        columns = data.column_names or []
-        if columns and arguments.text_column not in columns:
-            raise ValueError(f"{where} has no column {arguments.text_column}; its columns are {', '.join(columns)}.")
-        data = data.select_columns(arguments.text_column)
-        if arguments.text_column != "text":
-            data = data.rename_column(arguments.text_column, "text")
+        file = arguments.train_file if from_one else getattr(arguments, f"{split}_file")
+        data, where = _read_texts(arguments, split, file)
+        if from_one:
+            data = data.filter(partial(_is_held_out, held_out=split == "validation"), input_columns="text")
         limit = arguments.max_train_samples if split == "train" else arguments.max_eval_samples
         if limit is not None:
             data = data.take(limit) if isinstance(data, IterableDataset) else data.select(range(min(limit, len(data))))
         if split == "validation" and isinstance(data, IterableDataset):
             data = Dataset.from_dict({"text": [row["text"] for row in data]}, Features({"text": Value("string")}))
-        data = data.filter(_is_text, input_columns="text")
-        if isinstance(data, Dataset) and not len(data):
-            raise ValueError(f"{where} has no text.")
-        texts[split] = data
+        texts[split] = data.filter(_is_text, input_columns="text")
+        if isinstance(data, Dataset):
+            _report(where, len(data), len(texts[split]), from_one, split, training.process_index == 0)
     return texts
+
+
+def _read_texts(arguments: MlmArguments, split: str, file: str | None) -> tuple[Dataset | IterableDataset, str]:
+    """The texts of a file, or else of a split of the data set, and where they are from.
+
+    Raises:
+        ValueError: there is no such column, or it has other things than texts.
+        OSError: they cannot be read.
+    """
+    if file is not None:
+        data, where = load_file(file), file
+        if arguments.streaming and split == "train":
+            data = data.to_iterable_dataset()
+    else:
+        name = getattr(arguments, f"{split}_split")
+        data = load_by_name(
+            str(arguments.dataset_name),
+            arguments.dataset_config_name,
+            name,
+            streaming=arguments.streaming,  # of both, or all splits would be downloaded for the one
+            instead="--train_file and --validation_file",
+        )
+        where = f"{name} of {arguments.dataset_name}"
+    columns, column = data.column_names or [], arguments.text_column
+    if columns and column not in columns:
+        raise ValueError(f"{where} has no column {column}; its columns are {', '.join(columns)}.")
+    kind = getattr((data.features or {}).get(column), "dtype", "string")
+    if kind not in ("string", "large_string", "null"):
+        raise ValueError(f"Column {column} of {where} has no texts, but {kind}; choose another --text_column.")
+    data = data.select_columns(column)
+    return data if column == "text" else data.rename_column(column, "text"), where
+
+
+def _report(where: str, rows: int, texts: int, from_one: bool, split: str, aloud: bool) -> None:
+    """Says how many rows are left out, since they have no text (the empty lines of a .txt file are no rows), and how
+    many are held out.
+
+    Raises:
+        ValueError: there is no text at all.
+    """
+    if not texts:
+        few = "too few texts to hold some out: give others by --validation_file" if from_one else "no text"
+        raise ValueError(f"{where} has {few}.")
+    if aloud and texts < rows and not where.endswith(".txt"):
+        logger.warning(f"{rows - texts} of {rows} rows of {where} have no text, and are left out.")
+    if aloud and from_one and split == "validation":
+        logger.warning(f"{texts} texts of {where} are held out; give others by --validation_file.")
+
+
+def _is_held_out(text: Any, held_out: bool) -> bool:
+    """Whether a text is one of those held out, or, if they are not wanted, of the others. Equal texts are together."""
+    digest = hashlib.blake2b(str(text).strip().encode("utf-8", "surrogatepass"), digest_size=7).digest()
+    return (int.from_bytes(digest, "big") % HELD_OUT == 0) == held_out
 
 
 def _is_text(text: Any) -> bool:
@@ -283,7 +349,7 @@ def make_tokenizer(arguments: MlmArguments, training: TrainingArguments, texts: 
 
     Raises:
         OSError: the given one cannot be read.
-        ValueError: it has no token for masking.
+        ValueError: it has no token for masking, or no words where they are to be masked.
     """
     output = Path(training.output_dir)
     name = arguments.tokenizer_name or arguments.model_name_or_path
@@ -301,7 +367,8 @@ def make_tokenizer(arguments: MlmArguments, training: TrainingArguments, texts: 
             raise OSError(f"{name} has no tokenizer that can be read; choose another --tokenizer_name.") from error
     if tokenizer.mask_token_id is None:
         raise ValueError(f"The tokenizer of {name} has no mask token; choose another --tokenizer_name.")
-    tokenizer.model_max_length = arguments.max_length
+    if arguments.whole_word_mask and not tokenizer.is_fast:
+        raise ValueError(f"The tokenizer of {name} does not tell words apart: leave out --whole_word_mask.")
     return tokenizer
 
 
@@ -346,6 +413,7 @@ def make_model(arguments: MlmArguments, tokenizer: PreTrainedTokenizerBase) -> P
         return load_model(arguments.model_name_or_path, AutoModelForMaskedLM, config=config)
     config = new_config(CONFIGS, arguments, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
     _check_fit(config, arguments, tokenizer)
+    tokenizer.model_max_length = max_tokens(config)  # that of another model is not this one's
     return AutoModelForMaskedLM.from_config(config)
 
 
@@ -367,27 +435,20 @@ def encode(data: Dataset | IterableDataset, arguments: MlmArguments, tokenizer: 
     `words` (the number of the word in its row, -1 for special tokens; each token is its own unless whole words are to
     be masked)."""
 
-    # Not `arguments`: what is encoded is found again in the cache unless one of these has changed.
+    # Not `arguments`: what is encoded is found again in the cache unless one of these has changed. And a copy of the
+    # tokenizer: how one was called is saved with it.
     max_length, packed, whole_words = arguments.max_length, arguments.pack, arguments.whole_word_mask
+    tokenizer = copy.deepcopy(tokenizer)
 
     def encode_batch(batch: dict[str, list]) -> dict[str, list]:
         columns: dict[str, list] = {"input_ids": [], "segments": [], "words": []}
         if not batch["text"]:
             return columns
-        encoded = tokenizer(
-            batch["text"],
-            truncation=True,
-            max_length=max_length,
-            return_overflowing_tokens=True,  # the rest of a long text is a text of its own
-            return_special_tokens_mask=True,
-        )
+        encoded = tokenizer(batch["text"], truncation=False, return_special_tokens_mask=True, verbose=False)
         pieces = []
-        for index, ids in enumerate(encoded["input_ids"]):
-            special = encoded["special_tokens_mask"][index]
+        for index, (ids, special) in enumerate(zip(encoded["input_ids"], encoded["special_tokens_mask"])):
             words = encoded.word_ids(index) if whole_words else range(len(ids))
-            words = [-1 if is_special else word for is_special, word in zip(special, words)]
-            first = min((word for word in words if word >= 0), default=0)  # a later piece of a long text counts on
-            pieces.append((ids, [word if word < 0 else word - first for word in words]))
+            pieces += split_text(ids, [-1 if each else word for each, word in zip(special, words)], max_length)
         rows = pack(pieces, max_length) if packed else [[piece] for piece in pieces]
         for row in rows:
             columns["input_ids"].append([token for ids, _ in row for token in ids])
@@ -402,6 +463,31 @@ def encode(data: Dataset | IterableDataset, arguments: MlmArguments, tokenizer: 
     small = {"input_ids": List(Value("int32")), "segments": List(Value("int16")), "words": List(Value("int16"))}
     options = {} if isinstance(data, IterableDataset) else {"num_proc": arguments.preprocessing_num_workers}
     return data.map(encode_batch, batched=True, remove_columns="text", features=Features(small), **options)
+
+
+def split_text(ids: list[int], words: list[int], max_length: int) -> list[tuple[list[int], list[int]]]:
+    """The pieces of a text, of at most `max_length` tokens, each with the special tokens around the text; none of its
+    tokens is lost.
+
+    They are cut here: tokenizers that are written in Python give the first piece alone, and tokenizers 0.23.1 and
+    0.23.2 lose some of the others.
+
+    Args:
+        ids: of the whole text's tokens.
+        words: the numbers of their words, -1 for special tokens; those of each piece are counted from 0.
+    """
+    inside = [place for place, word in enumerate(words) if word >= 0]
+    if not inside:
+        return []
+    start, end = inside[0], inside[-1] + 1
+    room = max_length - start - (len(ids) - end)
+    pieces = []
+    for place in range(start, end, room):
+        chosen = slice(place, min(place + room, end))
+        first = min((word for word in words[chosen] if word >= 0), default=0)
+        numbers = [word if word < 0 else word - first for word in words[chosen]]
+        pieces.append((ids[:start] + ids[chosen] + ids[end:], words[:start] + numbers + words[end:]))
+    return pieces
 
 
 def pack(pieces: Sequence[tuple[list[int], list[int]]], max_length: int) -> list[list[tuple[list[int], list[int]]]]:

@@ -3,7 +3,6 @@
 """What a run leaves besides its model: its results, the record that the model's card is made from, the card, and where
 it is asked for a push."""
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ from ..checkpoints import CheckpointError, copy_files, fetch, read_model_type
 from ..families import family_of
 from ..files import write_json
 from ..hub import check_target, push_checkpoint
-from ..model_card import digests, is_made, read_card, read_record, write_card
+from ..model_card import digests, is_made, read_card, read_license, read_record, write_card
 from .arguments import resolve
 from .data_files import PACKAGED
-from .runs import check_free_space, results_file
+from .runs import HELD_OUT, check_free_space, holds_out, results_file
 
 
 # Of all options, those that the record of a run holds: what a reader of a model's card asks for, and no paths.
@@ -51,13 +50,6 @@ def prepare(training: TrainingArguments, model: PreTrainedModel, source: str | N
         folder = fetch(source)[0]
         if read_record(folder, "conversion.json"):
             copy_files(folder, Path(training.output_dir), ["conversion.json"])
-
-
-def unpushed(training: TrainingArguments) -> TrainingArguments:
-    """The same for Trainer, which would push paths of this machine and a pickle; [`finish`] pushes instead."""
-    training = copy.copy(training)
-    training.push_to_hub = False
-    return training
 
 
 def finish(
@@ -94,7 +86,11 @@ def finish(
         record = {
             "model": None if source is None else _describe_model(source),
             "teacher": None if teacher is None else _describe_model(teacher),
-            "data": {**describe_data(arguments), "config": config_name or values.get("dataset_config_name")},
+            "data": {
+                **describe_data(arguments),
+                **_held_out(values),
+                "config": config_name or values.get("dataset_config_name"),
+            },
             "options": {name: values[name] for name in RECORDED if name in values}
             | ({"processes": training.world_size} if training.world_size > 1 else {}),
             "evaluations": list(evaluations),
@@ -103,9 +99,15 @@ def finish(
         write_json(output / "training.json", record)
         card = read_card(output) if is_cp else None
         if is_cp and is_made(card):
-            write_card(output, training.hub_model_id or output.resolve().name)
+            license = None if source is None else read_license(fetch(source)[0])
+            write_card(output, training.hub_model_id or output.resolve().name, license=license)
     write_json(results_file(training), results)  # last: by it a run is known to be finished
     push(training)
+
+
+def _held_out(values: dict[str, Any]) -> dict[str, str]:
+    """What a run has evaluated on that has held it out of the file that it has trained on."""
+    return {"held_out": f"one text in {HELD_OUT} of {Path(values['train_file']).name}"} if holds_out(values) else {}
 
 
 def push(training: TrainingArguments) -> None:

@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import inspect
 import itertools
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,7 +41,9 @@ from ..checkpoints import (
     UNTRUSTED,
     CheckpointError,
     check_tokenizer,
+    copy_sentence_files,
     fetch,
+    first_line,
     forget_code,
     read_json,
     read_model_type,
@@ -67,6 +68,8 @@ metric_for_best_model greater_is_better
 """.split()
 # Metrics of which the best is the lowest.
 LOWER_IS_BETTER = {"loss", "perplexity", "hidden", "logits"}
+# Of so many texts one is held out, where there is one file to train and to evaluate on.
+HELD_OUT = 20
 # Of the tasks' own arguments, what training has nothing to do with.
 OF_EVALUATION = """
 max_eval_samples max_predict_samples real_labels crop_pct validation_split validation_file test_split seeds
@@ -82,9 +85,7 @@ def check_positive(arguments: Any, *names: str) -> None:
 
 
 def check_metrics(training: TrainingArguments, names: Sequence[str]) -> None:
-    """Refuses what would spoil the metrics, which have these names, or the choice of the best checkpoint by them; and
-    says which way is better, which transformers guesses from the name (and, for the schedules that look at it, does
-    not).
+    """Refuses what would spoil the metrics, which have these names, or the choice of the best checkpoint by them.
 
     Raises:
         ValueError: the metrics would lack predictions or labels, or `metric_for_best_model` is none of them, or some
@@ -103,14 +104,25 @@ def check_metrics(training: TrainingArguments, names: Sequence[str]) -> None:
         )
     if training.label_names is not None:
         raise ValueError("The labels are known here: leave out --label_names.")
-    if training.metric_for_best_model is None:
-        return
-    name = training.metric_for_best_model.removeprefix("eval_")
+    name = (training.metric_for_best_model or names[0]).removeprefix("eval_")
     if name not in names:
         raise ValueError(f"There is no metric {name} for metric_for_best_model; there are {', '.join(names)}.")
-    training.greater_is_better = name not in LOWER_IS_BETTER
-    if training.greater_is_better and training.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
-        training.lr_scheduler_kwargs = {"mode": "max", **(training.lr_scheduler_kwargs or {})}
+
+
+def for_trainer(training: TrainingArguments) -> TrainingArguments:
+    """The arguments of a run as Trainer is to have them. They are a copy, since those of the run are kept as they were
+    given, and compared when it goes on.
+
+    Trainer would push paths of this machine and a pickle, which [`finish`][cp_transformers.tasks.records.finish] does
+    not. It guesses which way is better from a metric's name (and, for the schedules that look at it, does not).
+    """
+    training = copy.copy(training)
+    training.push_to_hub = False
+    if training.metric_for_best_model is not None:
+        training.greater_is_better = training.metric_for_best_model.removeprefix("eval_") not in LOWER_IS_BETTER
+        if training.greater_is_better and training.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
+            training.lr_scheduler_kwargs = {"mode": "max", **(training.lr_scheduler_kwargs or {})}
+    return training
 
 
 def only_logits(outputs: torch.Tensor | tuple, labels: torch.Tensor | None = None) -> torch.Tensor:
@@ -155,10 +167,15 @@ def check_output(training: TrainingArguments, *arguments: Any) -> None:
         )
     if training.resume_from_checkpoint is None or not (output / "arguments.yaml").is_file():
         return
-    before = yaml.safe_load((output / "arguments.yaml").read_text(encoding="utf-8"))
+    before = read_arguments(output)
     now = resolve(*arguments, training)
     if not (training.do_train and before.get("do_train")):
         return
+    if holds_out(before) != holds_out(now):
+        raise ValueError(
+            "The run that is to be gone on with has trained on other texts, since those to evaluate on are held out "
+            "of them where there is no --validation_file: evaluate as it did, or choose another --output_dir."
+        )
     own = [each.name for part in arguments for each in dataclasses.fields(part) if each.name not in OF_EVALUATION]
     for name in (*DECIDING, *own):
         if before.get(name) != now.get(name):
@@ -166,6 +183,30 @@ def check_output(training: TrainingArguments, *arguments: Any) -> None:
                 f"{name} is {now.get(name)}, but it was {before.get(name)} in the run that is to be gone on with: "
                 "give it the same, or choose another --output_dir."
             )
+
+
+def holds_out(values: Mapping[str, Any]) -> bool:
+    """Whether a run with these options, see [`resolve`][cp_transformers.tasks.arguments.resolve], holds some of the
+    texts that it trains on out, since it evaluates and has no other file for that."""
+    evaluates = values.get("do_eval") or values.get("eval_strategy", "no") != "no"
+    alone = values.get("train_file") and not values.get("validation_file")
+    return bool(values.get("do_train") and evaluates and alone)
+
+
+def read_arguments(output: Path) -> dict[str, Any]:
+    """The arguments that an earlier run has written to its `output_dir`.
+
+    Raises:
+        ValueError: they are damaged.
+    """
+    file = output / "arguments.yaml"
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is damaged: {first_line(error)}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{file} does not hold the arguments of a run; choose another --output_dir.")
+    return values
 
 
 def start_output(training: TrainingArguments, *arguments: Any) -> TrainingArguments:
@@ -193,10 +234,10 @@ def start_output(training: TrainingArguments, *arguments: Any) -> TrainingArgume
 def evaluates_a_run(training: TrainingArguments) -> bool:
     """Whether a run evaluates in the folder of a training, which goes on by its `arguments.yaml` and `results.json`:
     these are left as they are, and `evaluation.yaml` and `evaluation.json` written."""
-    file = Path(training.output_dir) / "arguments.yaml"
-    if training.do_train or not file.is_file():
+    output = Path(training.output_dir)
+    if training.do_train or not (output / "arguments.yaml").is_file():
         return False
-    return bool(yaml.safe_load(file.read_text(encoding="utf-8")).get("do_train"))
+    return bool(read_arguments(output).get("do_train"))
 
 
 def results_file(training: TrainingArguments) -> Path:
@@ -296,7 +337,7 @@ def asked_for(training: TrainingArguments, *arguments: Any) -> dict[str, Any]:
 def _paths(value: Any) -> Iterator[Path]:
     """The files and folders that an option names."""
     for each in value if isinstance(value, list) else [value]:
-        if isinstance(each, str) and each and len(each) < 256 and Path(each).exists():
+        if isinstance(each, str) and each and os.path.exists(each):
             yield Path(each)
 
 
@@ -313,8 +354,12 @@ def _content(path: Path) -> list[tuple[str, int, int]]:
 
 
 def finished(path: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
-    """The results of a run that was asked for the same and is finished."""
-    results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """The results of a run that was asked for the same and is finished.
+
+    Raises:
+        CheckpointError: they are damaged.
+    """
+    results = read_json(path) if path.is_file() else {}
     return results if results.get("asked") == asked else None
 
 
@@ -428,16 +473,26 @@ class EpochCallback(TrainerCallback):
 
 
 class TaskTrainer(Trainer):
-    """A Trainer with learning rates of their own, see [`make_optimizer`], and with checkpoints that it finds again."""
+    """A Trainer with learning rates of their own, see [`make_optimizer`], and with checkpoints that it finds again.
+
+    Args:
+        source: the checkpoint that the run begins with; what it has for sentence-transformers is kept.
+    """
 
     args: TrainingArguments
     optimizer: torch.optim.Optimizer | None
 
     def __init__(
-        self, *args: Any, pool_learning_rate: float | None = None, layer_decay: float | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        pool_learning_rate: float | None = None,
+        layer_decay: float | None = None,
+        source: str | None = None,
+        **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
         self.pool_learning_rate, self.layer_decay = pool_learning_rate, layer_decay
+        self.source = None if source is None else fetch(source)[0]
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Not given to Trainer, which with FSDP takes none."""
@@ -468,13 +523,16 @@ class TaskTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Checkpoints have the names that the weights have in memory, the only ones under which Trainer finds them
         when it goes on or takes the best: of some models, such as ViT, upstream saves others."""
-        if not _internal_call or not isinstance(self.model, PreTrainedModel):
-            return super().save_model(output_dir, _internal_call)
-        self.model.save_pretrained = partial(self.model.save_pretrained, save_original_format=False)
+        own_names = _internal_call and isinstance(self.model, PreTrainedModel)
+        if own_names:
+            self.model.save_pretrained = partial(self.model.save_pretrained, save_original_format=False)
         try:
             super().save_model(output_dir, _internal_call)
         finally:
-            del self.model.save_pretrained
+            if own_names:
+                del self.model.save_pretrained
+        if self.source is not None and self.args.should_save:
+            copy_sentence_files(self.source, Path(output_dir or self.args.output_dir))
 
 
 def make_optimizer(
