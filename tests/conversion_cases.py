@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import transformers
+from model_cases import MODELS
 from transformers import BertConfig, BertModel, ResNetConfig, ViTConfig
 
 
@@ -25,8 +26,10 @@ def tiny_stock(name: str) -> transformers.PreTrainedModel:
     elif name.startswith("ViT"):
         sizes = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 24}
         config = ViTConfig(image_size=8, patch_size=2, encoder_stride=2, **sizes)
-    else:
+    elif name.startswith("ResNet"):
         config = ResNetConfig(embedding_size=8, hidden_sizes=[16, 32], depths=[1, 2])
+    else:
+        config = next(case for case in MODELS if case.stock_class.__name__ == name).stock_config()
     return getattr(transformers, name)(config)
 
 
