@@ -2,7 +2,6 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """Conversion of pretrained checkpoints: loads one, inserts the pooling modules, checks the result and writes it."""
 
-import argparse
 import operator
 import os
 import re
@@ -18,6 +17,8 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
+
+from cp_transformers_cli.convert import make_parser
 
 from . import __version__
 from .checkpoints import (
@@ -382,94 +383,9 @@ def _license(folder: Path) -> str | None:
     return None if card is None else card.data.get("license")
 
 
-def _defaults(field: str) -> str:
-    """The default of a configuration's field, and the families that have it where not all have, or not the same."""
-    families: dict[Any, list[str]] = {}
-    for name, family in FAMILIES.items():
-        config = family.config_class()
-        if hasattr(config, field):
-            families.setdefault(getattr(config, field), []).append(name)
-    values = {value: "all" if value is None else value for value in families}
-    if sum(map(len, families.values())) == len(FAMILIES) and len(families) == 1:
-        return f"default: {next(iter(values.values()))}"
-    return "default: " + "; ".join(f"{values[value]} for {', '.join(names)}" for value, names in families.items())
-
-
 def main(args: Sequence[str] | None = None) -> None:
     """The command `cp-transformers convert`."""
-    parser = argparse.ArgumentParser(
-        prog="cp-transformers convert",
-        description="Load a pretrained checkpoint, insert the pooling modules, check that the result computes what "
-        "the source computes (that cut to the same layers, where layers are cut), and write it. Model types: "
-        f"{', '.join(FAMILIES)}, any of their heads.",
-        epilog="A Hub token is taken from the environment (HF_TOKEN) or from `hf auth login`.",
-        argument_default=argparse.SUPPRESS,  # so that each family's own defaults hold
-    )
-    parser.add_argument("source", help="a folder, or the id of a model on the Hub")
-    parser.add_argument("output", help="the folder to write, whole or not at all")
-    parser.add_argument("--revision", help="branch, tag or commit of a source on the Hub")
-    parser.add_argument(
-        "--layers",
-        help="layers to keep, where all are of one shape: 0,1,2,3 or first:4, last:4, every:2 for 0,2,4,...; a single "
-        "number is that of the one layer to keep (default: all)",
-    )
-    for name, kind, text in (
-        ("pool_hidden_size", int, "channels inside the predictor"),
-        ("pool_kernel_size", int, "kernel of the predictor's convolution, odd"),
-        (
-            "pool_range",
-            float,
-            "largest support size, as a fraction of the tokens, of the grid's side or of the window",
-        ),
-        ("pool_num_heads", int, "pooling heads"),
-        ("pool_max_offset", float, "how far a pool's centre may move, in positions"),
-        ("pool_placement", str, "attention: pool what attention is computed from; block: the block's whole input"),
-        ("pool_window", int, "side of the window that the stem pools, odd"),
-    ):
-        parser.add_argument("--" + name.replace("_", "-"), type=kind, help=f"{text} ({_defaults(name)})")
-    parser.add_argument(
-        "--pool-factored",
-        action=argparse.BooleanOptionalAction,
-        help=f"project the tokens to the predictor's channels before its convolution ({_defaults('pool_factored')})",
-    )
-    parser.add_argument(
-        "--pool-class-token",
-        action=argparse.BooleanOptionalAction,
-        help=f"texts: pool the class token, too ({_defaults('pool_class_token')})",
-    )
-    parser.add_argument(
-        "--pool-global", action="store_true", help="ConvNets: pool the last feature map by context too"
-    )
-    parser.add_argument(
-        "--no-pool-stem",
-        dest="pool_stem",
-        action="store_false",
-        help="ConvNets: leave the stem's max pooling as it is",
-    )
-    parser.add_argument(
-        "--no-gate",
-        dest="pool_gate",
-        action="store_false",
-        help="leave out the gate; the result then differs from the source at once",
-    )
-    pooled = parser.add_mutually_exclusive_group()
-    pooled.add_argument(
-        "--pool-layers",
-        help="layers that pool, in the notation of --layers, counted in the converted model "
-        f"({_defaults('pool_layers')})",
-    )
-    pooled.add_argument(
-        "--no-pool",
-        dest="pool_layers",
-        action="store_const",
-        const=[],
-        help="cut the layers and insert no pooling: the result is a stock model, of the source's own class, the "
-        "control of one that pools, and faster",
-    )
-    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="of the result (default: as is)")
-    parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint that stands at OUTPUT")
-    options = vars(parser.parse_args(args))
-
+    options = vars(make_parser().parse_args(args))
     record = convert_checkpoint(**options)
     print("\n".join(_report(options, record)))
     if record["left_out"]:
