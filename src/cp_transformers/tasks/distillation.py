@@ -5,7 +5,7 @@ al., "TinyBERT", 2020), so that a model that was cut to fewer layers recovers.""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,8 @@ from .runs import TaskTrainer
 @dataclass
 class DistillationArguments:
     """The options of distillation."""
+
+    heading: ClassVar[str] = "learning from a teacher"
 
     teacher: str | None = field(
         default=None, metadata={"help": "a checkpoint to learn from, a folder or an id on the Hub"}
