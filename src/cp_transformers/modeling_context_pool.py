@@ -354,7 +354,7 @@ class PooledTextModel(PooledModel):
         segments = of_rows("pool_segments", arguments.get("pool_segments"), tokens)
         if segments is None:
             segments = packed_segments(self.config, tokens, arguments)
-        masks = [] if segments is None else [segments != 0]
+        masks: list[Any] = [] if segments is None else [segments != 0]
         if getattr(attention_mask, "ndim", None) == 2:
             of_rows("attention_mask", attention_mask, tokens)  # checked
             masks.append(attention_mask != 0)
@@ -394,7 +394,7 @@ def packed_segments(config: PreTrainedConfig, tokens: torch.Tensor, arguments: d
     if (bounds := arguments.get("cu_seq_lens_q")) is not None:
         positions = torch.arange(tokens.shape[1], device=bounds.device)
         return torch.searchsorted(bounds[1:].contiguous(), positions, right=True)[None] + 1
-    position_ids = arguments.get("position_ids")
+    position_ids: Any = arguments.get("position_ids")
     alone = position_ids is not None and position_ids.shape == tokens.shape[:2] and tokens.shape[0] == 1
     if not alone or arguments.get("attention_mask") is not None or not is_flash_attention_requested(config):
         return None
