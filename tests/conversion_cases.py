@@ -7,9 +7,8 @@ import json
 from pathlib import Path
 
 import transformers
-from transformers import BertConfig, BertModel, ResNetConfig
-
-from cp_transformers.families import FAMILIES
+from model_cases import MODELS
+from transformers import BertConfig, BertModel, ResNetConfig, ViTConfig
 
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "film", "good", "bad"]
@@ -22,20 +21,15 @@ def tiny_config(**kwargs) -> BertConfig:
 
 def tiny_stock(name: str) -> transformers.PreTrainedModel:
     """A new model of the upstream class `name`."""
-    sizes: dict[str, object] = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2}
     if name.startswith("Bert"):
         config = tiny_config()
+    elif name.startswith("ViT"):
+        sizes = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 24}
+        config = ViTConfig(image_size=8, patch_size=2, encoder_stride=2, **sizes)
     elif name.startswith("ResNet"):
         config = ResNetConfig(embedding_size=8, hidden_sizes=[16, 32], depths=[1, 2])
     else:
-        family = next(family for family in FAMILIES.values() if name in family.models)
-        if family.is_text:
-            sizes |= {"vocab_size": len(VOCABULARY), "max_position_embeddings": 40, "intermediate_size": 24}
-        else:
-            sizes |= {"image_size": 8, "patch_size": 2}
-        known = family.stock_config_class().to_dict()
-        more = {"intermediate_size": 24, "mlp_ratio": 2, "encoder_stride": 2}
-        config = family.stock_config_class(**{**sizes, **{field: more[field] for field in more if field in known}})
+        config = next(case for case in MODELS if case.stock_class.__name__ == name).stock_config()
     return getattr(transformers, name)(config)
 
 

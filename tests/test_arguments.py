@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """The configuration by YAML file and command line."""
 
+import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 from transformers import TrainingArguments
 
-from cp_transformers.tasks.arguments import ArgumentParser, save_arguments
+from cp_transformers.tasks.arguments import FIRST, ArgumentParser, save_arguments
+from cp_transformers.tasks.distillation import DistillationArguments
 
 
 @dataclass
@@ -207,8 +209,37 @@ def test_tokens_are_not_saved(tmp_path):
 
 
 def test_the_help_says_first_how_to_configure_a_run_and_of_each_option_what_it_does():
-    text = " ".join(ArgumentParser([TaskArguments, TrainingArguments]).format_help().split())
+    text = " ".join(ArgumentParser([TaskArguments, TrainingArguments]).format_help(every=True).split())
     assert text.startswith("usage: ") and "[--config FILE] [options]" in text[:80]
     assert text.index("--config FILE YAML") < text.index("--task TASK")
     assert "--no-dataloader-pin-memory sets --dataloader_pin_memory to false --" in text
     assert "default: None" not in text
+
+
+def shown(capsys, *args: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        ArgumentParser([TaskArguments, DistillationArguments, TrainingArguments], prog="task").parse(args)
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_the_help_has_the_command_s_own_options_first_under_headings(capsys):
+    text = shown(capsys, "--help")
+    headings = ["a file of options:", "options of task:", "learning from a teacher:", "the first of Trainer's options"]
+    places = [text.index(f"\n{heading}") for heading in headings]
+    assert places == sorted(places)
+    sections = [text[start:end] for start, end in zip(places, [*places[1:], None])]
+    for section, option in zip(sections, ("--config FILE", "--seeds SEEDS", "--teacher TEACHER", "--output_dir OUT")):
+        assert [part for part in sections if f"  {option}" in part] == [section]
+    assert len(text.splitlines()) < 150
+
+
+def test_trainer_s_other_options_are_behind_help_all(capsys):
+    few, every = shown(capsys, "--help"), shown(capsys, "--task", "a", "--help-all")
+    assert "--help-all" in few and "--ddp_bucket_cap_mb" not in few
+    fields = {field.name for field in dataclasses.fields(TrainingArguments)}
+    assert set(FIRST) <= fields
+    for name in fields | {"seeds", "flag", "teacher", "config"}:
+        assert f"--{name}" in every
+    for name in FIRST:
+        assert f"  --{name} " in few or f"  --{name}, " in few

@@ -3,6 +3,7 @@
 """The pooling operation and its module, against plain loops, closed forms and symmetries."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from cp_transformers.context_pool import (
     context_pool,
     pooling_weights,
 )
+from cp_transformers.feature_map_pool import WindowedContextPool
 
 
 BATCH_SIZE, NUM_TOKENS, HIDDEN_SIZE = 4, 15, 6
@@ -666,6 +668,17 @@ def test_an_error_tells_of_channels_that_heads_cannot_share():
         ContextPool(HIDDEN_SIZE, pool_num_heads=4)
 
 
+@pytest.mark.parametrize("given", [{}, {"grid_size": (3, 5)}])
+def test_an_error_tells_of_a_feature_map_and_how_to_give_it(given):
+    maps = torch.randn(BATCH_SIZE, HIDDEN_SIZE, 3, 5, dtype=torch.float64)
+    module = random_module((3, 5))
+    with pytest.raises(ValueError, match=r"must be of shape \(batch, tokens, channels\), not .*, with its grid_size"):
+        module(maps, **given)
+    with pytest.raises(ValueError, match=r"must be of shape \(batch, tokens, channels\), not"):
+        context_pool(maps, *random_inputs((3, 5))[1:], grid_size=(3, 5))
+    assert module(maps.flatten(2).transpose(1, 2), grid_size=(3, 5))[0].shape == (BATCH_SIZE, 15, HIDDEN_SIZE)
+
+
 def test_an_error_tells_of_a_grid_of_the_wrong_size():
     with pytest.raises(ValueError, match="4 x 5 does not hold 15 tokens"):
         context_pool(*random_inputs((3, 5)), grid_size=(4, 5))
@@ -674,12 +687,12 @@ def test_an_error_tells_of_a_grid_of_the_wrong_size():
 
 
 def test_an_error_tells_of_a_missing_grid_size():
-    with pytest.raises(ValueError, match="grid_size is for num_dims=2 and required there; num_dims is 2"):
+    with pytest.raises(ValueError, match=r"With num_dims=2 give grid_size=\(rows, columns\)"):
         random_module((3, 5))(random_states())
 
 
 def test_an_error_tells_of_an_unexpected_grid_size():
-    with pytest.raises(ValueError, match="grid_size is for num_dims=2 and required there; num_dims is 1"):
+    with pytest.raises(ValueError, match="is made with num_dims=2; this one pools sequences"):
         random_module()(random_states(), grid_size=(3, 5))
 
 
@@ -855,6 +868,52 @@ def test_an_error_tells_of_segments_of_a_grid():
 def test_an_error_tells_of_segments_of_another_shape(shape):
     with pytest.raises(ValueError, match="segments must be of shape"):
         random_module()(random_states(), segments=torch.ones(shape, dtype=torch.long))
+
+
+# Reach on small grids
+
+
+@pytest.mark.parametrize("seed", range(4))
+@torch.no_grad()
+def test_the_defaults_pool_neighbours_on_a_small_grid(seed):
+    torch.manual_seed(seed)
+    module, hidden_states = ContextPool(64, num_dims=2), torch.randn(2, 49, 64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _, sigma = module(hidden_states, grid_size=(7, 7))
+    weights, *numbers = module.predict(hidden_states, grid_size=(7, 7))
+    own = pooling_weights(weights, *numbers, grid_size=(7, 7)).diagonal(dim1=-2, dim2=-1)
+    assert own.mean() < 0.5 and sigma.min() > 0.5
+    assert ContextPool(64).pool_range == 0.1 and module.pool_range == WindowedContextPool(64).pool_range == 0.3
+
+
+@pytest.mark.parametrize(
+    ("options", "grid_size", "warned"),
+    [
+        ({"pool_range": 0.1}, (7, 7), True),
+        ({"pool_range": 0.1}, (3, 11), False),
+        ({"pool_range": 0.1, "pool_max_offset": 1.0}, (7, 7), False),  # which leads to the next position
+        ({}, (3, 3), True),
+        ({}, (1, 1), False),
+    ],
+)
+def test_a_grid_on_which_no_pool_leaves_its_position_is_warned_of(options, grid_size, warned):
+    module, hidden_states = initial_module(grid_size, **options), torch.randn(1, math.prod(grid_size), HIDDEN_SIZE)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        module(hidden_states, grid_size=grid_size)
+    assert [str(each.message).endswith("Raise pool_range.") for each in found] == [True] * warned
+
+
+def test_the_warning_stays_out_of_graphs():
+    module, hidden_states = initial_module((3, 3)), torch.randn(2, 9, HIDDEN_SIZE)
+    with pytest.warns(UserWarning, match="Raise pool_range"):
+        expected, _ = module(hidden_states, grid_size=(3, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+        assert_close(compiled(hidden_states, grid_size=(3, 3))[0], expected)
+        torch.export.export(module, (hidden_states, None, (3, 3)))
 
 
 # Compilation and export

@@ -13,7 +13,7 @@ import transformers
 from conversion_cases import SENTENCE_MODULES, snapshot, tiny_config, tiny_stock, write_sentence_files
 from datasets import DatasetDict
 from huggingface_hub import ModelCard
-from model_cases import aligned
+from model_cases import MODELS, aligned, context_pools, over
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoImageProcessor,
@@ -239,6 +239,94 @@ def test_layers_are_taken_in_the_order_given(source):
     assert torch.equal(converted.encoder.layer[0].output.dense.weight, weights[3])
     assert torch.equal(converted.encoder.layer[1].output.dense.weight, weights[1])
     assert parity(cut_layers(stock, [3, 1]), converted) == 0.0
+
+
+# Without pooling
+
+
+@over([case for case in MODELS if case.has_layers])
+def test_without_pooling_a_cut_is_a_stock_checkpoint_of_the_source_s_class(case, tmp_path):
+    stock = case.stock_class(case.stock_config(num_hidden_layers=3)).eval()
+    stock.save_pretrained(tmp_path / "source")
+    record = convert_checkpoint(tmp_path / "source", tmp_path / "cut", layers=[2, 0], pool_layers=[])
+    name = case.stock_class.__name__
+    assert (record["source_class"], record["model_class"], record["pool_config"]) == (name, name, {})
+    assert json.loads((tmp_path / "cut" / "config.json").read_text())["architectures"] == [name]
+    cut = cut_layers(stock, [2, 0])
+    for model in (case.stock_class.from_pretrained(tmp_path / "cut"), convert_model(stock, [2, 0], pool_layers=[])):
+        assert type(model) is case.stock_class and not model.training and not context_pools(model)
+        assert parity(cut, model) == 0.0
+
+
+def test_the_command_cuts_without_pooling(source, tmp_path, capsys):
+    """What it writes needs nothing of this package, and keeps what belongs to the source."""
+    assert cli(["convert", str(source), str(tmp_path / "cut"), "--layers", "first:2", "--no-pool"]) == 0
+    assert "No layer pools: this is a stock model" in capsys.readouterr().out
+    model = AutoModel.from_pretrained(tmp_path / "cut")
+    assert type(model) is BertModel and model.config.num_hidden_layers == 2
+    assert AutoTokenizer.from_pretrained(tmp_path / "cut")("a film")["input_ids"] == [2, 5, 6, 3]
+    assert not [path.name for path in (tmp_path / "cut").iterdir() if path.suffix in (".py", ".md")]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("BertModel", ["--no-pool", "--pool-range", "0.3"], "Where nothing pools, pool_range cannot be set"),
+        ("BertModel", ["--no-pool", "--no-gate"], "Where nothing pools, pool_gate cannot be set"),
+        ("BertModel", ["--pool-layers", "none"], "give --no-pool"),
+        ("ResNetModel", ["--no-pool"], "Without pooling a resnet would be the source itself"),
+    ],
+)
+def test_what_means_nothing_without_pooling_is_refused(name, options, words, tmp_path, capsys):
+    tiny_stock(name).save_pretrained(tmp_path / "source")
+    assert cli(["convert", str(tmp_path / "source"), str(tmp_path / "cut"), *options]) == 1
+    assert words in capsys.readouterr().err and not (tmp_path / "cut").exists()
+
+
+# What the command says of a cut
+
+
+def said_of(tmp_path: Path, capsys, name: str, *options: str) -> str:
+    tiny_stock(name).save_pretrained(tmp_path / "source")
+    assert cli(["convert", str(tmp_path / "source"), str(tmp_path / "cut"), "--pool-num-heads", "2", *options]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("BertModel", "glue"),
+        ("BertForSequenceClassification", "glue"),
+        ("BertForPreTraining", "mlm"),
+        ("ViTForImageClassification", "imagenet"),
+        ("BertForQuestionAnswering", None),
+    ],
+)
+def test_after_a_cut_the_command_says_what_is_equal_and_what_comes_next(name, command, tmp_path, capsys):
+    said = said_of(tmp_path, capsys, name, "--layers", "0,1")
+    assert "2 of 4 layers: 0,1" in said
+    assert "0.0, from the source cut to these layers, not from the whole source" in said
+    assert f"cp-transformers distill --teacher {tmp_path / 'source'} --model_name_or_path {tmp_path / 'cut'}" in said
+    named = [each for each in ("glue", "mlm", "imagenet") if f"cp-transformers {each} " in said]
+    assert named == ([command] if command else [])
+
+
+@pytest.mark.parametrize("options", [(), ("--layers", "first:4"), ("--layers", "0,1,2,3")])
+def test_where_nothing_is_cut_the_outputs_are_the_source_s(options, tmp_path, capsys):
+    said = said_of(tmp_path, capsys, "BertModel", *options)
+    assert "0.0, from the source\n" in said and "distill" not in said
+
+
+def test_other_layers_in_another_order_are_a_cut(tmp_path, capsys):
+    assert "4 of 4 layers: 3,2,1,0" in said_of(tmp_path, capsys, "BertModel", "--layers", "3,2,1,0")
+
+
+def test_a_single_number_is_told_from_that_many_layers(tmp_path, capsys):
+    said = said_of(tmp_path, capsys, "BertModel", "--layers", "3", "--pool-layers", "0")
+    assert "--layers 3 is the one layer of that number, counted from 0; the first 3 are first:3." in said
+    assert "--pool-layers 0 is the one layer of that number, counted from 0." in said
+    with pytest.raises(CheckpointError, match=r"There is no layer 4; .* The first 4 are first:4"):
+        parse_layers("4", 4)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,10 @@ from cp_transformers import (
     CPViTConfig,
     CPViTForImageClassification,
 )
+from cp_transformers.context_pool import ContextPool
+from cp_transformers.feature_map_pool import GlobalContextPool
+from cp_transformers.tasks.comparison import make_trainer
+from cp_transformers.tasks.controls import replace_pools
 from cp_transformers.tasks.runs import TaskTrainer, make_optimizer
 from cp_transformers.training import param_groups
 
@@ -57,6 +61,10 @@ def distances(model: nn.Module) -> dict[str, int]:
     return {name: below.get(id(weight), 0) for name, weight in model.named_parameters()}
 
 
+def pools(model: nn.Module) -> bool:
+    return any("context_pool" in name for name, _ in model.named_parameters())
+
+
 def rates(model: nn.Module, groups: list[dict]) -> dict[str, float]:
     """The learning rate of each parameter, each of which must be in one group alone."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -71,6 +79,7 @@ def described(groups: list[dict]) -> list[tuple]:
 
 @pytest.mark.parametrize("pool_learning_rate", [None, 1e-2])
 def test_the_learning_rate_decays_with_the_distance_from_the_head(pool_learning_rate, model):
+    pool_learning_rate = pool_learning_rate if pools(model) else None
     found = rates(model, param_groups(model, 1e-3, pool_learning_rate, weight_decay=0.1, layer_decay=0.5))
     below = distances(model)
     whole = {name: (pool_learning_rate or 1e-3) if "context_pool" in name else 1e-3 for name in below}
@@ -109,7 +118,7 @@ def test_every_trainable_parameter_is_in_one_group_and_frozen_ones_are_in_none(m
     for index, parameter in enumerate(model.parameters()):
         parameter.requires_grad_(index % 3 > 0)
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    found = rates(model, param_groups(model, 1e-3, 1e-2, weight_decay=0.1, layer_decay=0.5))
+    found = rates(model, param_groups(model, 1e-3, weight_decay=0.1, layer_decay=0.5))
     assert found.keys() == trainable
 
 
@@ -123,9 +132,10 @@ def test_frozen_layers_change_no_other_s_learning_rate(model):
 
 
 def test_a_decay_of_one_gives_the_groups_without_it(model):
-    plain = param_groups(model, 1e-3, 1e-2, weight_decay=0.1)
-    assert described(param_groups(model, 1e-3, 1e-2, weight_decay=0.1, layer_decay=1.0)) == described(plain)
-    assert len(plain) == (4 if any("context_pool" in name for name, _ in model.named_parameters()) else 2)
+    rate = 1e-2 if pools(model) else None
+    plain = param_groups(model, 1e-3, rate, weight_decay=0.1)
+    assert described(param_groups(model, 1e-3, rate, weight_decay=0.1, layer_decay=1.0)) == described(plain)
+    assert len(plain) == (4 if pools(model) else 2)
 
 
 def test_the_layers_decay_changes_no_weight_decay(model):
@@ -142,6 +152,43 @@ def test_the_pooling_s_groups_are_the_last():
     groups = param_groups(model, 1e-3, 1e-2, layer_decay=0.5)
     pooling = [{"context_pool" in names[id(each)] for each in group["params"]} for group in groups]
     assert pooling == sorted(pooling, key=lambda each: each == {True}) and {True} in pooling and {False} in pooling
+
+
+class OwnModel(nn.Module):
+    """With pooling under a name of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(20, 8)
+        self.blur = ContextPool(8, pool_hidden_size=4, pool_gate=True)
+        self.summary = GlobalContextPool(8, pool_hidden_size=4)
+        self.out = nn.Linear(8, 2)
+
+
+def test_pooling_is_found_by_its_class_in_a_model_of_one_s_own():
+    model = OwnModel()
+    found = rates(model, param_groups(model, 1e-3, 1e-2, gate_learning_rate=1e-1))
+    expected = {name: 1e-2 if name.startswith(("blur.", "summary.")) else 1e-3 for name in found}
+    assert found == {**expected, "blur.gate": 1e-1} and len(set(found.values())) == 3
+    itself = ContextPool(8, pool_hidden_size=4)
+    assert set(rates(itself, param_groups(itself, 1e-3, 1e-2)).values()) == {1e-2}
+
+
+def test_what_stands_in_the_pooling_s_place_has_its_learning_rate():
+    """An experiment's control learns as the pooling does that it is compared with."""
+    model = replace_pools(MODELS["cp_vit"](), "bottleneck")
+    found = rates(model, param_groups(model, 1e-3, 1e-2))
+    assert {name for name, rate in found.items() if rate == 1e-2} == {name for name in found if "context_pool" in name}
+    assert pools(model)
+
+
+@pytest.mark.parametrize("name", ["bert", "vit", "resnet"])
+def test_a_learning_rate_without_pooling_to_give_it_to_is_an_error(name):
+    for model in (MODELS[name](), MODELS[f"cp_{name}"]().requires_grad_(False)):
+        with pytest.raises(ValueError, match=f"{type(model).__name__} has no pooling .* leave out pool_learning_rate"):
+            param_groups(model, 1e-3, 1e-2)
+    with pytest.raises(ValueError, match="no gate of a pooling that is trained: leave out gate_learning_rate"):
+        param_groups(ContextPool(8), 1e-3, gate_learning_rate=1e-2)
 
 
 # The optimiser
@@ -175,3 +222,18 @@ def test_trainer_makes_the_optimiser_itself(tmp_path):
 def test_trainer_s_own_optimiser_is_left_where_nothing_is_asked_for(tmp_path):
     model = MODELS["cp_vit"]()
     assert make_optimizer(model, arguments(tmp_path)) is None
+
+
+@pytest.mark.parametrize("name", ["bert", "vit", "resnet"])
+def test_one_configuration_serves_cp_and_stock_models(name, tmp_path, capsys):
+    """A stock model is said to make no use of the pooling's rate, and is trained as it is without."""
+    model = MODELS[name]()
+    optimizer = make_optimizer(model, arguments(tmp_path, weight_decay=0.1), 1e-2)
+    assert described(optimizer.param_groups) == described(param_groups(model, 1e-3, weight_decay=0.1))
+    said = f"{type(model).__name__} has no pooling, and makes no use of --pool_learning_rate.\n"
+    assert capsys.readouterr().out == said
+    rate = {"learning_rate": 1e-3, "pool_learning_rate": 1e-2, "weight_decay": 0.1}
+    trainer = make_trainer(model, None, None, str(tmp_path), seed=0, gate_learning_rate=1e-1, **rate)
+    assert described(trainer.optimizer.param_groups) == described(optimizer.param_groups)
+    make_optimizer(MODELS[f"cp_{name}"](), arguments(tmp_path), 1e-2)
+    assert capsys.readouterr().out == ""

@@ -369,13 +369,26 @@ def main(args: Sequence[str] | None = None) -> None:
         "layer's pooling with the block that it is put before, forward and in training, for the shapes of "
         f"{', '.join(dict.fromkeys(shape.model for shape in blocks()))}; `models` whole models with stock ones, with "
         "fewer layers of these, and with what else transformers has. Each takes up to ten minutes on two cores, on a "
-        "GPU less. Run it with nothing else on the machine.",
+        "GPU less. With --models it compares checkpoints of your own. Run it with nothing else on the machine.",
     )
-    parser.add_argument("--suite", choices=("pooling", "models"), default="pooling", help="default: %(default)s")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--suite", choices=("pooling", "models"), default="pooling", help="default: %(default)s")
+    what.add_argument(
+        "--models",
+        nargs="+",
+        metavar="CHECKPOINT",
+        help="in place of a suite: folders or ids on the Hub, CP or stock, to be compared with the first of them, "
+        "each on random texts or on images of its own size",
+    )
+    parser.add_argument("--batch", type=int, help="of --models: texts or images at a time (default: 8)")
+    parser.add_argument(
+        "--length", type=int, help="of --models: tokens of each text (default: 128, or as many as all have positions)"
+    )
     parser.add_argument(
         "--output",
         type=Path,
-        help="CSV file; a picture is drawn beside it. Default: results/benchmark_<suite>.csv, or _<suite>_cuda.csv",
+        help="CSV file; a picture is drawn beside that of a suite. Default: results/benchmark_<suite>.csv, or "
+        "_<suite>_cuda.csv, and of --models benchmark_checkpoints.csv",
     )
     parser.add_argument(
         "--device",
@@ -393,6 +406,9 @@ def main(args: Sequence[str] | None = None) -> None:
     options = parser.parse_args(args)
     if options.rounds < 2 or options.threads < 1:
         raise ValueError("Give --rounds of 2 or more, and --threads of 1 or more.")
+    for name in ("batch", "length"):
+        if (given := getattr(options, name)) is not None and (options.models is None or given < 1):
+            raise ValueError(f"--{name} is for --models, and must be at least 1.")
     try:
         device = torch.empty(0, device=options.device).device
     except (AssertionError, RuntimeError) as error:
@@ -400,13 +416,25 @@ def main(args: Sequence[str] | None = None) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     suffix = "" if device.type == "cpu" else f"_{device.type}"
-    output = options.output or Path(f"results/benchmark_{options.suite}{suffix}.csv")
+    suite = "checkpoints" if options.models else options.suite
+    output = options.output or Path(f"results/benchmark_{suite}{suffix}.csv")
     check_csv(output)
+    torch.set_num_threads(options.threads)
+    if options.models:
+        from .benchmark_checkpoints import run_checkpoints
+        from .benchmark_models import keep_freed_memory
+
+        keep_freed_memory()
+        batch = options.batch or 8
+        run_checkpoints(
+            output, options.models, batch, options.length, options.rounds, options.threads, 35.0, options.device
+        )
+        print(f"\nWritten to {output}.")
+        return
     import matplotlib  # noqa: F401  (before any work, so that a missing extra is found now)
 
     from .benchmark_models import keep_freed_memory, run_models
 
-    torch.set_num_threads(options.threads)
     if options.suite == "pooling":
         run_pooling(output, options.rounds, options.threads, seconds=20.0, device=options.device)
     else:

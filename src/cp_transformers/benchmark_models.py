@@ -102,8 +102,8 @@ def by_layers_of(name: str, layers: Sequence[int]) -> dict[str, PreTrainedConfig
     """[`by_layers`] of a model of the table of families."""
     family, sizes = named(name)
     sizes.pop("num_hidden_layers")
-    stock, own = (partial(each, **sizes) for each in (family.stock_config_class, family.config_class))  # type: ignore[misc]
-    return by_layers(name, layers, stock, own)
+    classes: list[Any] = [family.stock_config_class, family.config_class]
+    return by_layers(name, layers, *(partial(each, **sizes) for each in classes))
 
 
 def _text(name: str, batch: int, tokens: int, layers: Sequence[int]) -> Group:
@@ -187,45 +187,56 @@ def measure_models(group: Group, rounds: int, seconds: float = math.inf, device:
     first's; what each has of parameters; the memory beyond them that it takes at most; and on a CPU its floating-point
     operations for one item, counted under eager attention."""
     register()
-    inputs, rows = group.inputs(device), []
+    inputs = group.inputs(device)
     with torch.device(device):
-        models = {name: build(config).to(dtype_on(device)) for name, config in group.configs.items()}
+        models = {name: (build(config).to(dtype_on(device)), inputs) for name, config in group.configs.items()}
+    sizes = {"group": group.name, "tokens": group.tokens or "", "batch": group.batch}
+    return measure_side_by_side(models, sizes, rounds, seconds, device)
+
+
+def measure_side_by_side(
+    models: Mapping[str, tuple[PreTrainedModel, Mapping[str, torch.Tensor]]],
+    sizes: Mapping[str, Any],
+    rounds: int,
+    seconds: float = math.inf,
+    device: str = "cpu",
+) -> list[dict[str, Any]]:
+    """What [`measure_models`] tells of models and the inputs of each; `sizes` are the columns that all have alike."""
+    rows, batch = [], sizes["batch"]
     stock = next(iter(models))
     counted = device == "cpu"
-    gflops = {name: _gflops(model, inputs) / group.batch if counted else "" for name, model in models.items()}
+    gflops = {name: _gflops(*each) / batch if counted else "" for name, each in models.items()}
 
-    def forward(model: PreTrainedModel) -> None:
+    def forward(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> None:
         with torch.no_grad():
             model(**inputs)
 
-    def training(model: PreTrainedModel) -> None:
+    def training(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> None:
         model.zero_grad()
-        model(**inputs).last_hidden_state.square().mean().backward()
+        model(**inputs)[0].square().mean().backward()
 
     for step in (forward, training):
-        for model in models.values():
+        for model, _ in models.values():
             model.train(step is training)
-        calls: dict[str, Callable[[], Any]] = {name: partial(step, model) for name, model in models.items()}
+        calls: dict[str, Callable[[], Any]] = {name: partial(step, *each) for name, each in models.items()}
         if not counted:
             calls = those_that_fit(calls)
             if stock not in calls:
                 break
         measured = interleaved(calls, rounds, warm_up=1, seconds=seconds)
         for name in calls:
-            model = models[name]
+            model, inputs = models[name]
             model.zero_grad()
             with PeakMemory([*model.parameters(), *inputs.values()]) as memory:
                 calls[name]()
             rows.append(
                 {
-                    "group": group.name,
+                    **sizes,
                     "model": name,
                     "layers": num_layers(model.config),
-                    "tokens": group.tokens or "",
-                    "batch": group.batch,
                     "pass": step.__name__,
                     **ratio_to(measured[name], measured[stock]),
-                    "items_per_second": group.batch / statistics.median(measured[name]),
+                    "items_per_second": batch / statistics.median(measured[name]),
                     "peak_memory_mb": memory.peak / 2**20,
                     "parameters": model.num_parameters(),
                     "gflops": gflops[name],
@@ -259,24 +270,27 @@ def run_models(
     Raises:
         OSError: the files cannot be written.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for group in groups() if compared is None else compared:
         if device != "cpu":
             group = replace(group, batch=max(1, ACCELERATOR_TOKENS // (group.tokens or PATCHES)))
-        print(
-            f"\n{group.name:<34}{'pass':<10}{'time':>6}  {'quartiles':<14}{'throughput':>11}{'memory':>9}{'GFLOPs':>8}"
-        )
-        for measured in measure_models(group, rounds, seconds, device):
-            row = {name: rounded(value) for name, value in measured.items()} | environment(threads, device)
-            rows.append(row)
-            print(
-                f"{row['model']:<34}{row['pass']:<10}{row['ratio']:>6.3f}  {row['lower_quartile']:.3f} to "
-                f"{row['upper_quartile']:.3f}{1 / row['ratio']:>10.2f}x{row['peak_memory_mb']:>6.0f} MB"
-                f"{row['gflops'] or math.nan:>8.1f}",
-                flush=True,
-            )
+        rows += show(group.name, measure_models(group, rounds, seconds, device), threads, device)
     write_csv(output, COLUMNS, ([row[column] for column in COLUMNS] for row in rows))
     draw_throughput(rows, output.with_suffix(".png"))
+    return rows
+
+
+def show(title: str, measured: Sequence[dict[str, Any]], threads: int, device: str) -> list[dict[str, Any]]:
+    """Prints what was measured of one group, and returns it as rows of the file."""
+    print(f"\n{title:<34}{'pass':<10}{'time':>6}  {'quartiles':<14}{'throughput':>11}{'memory':>9}{'GFLOPs':>8}")
+    rows = [{name: rounded(value) for name, value in each.items()} | environment(threads, device) for each in measured]
+    for row in rows:
+        print(
+            f"{row['model']:<34}{row['pass']:<10}{row['ratio']:>6.3f}  {row['lower_quartile']:.3f} to "
+            f"{row['upper_quartile']:.3f}{1 / row['ratio']:>10.2f}x{row['peak_memory_mb']:>6.0f} MB"
+            f"{row['gflops'] or math.nan:>8.1f}",
+            flush=True,
+        )
     return rows
 
 

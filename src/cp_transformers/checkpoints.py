@@ -37,7 +37,7 @@ from torch.func import functional_call
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
-from .families import family_of, max_tokens
+from .families import FAMILIES, family_of, max_tokens
 from .files import SENTENCE_MODULE, write_json
 
 
@@ -314,8 +314,9 @@ def copy_sentence_files(source: Path, folder: Path) -> None:
 
 
 def _processor_of_type(model_type: str) -> tuple[str, str]:
-    """The file that tells a processor's class, and the class that the Auto classes have for a type of ours."""
-    family = family_of(model_type)
+    """The file that tells a processor's class, and the class that the Auto classes have for a type of one of the
+    families, CP or stock."""
+    family = family_of(model_type) or FAMILIES.get(model_type)
     if family is None:
         raise ValueError(f"{model_type} is not a model type of this package.")
     return f"{'tokenizer' if family.is_text else 'preprocessor'}_config.json", family.processor

@@ -36,6 +36,10 @@ from .linear_pool import MIN_WEIGHT, is_traced, linear_context_pool
 # The floor of sigma, in positions: of equal weights, the next neighbour's is then exp(-50) of the token's own.
 MIN_SIGMA = 0.1
 
+# The largest sigma of a module that is not told another, as a fraction of the extent, by the number of spatial
+# dimensions: a grid has fewer positions a side than a sequence has tokens.
+DEFAULT_RANGE = {1: 0.1, 2: 0.3}
+
 # Where sigma starts, as a fraction of its range (pool_range * extent), by the number of spatial dimensions.
 INITIAL_SIGMA = {1: 0.25, 2: 0.5}
 
@@ -138,9 +142,10 @@ def context_pool(
     `"linear"` in graphs that are exported for any number of tokens.
 
     Raises:
-        ValueError: the channels are not divisible by the number of heads, there is no such implementation, or see
-            [`pooling_weights`].
+        ValueError: `hidden_states` is not of that shape, the channels are not divisible by the number of heads, there
+            is no such implementation, or see [`pooling_weights`].
     """
+    _check_tokens(hidden_states)
     num_heads = weights.shape[1]
     if hidden_states.shape[-1] % num_heads:
         raise ValueError(f"{hidden_states.shape[-1]} channels cannot be split into {num_heads} pooling heads.")
@@ -402,7 +407,8 @@ class ContextPool(BaseContextPool):
         hidden_size: channels of the tokens.
         pool_hidden_size: channels inside the predictor.
         pool_kernel_size: kernel of the predictor's convolution, odd.
-        pool_range: the largest sigma, as a fraction of the extent.
+        pool_range: the largest sigma, as a fraction of the extent; None for 0.1 of a sequence and 0.3 of a grid, the
+            one that was measured on 7 x 7 positions.
         pool_num_heads: pooling heads, each owning an equal slice of the channels.
         pool_max_offset: how far a head's centre may move from its token, in positions. 0: it does not move.
         pool_gate: whether a learned gate, one a channel and zero at the start, mixes the pooled tokens in.
@@ -416,7 +422,7 @@ class ContextPool(BaseContextPool):
         hidden_size: int,
         pool_hidden_size: int = 64,
         pool_kernel_size: int = 3,
-        pool_range: float = 0.1,
+        pool_range: float | None = None,
         pool_num_heads: int = 1,
         pool_max_offset: float = 0.0,
         pool_gate: bool = False,
@@ -435,7 +441,7 @@ class ContextPool(BaseContextPool):
             pool_factored,
             num_dims,
         )
-        self.pool_range = pool_range
+        self.pool_range = DEFAULT_RANGE[num_dims] if pool_range is None else pool_range
         self.pool_max_offset = pool_max_offset
         self.pool_implementation = pool_implementation
 
@@ -496,11 +502,20 @@ class ContextPool(BaseContextPool):
             positions, `(batch, heads, tokens)` in float32, zero at invalid tokens.
 
         Raises:
-            ValueError: `grid_size` is missing, not expected, or does not hold as many positions as there are tokens;
-                `mask` or `segments` is not of shape `(batch, tokens)`; or a grid is given segments.
+            ValueError: `hidden_states` is not of that shape; `grid_size` is missing, not expected, or does not hold as
+                many positions as there are tokens; `mask` or `segments` is not of shape `(batch, tokens)`; or a grid
+                is given segments.
+
+        Warns:
+            UserWarning: the grid is so small that no pool reaches the next position.
         """
-        if (grid_size is not None) != (self.num_dims == 2):
-            raise ValueError(f"grid_size is for num_dims=2 and required there; num_dims is {self.num_dims}.")
+        _check_tokens(hidden_states)
+        if grid_size is None and self.num_dims == 2:
+            raise ValueError(
+                "With num_dims=2 give grid_size=(rows, columns), of the grid whose tokens come row by row."
+            )
+        if grid_size is not None and self.num_dims == 1:
+            raise ValueError("grid_size is for a module that is made with num_dims=2; this one pools sequences.")
         _check_grid(grid_size, hidden_states.shape[1])
         if segments is not None and self.num_dims == 2:
             raise ValueError("segments are for sequences (num_dims=1).")
@@ -512,6 +527,8 @@ class ContextPool(BaseContextPool):
         valid_states = _zero_invalid(hidden_states, mask)
         weights, sigma, offsets = self.predict(valid_states, mask=mask, grid_size=grid_size, segments=segments)
         extent = max(grid_size or (hidden_states.shape[1],))
+        if grid_size is not None and not is_traced(hidden_states):
+            self._check_reach(extent)
         pooled = _pool(
             self.pool_implementation,
             valid_states,
@@ -531,6 +548,16 @@ class ContextPool(BaseContextPool):
             return pooled, sigma
         return torch.where(mask.bool()[..., None], pooled, hidden_states), sigma * mask[:, None]
 
+    def _check_reach(self, extent: int) -> None:
+        """Warns of a grid on which pooling does next to nothing."""
+        largest = self.pool_range * extent
+        if extent > 1 and largest + self.pool_max_offset < 1:
+            warnings.warn(
+                f"Of a grid {extent} positions long every pool hardly leaves its own position: with a pool_range of "
+                f"{self.pool_range:g} sigma is at most {largest:.2g} positions. Raise pool_range.",
+                stacklevel=5,  # who calls the module
+            )
+
     def extra_repr(self) -> str:
         return (
             f"pool_range={self.pool_range}, pool_num_heads={self.pool_num_heads}, "
@@ -548,6 +575,14 @@ def _positions(
     if grid_size is None:
         return [index.to(dtype)]
     return [(index // grid_size[1]).to(dtype), (index % grid_size[1]).to(dtype)]
+
+
+def _check_tokens(hidden_states: torch.Tensor) -> None:
+    if hidden_states.ndim != 3:
+        hint = " (of a feature map x, x.flatten(2).transpose(1, 2), with its grid_size)" * (hidden_states.ndim == 4)
+        raise ValueError(
+            f"hidden_states must be of shape (batch, tokens, channels), not {tuple(hidden_states.shape)}{hint}."
+        )
 
 
 def _check_grid(grid_size: tuple[int, int] | None, num_tokens: int) -> None:

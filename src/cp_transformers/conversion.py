@@ -2,10 +2,10 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """Conversion of pretrained checkpoints: loads one, inserts the pooling modules, checks the result and writes it."""
 
-import argparse
 import operator
 import os
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
+
+from cp_transformers_cli.convert import make_parser
 
 from . import __version__
 from .checkpoints import (
@@ -71,7 +73,9 @@ def parse_layers(layers: str | Sequence[int] | None, num_layers: int) -> list[in
         raise CheckpointError("No layer would be left; name at least one.")
     outside = [index for index in layers if not 0 <= index < num_layers]
     if outside:
-        raise CheckpointError(f"There is no layer {outside[0]}; the layers are 0 to {num_layers - 1}.")
+        count = outside[0]
+        hint = f" The first {count} are first:{count}." if len(layers) == 1 and 0 < count <= num_layers else ""
+        raise CheckpointError(f"There is no layer {count}; the layers are 0 to {num_layers - 1}.{hint}")
     if len(set(layers)) < len(layers):
         raise CheckpointError(f"A layer can be kept only once: {','.join(map(str, layers))}.")
     return layers
@@ -103,7 +107,8 @@ def convert_model(model: PreTrainedModel, layers: Sequence[int] | None = None, *
     Args:
         model: a stock model of a family that can be converted, with any of its heads.
         layers: the indices of the layers to keep; None for all.
-        pool_config: fields of the new configuration that begin with `pool_`; `pool_gate` is True by default.
+        pool_config: fields of the new configuration that begin with `pool_`; `pool_gate` is True by default. With
+            `pool_layers=[]` nothing pools, and the result is a stock model of the class of `model`.
 
     Returns:
         A model in evaluation mode, of the dtype and on the device of `model`; what is frozen there is frozen here. Its
@@ -121,6 +126,8 @@ def convert_model(model: PreTrainedModel, layers: Sequence[int] | None = None, *
     config = _converted_config(family, model.config, kept, pool_config)
     config._attn_implementation = model.config._attn_implementation
 
+    if family_of(config) is None:  # without pooling
+        model_class = type(model)
     converted = model_class(config, **made_with(model)).to(model.device, model.dtype)
     missing, unexpected = converted.load_state_dict(_kept_entries(family, model, model.state_dict(), kept), False)
     foreign = [key for key in missing if ".context_pool." not in key] + unexpected
@@ -157,7 +164,8 @@ def convert_checkpoint(
             source in float64 in that.
         overwrite: replace a checkpoint that stands at `output`.
         pool_config: fields of the new configuration that begin with `pool_`; `pool_gate` is True by default, and
-            `pool_layers` takes the notation of [`parse_layers`] as well.
+            `pool_layers` takes the notation of [`parse_layers`] as well. With `pool_layers=[]` nothing pools: the
+            result is a stock checkpoint of the source's class, the control of a model that pools, without a card.
 
     Returns:
         The record that is written to `conversion.json`.
@@ -188,7 +196,7 @@ def convert_checkpoint(
         reference = model if layers is None else cut_layers(model, kept or [])
         difference = parity(reference, converted)
         # written so that NaN fails as well
-        if not (difference == 0.0 if converted.config.pool_gate else difference < float("inf")):
+        if not (difference == 0.0 if getattr(converted.config, "pool_gate", True) else difference < float("inf")):
             raise CheckpointError(
                 f"The converted model's outputs differ from the source's by {difference}; nothing was written. "
                 "Please report this with the source's name."
@@ -203,6 +211,7 @@ def convert_checkpoint(
             "source_class": type(model).__name__,
             "model_class": type(converted).__name__,
             "layers": kept,
+            "source_layers": None if kept is None else model.config.num_hidden_layers,
             "pool_config": {k: v for k, v in converted.config.to_dict().items() if k.startswith("pool_")},
             "dtype": dtype or str(source_dtype).removeprefix("torch."),
             "left_out": left_out,
@@ -223,7 +232,8 @@ def convert_checkpoint(
         record["processor_files"] = copy_processor(source_folder, folder)
         record["weights_sha256"] = digests(folder)
         write_json(folder / "conversion.json", record)
-        write_card(folder, Path(output).resolve().name)
+        if family_of(converted.config) is not None:
+            write_card(folder, Path(output).resolve().name)
         check_written(folder, converted)
     return record
 
@@ -260,13 +270,30 @@ def _kept_layers(family: Family, config: PreTrainedConfig, layers: str | Sequenc
 def _converted_config(
     family: Family, config: PreTrainedConfig, layers: Sequence[int] | None, pool_config: dict[str, Any]
 ) -> PreTrainedConfig:
-    """The configuration of the converted model."""
+    """The configuration of the converted model: that of a stock model where no layer is to pool."""
+    if pool_config.get("pool_layers") == "none":
+        raise CheckpointError("To pool in none of the layers, give --no-pool, in Python pool_layers=[].")
+    if isinstance(pool_config.get("pool_layers"), (list, tuple)) and not pool_config["pool_layers"]:
+        return _stock_config(family, config, layers, pool_config)
     if foreign := [name for name in pool_config if not name.startswith("pool_")]:
         raise CheckpointError(f"Only fields that begin with pool_ can be set, not {some(foreign)}.")
     fields = {"pool_gate": True, **pool_config}
     if layers is not None and fields.get("pool_layers") is not None:
         fields["pool_layers"] = parse_layers(fields["pool_layers"], len(layers))
     return _config_with(family.config_class, config, layers, **fields)
+
+
+def _stock_config(
+    family: Family, config: PreTrainedConfig, layers: Sequence[int] | None, pool_config: dict[str, Any]
+) -> PreTrainedConfig:
+    """The configuration of the source without the layers that are cut."""
+    if not family.has_layers:
+        raise CheckpointError(
+            f"Without pooling a {config.model_type} would be the source itself, since its layers cannot be cut."
+        )
+    if others := [name for name in pool_config if name != "pool_layers"]:
+        raise CheckpointError(f"Where nothing pools, {some(others)} cannot be set; leave it out.")
+    return _config_with(type(config), config, layers)
 
 
 def _config_with(
@@ -347,85 +374,56 @@ def _load_source(folder: Path, family: Family, config: PreTrainedConfig) -> tupl
     )
 
 
-def _defaults(field: str) -> str:
-    """The default of a configuration's field, and the families that have it where not all have, or not the same."""
-    families: dict[Any, list[str]] = {}
-    for name, family in FAMILIES.items():
-        config = family.config_class()
-        if hasattr(config, field):
-            families.setdefault(getattr(config, field), []).append(name)
-    values = {value: "all" if value is None else value for value in families}
-    if sum(map(len, families.values())) == len(FAMILIES) and len(families) == 1:
-        return f"default: {next(iter(values.values()))}"
-    return "default: " + "; ".join(f"{values[value]} for {', '.join(names)}" for value, names in families.items())
-
-
 def main(args: Sequence[str] | None = None) -> None:
     """The command `cp-transformers convert`."""
-    parser = argparse.ArgumentParser(
-        prog="cp-transformers convert",
-        description="Load a pretrained checkpoint, insert the pooling modules, check that the result computes what "
-        f"the source computes, and write it. Model types: {', '.join(FAMILIES)}, any of their heads.",
-        epilog="A Hub token is taken from the environment (HF_TOKEN) or from `hf auth login`.",
-        argument_default=argparse.SUPPRESS,  # so that each family's own defaults hold
-    )
-    parser.add_argument("source", help="a folder, or the id of a model on the Hub")
-    parser.add_argument("output", help="the folder to write, whole or not at all")
-    parser.add_argument("--revision", help="branch, tag or commit of a source on the Hub")
-    parser.add_argument(
-        "--layers",
-        help="layers to keep, where all are of one shape: 0,1,2,3 or first:4, last:4, every:2 for 0,2,4,... (default: "
-        "all)",
-    )
-    for name, kind, text in (
-        ("pool_hidden_size", int, "channels inside the predictor"),
-        ("pool_kernel_size", int, "kernel of the predictor's convolution, odd"),
-        (
-            "pool_range",
-            float,
-            "largest support size, as a fraction of the tokens, of the grid's side or of the window",
-        ),
-        ("pool_num_heads", int, "pooling heads"),
-        ("pool_max_offset", float, "how far a pool's centre may move, in positions"),
-        ("pool_layers", str, "layers that pool, in the notation of --layers, counted in the converted model"),
-        ("pool_placement", str, "attention: pool what attention is computed from; block: the block's whole input"),
-        ("pool_window", int, "side of the window that the stem pools, odd"),
-    ):
-        parser.add_argument("--" + name.replace("_", "-"), type=kind, help=f"{text} ({_defaults(name)})")
-    parser.add_argument(
-        "--pool-factored",
-        action=argparse.BooleanOptionalAction,
-        help=f"project the tokens to the predictor's channels before its convolution ({_defaults('pool_factored')})",
-    )
-    parser.add_argument(
-        "--pool-class-token",
-        action=argparse.BooleanOptionalAction,
-        help=f"texts: pool the class token, too ({_defaults('pool_class_token')})",
-    )
-    parser.add_argument(
-        "--pool-global", action="store_true", help="ConvNets: pool the last feature map by context too"
-    )
-    parser.add_argument(
-        "--no-pool-stem",
-        dest="pool_stem",
-        action="store_false",
-        help="ConvNets: leave the stem's max pooling as it is",
-    )
-    parser.add_argument(
-        "--no-gate",
-        dest="pool_gate",
-        action="store_false",
-        help="leave out the gate; the result then differs from the source at once",
-    )
-    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="of the result (default: as is)")
-    parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint that stands at OUTPUT")
-    options = vars(parser.parse_args(args))
-
+    options = vars(make_parser().parse_args(args))
     record = convert_checkpoint(**options)
-    layers = "" if record["layers"] is None else f", {len(record['layers'])} layers"
-    print(f"{options['source']} ({record['source_class']}) -> {options['output']} ({record['model_class']}{layers})")
-    print(f"largest difference of any output, in float32: {record['parity']['max_abs_difference']}")
+    print("\n".join(_report(options, record)))
     if record["left_out"]:
         print(f"left out, since {record['source_class']} does not use it: {some(record['left_out'])}")
     if not record["processor_files"]:
         print("The source has no tokenizer or image processor; none was copied.")
+
+
+# The end of a class's name -> the command that trains such models
+COMMANDS = {
+    "ForSequenceClassification": "glue",
+    "ForMaskedLM": "mlm",
+    "ForPreTraining": "mlm",
+    "ForImageClassification": "imagenet",
+}
+
+
+def _report(options: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
+    """The lines that the command prints of what it has made and, after a cut, of what comes next."""
+    layers, of_all = record["layers"], record["source_layers"]
+    cut = layers is not None and layers != list(range(of_all))
+    kept = f", {len(layers)} of {of_all} layers: {','.join(map(str, layers))}" if cut else ""
+    lines = [f"{options['source']} ({record['source_class']}) -> {options['output']} ({record['model_class']}{kept})"]
+    for name in ("layers", "pool_layers"):
+        given = options.get(name)
+        if isinstance(given, str) and given.strip().isdecimal():
+            first = f"; the first {int(given)} are first:{int(given)}" if int(given) else ""
+            lines.append(f"--{name.replace('_', '-')} {given} is the one layer of that number, counted from 0{first}.")
+    if options.get("pool_layers") == []:
+        lines.append("No layer pools: this is a stock model, which transformers loads by itself.")
+    reference = "the source cut to these layers, not from the whole source" if cut else "the source"
+    lines.append(
+        f"largest difference of any output, in float32: {record['parity']['max_abs_difference']}, from {reference}"
+    )
+    return lines + (_what_comes_next(options, record["source_class"]) if cut else [])
+
+
+def _what_comes_next(options: Mapping[str, Any], source_class: str) -> list[str]:
+    """The commands that follow upon a cut, whose model is worse than its source."""
+    source, output = (shlex.quote(str(options[name])) for name in ("source", "output"))
+    family = next(each for each in FAMILIES.values() if source_class in each.models)
+    commands = {**COMMANDS, "Model": "glue" if family.is_text else "imagenet"}
+    command = next((each for end, each in commands.items() if source_class.endswith(end)), None)
+    lines = [
+        "The cut model is worse than the whole source until it is trained. Next, with data (see --help of each):",
+        f"  cp-transformers distill --teacher {source} --model_name_or_path {output}    to learn from the source",
+    ]
+    return lines + (
+        [f"  cp-transformers {command} --model_name_or_path ...    to fine-tune the result"] * bool(command)
+    )

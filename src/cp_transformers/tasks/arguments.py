@@ -66,6 +66,22 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if told else super()._get_help_string(action)
 
 
+# Of Trainer's options, those that --help shows; --help-all shows every one.
+FIRST = """
+output_dir do_train do_eval do_predict num_train_epochs max_steps learning_rate per_device_train_batch_size
+per_device_eval_batch_size gradient_accumulation_steps warmup_steps weight_decay seed eval_strategy save_strategy
+logging_steps resume_from_checkpoint bf16 use_cpu report_to push_to_hub hub_model_id hub_private_repo
+""".split()
+
+
+class HelpAll(argparse.Action):
+    """As `--help`, with all of Trainer's options."""
+
+    def __call__(self, parser: Any, *args: Any) -> None:
+        print(parser.format_help(every=True), end="")
+        parser.exit()
+
+
 class ArgumentParser(HfArgumentParser):
     """Parses `--config FILE` and options into dataclasses.
 
@@ -84,6 +100,9 @@ class ArgumentParser(HfArgumentParser):
             usage="%(prog)s [--config FILE] [options]",
             **kwargs,
         )
+        self.add_argument(
+            "--help-all", action=HelpAll, nargs=0, default=argparse.SUPPRESS, help="show all of Trainer's options, too"
+        )
         for name, option in self._option_string_actions.items():
             if name.startswith("--no_") and name.replace("--no_", "--") in self._option_string_actions:
                 option.help = f"sets {name.replace('--no_', '--')} to false"
@@ -99,6 +118,26 @@ class ArgumentParser(HfArgumentParser):
         text = "YAML file with any of these options; those on the command line win"
         parser.add_argument("--config", metavar="FILE", help=text)
         return parser
+
+    def format_help(self, every: bool = False) -> str:
+        """The command's own options first, under headings, then those of Trainer's that are asked for most, or `every`
+        one."""
+        trainer = "Trainer's options" if every else "the first of Trainer's options (--help-all shows every one)"
+        sections = {"help": ["help", "help_all"], "a file of options": ["config"]}
+        for each in self.dataclass_types:
+            names = [field.name for field in dataclasses.fields(each)]
+            if issubclass(each, TrainingArguments):
+                sections[trainer] = names if every else [name for name in FIRST if name in names]
+            else:
+                sections[getattr(each, "heading", f"options of {self.prog}")] = names
+        formatter = self._get_formatter()
+        formatter.add_usage(self.usage, self._actions, [])
+        formatter.add_text(self.description)
+        for heading, names in sections.items():
+            formatter.start_section(heading)
+            formatter.add_arguments([option for name in names for option in self._actions if option.dest == name])
+            formatter.end_section()
+        return formatter.format_help()
 
     def parse(self, args: Sequence[str] | None = None) -> tuple[Any, ...]:
         """The dataclasses, in the order in which their types were given."""

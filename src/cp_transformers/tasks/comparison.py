@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from .. import __version__
 from ..benchmark import interleaved
 from ..files import write_json
-from ..training import param_groups
+from ..training import param_groups, pool_parameters
 from .metrics import Accuracy
 
 
@@ -48,7 +48,8 @@ def make_trainer(
     gate_learning_rate: float | None = None,
 ) -> Trainer:
     """A Trainer that classifies, unless `metrics` are others than the accuracy: AdamW, linear decay after a warm-up
-    over a tenth of the steps, batches of 32; `epochs`, or `max_steps` where that is positive."""
+    over a tenth of the steps, batches of 32; `epochs`, or `max_steps` where that is positive. The learning rates of
+    the pooling and its gates are for those models that have them."""
     accuracy = Accuracy()
 
     def compute_metrics(prediction: transformers.EvalPrediction) -> dict[str, float]:
@@ -70,6 +71,8 @@ def make_trainer(
         seed=seed,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+    if not pool_parameters(model)[0]:
+        pool_learning_rate = gate_learning_rate = None
     groups = param_groups(
         model, learning_rate, pool_learning_rate, weight_decay, gate_learning_rate=gate_learning_rate
     )

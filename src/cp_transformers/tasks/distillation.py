@@ -7,7 +7,7 @@ import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,8 @@ TEACHERS = "teacher_"
 @dataclass
 class DistillationArguments:
     """The options of distillation."""
+
+    heading: ClassVar[str] = "learning from a teacher"
 
     teacher: str | None = field(
         default=None, metadata={"help": "a checkpoint to learn from, a folder or an id on the Hub"}

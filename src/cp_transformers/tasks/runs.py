@@ -51,7 +51,7 @@ from ..checkpoints import (
     weight_files,
 )
 from ..families import family_of
-from ..training import param_groups
+from ..training import param_groups, pool_parameters
 from .arguments import as_mapping, resolve, save_arguments
 
 
@@ -542,9 +542,14 @@ def make_optimizer(
     layer_decay: float | None = None,
 ) -> torch.optim.Optimizer | None:
     """The optimiser that the arguments name, with a learning rate of the pooling's own or one that decays with the
-    depth; None, for Trainer's own, where neither is asked for."""
+    depth; None, for Trainer's own, where neither is asked for. A model without pooling does without a rate for it, as
+    one of the two that a configuration serves."""
     if pool_learning_rate is None and layer_decay is None:
         return None
+    if pool_learning_rate is not None and not pool_parameters(model)[0]:
+        if training.process_index == 0:
+            print(f"{type(model).__name__} has no pooling, and makes no use of --pool_learning_rate.")
+        pool_learning_rate = None
     groups = param_groups(model, training.learning_rate, pool_learning_rate, training.weight_decay, layer_decay or 1.0)
     optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(training, model)
     return optimizer_class(groups, **options)
