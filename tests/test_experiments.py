@@ -369,8 +369,12 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_results(tmp_path, capsys):
     experiments.main([*arguments, "--workers", "1"])
     assert [{**row, "seconds": ""} for row in rows(output)] == [{**row, "seconds": ""} for row in whole]
     capsys.readouterr()
+    (tmp_path / "tiny.png").unlink()
     experiments.main([*arguments, "--summary"])
-    assert capsys.readouterr().out.strip() == printed
+    assert capsys.readouterr().out.strip() == printed.replace(f", {tmp_path / 'tiny.png'} the picture", "")
+    assert not (tmp_path / "tiny.png").exists()
+    experiments.main([*arguments, "--summary", "--draw"])
+    assert capsys.readouterr().out.strip() == printed and (tmp_path / "tiny.png").exists()
     assert "| CP-ViT | ViT |" in printed
 
     write(config, steps=4)
@@ -378,6 +382,24 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_results(tmp_path, capsys):
         experiments.main(arguments)
     with pytest.raises(ValueError, match="has no runs"):
         experiments.main(["--config", str(config), "--output", str(tmp_path / "none.csv"), "--summary"])
+
+
+def test_what_is_run_again_is_shown_beside_what_was_recorded(tmp_path, capsys):
+    (tmp_path / "configs" / "experiments").mkdir(parents=True)
+    (tmp_path / "results").mkdir()
+    config, again = write(tmp_path / "configs" / "experiments" / "tiny.yaml"), tmp_path / "again.csv"
+    arguments = ["--config", str(config), "--workers", "1", "--arms", "ViT", "--seeds", "1", "--output", str(again)]
+    experiments.main(arguments)
+    assert "recorded" not in capsys.readouterr().out
+    row = next(row for row in rows(again) if row["stage"] == "test")
+    recorded = tmp_path / "results" / "tiny.csv"
+    recorded.write_text(again.read_text().replace(f",{row['accuracy']},", ",0.125,"))
+    experiments.main([*arguments, "--summary"])
+    table = capsys.readouterr().out
+    assert f"| ViT | 32 images | {row['seed']} | {100 * float(row['accuracy']):.2f} | 12.50 |" in table
+    assert "on another processor" in table
+    changed = Experiment.read(write(config, steps=4))
+    assert experiments.read_recorded(changed, config) == {}  # another experiment than the recorded one
 
 
 def test_a_part_is_run_as_it_is_in_the_whole(tmp_path, capsys):

@@ -68,6 +68,21 @@ def test_what_the_text_demo_printed_is_what_results_hold():
     assert table in README and figures in README
 
 
+@pytest.mark.parametrize("name", ["text", "image"])
+def test_a_demo_shows_what_was_recorded_beside_its_own_figures(name):
+    demo = {"text": demo_text, "image": demo_image}[name]
+    results = json.loads((ROOT / "results" / f"demo_{name}.json").read_text())
+    recorded = demo.RECORDED
+    assert recorded["accuracy"] == {arm["model"]: arm["accuracy"] for arm in results["arms"]}
+    assert recorded["settings"].items() <= results["settings"].items()
+    assert recorded["torch"] == results["versions"]["torch"]
+    results["arms"][-1]["accuracy"] += 0.001
+    told = f"{100 * results['arms'][-1]['accuracy']:6.2f} %{100 * results['arms'][-1]['accuracy'] - 0.1:9.2f} %"
+    assert told in demo.report(results) and "on another processor" in demo.report(results)
+    for change in ({"quick": True}, {"settings": {**results["settings"], "seed": 1}}):
+        assert "on another processor" not in demo.report({**results, **change})
+
+
 def test_what_the_image_demo_printed_is_what_results_hold():
     results = json.loads((ROOT / "results" / "demo_image.json").read_text())
     assert not results["quick"] and set(results["parity"].values()) == {0.0}

@@ -128,6 +128,22 @@ def table(arms: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def beside_recorded(results: Mapping[str, Any], recorded: Mapping[str, Any]) -> list[str]:
+    """The lines that show a demo's accuracies beside the recorded ones; none, where the run had other settings."""
+    if results["quick"] or any(results["settings"][name] != value for name, value in recorded["settings"].items()):
+        return []
+    lines = ["", f"Accuracy here, and recorded with torch {recorded['torch']} on another machine:"]
+    for row in results["arms"]:
+        then = recorded["accuracy"][row["model"]]
+        lines.append(f"  {row['model']:<20}{100 * row['accuracy']:6.2f} %{100 * then:9.2f} %")
+    return [*lines, *MAY_DIFFER]
+
+
+# Why what is run again is not always the same.
+MAY_DIFFER = [
+    "Other versions differ; the same ones on another processor may add up in another order, after which training",
+    "takes another course: a few examples more or less then come out right.",
+]
 QUICK = ["This was a quick run: it shows that everything works, and its figures mean nothing.", ""]
 
 

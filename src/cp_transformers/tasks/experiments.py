@@ -39,6 +39,7 @@ import cp_transformers  # noqa: F401  (registers the models)
 from ..families import family_of
 from ..files import check_csv, write_csv
 from .arguments import Loader
+from .comparison import MAY_DIFFER
 from .controls import replace_pools
 from .experiment_tasks import TASKS, Metric, Run, Task
 
@@ -382,6 +383,30 @@ def summary(experiment: Experiment, results: Results) -> str:
     return "\n".join(lines)
 
 
+def beside_recorded(experiment: Experiment, results: Results, recorded: Results) -> str:
+    """A table of what the same runs reached when they were recorded; empty where there are no such runs."""
+    lines = []
+    for size, metric, title in sizes_and_metrics(experiment, results):
+        for arm in experiment.arms:
+            now, then = (values(each, metric, arm, size) for each in (results, recorded))
+            if seeds := sorted(now.keys() & then.keys()):
+                pair = (statistics.mean(each[seed] for seed in seeds) for each in (now, then))
+                shown = " | ".join(f"{mean:.{metric.decimals + 1}f}" for mean in pair)
+                lines.append(f"| {arm} | {title} | {', '.join(map(str, seeds))} | {shown} |")
+    if not lines:
+        return ""
+    return "\n".join(["| model | | seeds | here | recorded |", "|---|---|---|---|---|", *lines, "", *MAY_DIFFER])
+
+
+def read_recorded(experiment: Experiment, config: Path) -> Results:
+    """The runs that stand in `results/` beside the folder of a configuration of `configs/experiments`; none, where
+    they are of another one."""
+    try:
+        return read_results(experiment, config.parent / ".." / ".." / "results" / f"{config.stem}.csv")
+    except ValueError:
+        return {}
+
+
 def draw(experiment: Experiment, results: Results, path: Path) -> None:
     """The first metric against the training examples, a line an arm, with standard deviations over the seeds; where
     there is one size alone, a row an arm."""
@@ -448,7 +473,8 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--train_samples", type=int, nargs="+", help="of the sizes in it, which to run (default: all)")
     parser.add_argument("--seeds", type=int, help="of the seeds in it, how many to run (default: all)")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each (default: 2)")
-    parser.add_argument("--summary", action="store_true", help="run nothing; print and draw what is there")
+    parser.add_argument("--summary", action="store_true", help="run nothing; print what is there")
+    parser.add_argument("--draw", action="store_true", help="with --summary: draw the picture anew, too")
     parser.add_argument("--quick", action="store_true", help="a smoke run, in out/<name>_quick.csv")
     options = parser.parse_args(args)
     disable_progress_bar()
@@ -466,6 +492,12 @@ def main(args: Sequence[str] | None = None) -> None:
     missing = [arm for arm in part.arms if all(cell.arm != arm for cell in results)]
     if missing:
         print(f"\nNot run: {'; '.join(missing)}.")
-    draw(experiment, results, output.with_suffix(".png"))
+    recorded = {} if options.quick or options.output is None else read_recorded(experiment, options.config.resolve())
+    if compared := beside_recorded(experiment, results, recorded):
+        print("\n" + compared)
     of_what = "a smoke run, whose figures mean nothing" if options.quick else "the runs"
-    print(f"\n{output} has {of_what}, {output.with_suffix('.png')} the picture.")
+    drawn = ""
+    if options.draw or not options.summary:
+        draw(experiment, results, output.with_suffix(".png"))
+        drawn = f", {output.with_suffix('.png')} the picture"
+    print(f"\n{output} has {of_what}{drawn}.")
