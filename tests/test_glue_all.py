@@ -146,11 +146,12 @@ def test_all_tasks_with_several_seeds_new_heads_and_a_teacher_of_hidden_states(
     """Of the tasks, only MNLI's is run; the others' metrics are drawn."""
     run_seed, generator, taught = glue_module._run_seed, random.Random(0), []
 
-    def run_or_draw(arguments, training, task, config, tokenizer, encoded, to_task, teacher):
+    def run_or_draw(arguments, training, *more):
+        *_, teacher, _ = more
         if arguments.task != "ax":
             taught.append(type(teacher["teacher"]))
         if arguments.task in ("mnli", "ax"):
-            return run_seed(arguments, training, task, config, tokenizer, encoded, to_task, teacher)
+            return run_seed(arguments, training, *more)
         shutil.copytree(material / "cp", training.output_dir, dirs_exist_ok=True)
         return {"validation": {name: generator.random() for name in ["loss", *METRICS[arguments.task]]}}
 

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """What `cp-transformers glue` refuses."""
 
+import re
 import subprocess
 import sys
 
@@ -75,26 +76,26 @@ def test_a_missing_file_is_named(material, tmp_path, capsys):
     [
         (lambda row: {"text": "a film", "label": 0}, "has no column sentence; its columns are text, label"),
         (lambda row: {"sentence": "a film"}, "has no column label; its columns are sentence"),
-        (lambda row: {**row, "label": 2 if row["idx"] == 3 else 1}, "has the label 2 in row 3"),
-        (lambda row: {**row, "label": 0.5 if row["idx"] == 2 else 1.0}, "has the label 0.5 in row 2"),
+        (lambda row: {**row, "label": 2 if row["idx"] == 3 else 1}, r"has the label '?2'? in row 3"),
+        (lambda row: {**row, "label": 0.5 if row["idx"] == 2 else 1.0}, r"has the label '?0\.5'? in row 2"),
         (lambda row: {**row, "label": "fine" if row["idx"] == 4 else "negative"}, "has the label 'fine' in row 4"),
         (
             lambda row: {**row, "label": None if row["idx"] == 1 else 1},
-            "in row 1 (the first is 0); it must be negative",
+            r"in row 1 \(the first is 0\); it must be negative",
         ),
-        (lambda row: {**row, "sentence": row["idx"]}, "has no text in column sentence of row"),
     ],
 )
 def test_a_file_that_is_not_the_task_s_is_refused(change, message, extension, material, tmp_path, capsys):
     path = write(tmp_path / "data", "validation", [change(row) for row in rows("sst2", "validation", 6)], extension)
     given = options("sst2", material / "cp", tmp_path / "data", tmp_path / "out", "--do_eval")
     refused = refusal(capsys, tmp_path / "out", given)
-    assert message in refused and str(path) in refused
+    assert re.search(message, refused) and str(path) in refused
 
 
-@pytest.mark.parametrize("extension", ["jsonl", "parquet"])  # in .csv it is an empty text
-def test_a_missing_text_is_refused(extension, material, tmp_path, capsys):
-    examples = [{"sentence": text, "label": 1} for text in ("a film", None)]
+@pytest.mark.parametrize("extension", ["jsonl", "parquet"])  # in .csv all are texts, also an empty one
+@pytest.mark.parametrize("texts", [("a film", None), (3, 4)])
+def test_what_is_no_text_is_refused(texts, extension, material, tmp_path, capsys):
+    examples = [{"sentence": text, "label": 1} for text in texts]
     path = write(tmp_path / "data", "validation", examples, extension)
     given = options("sst2", material / "cp", tmp_path / "data", tmp_path / "out", "--do_eval")
     message = refusal(capsys, tmp_path / "out", given)
