@@ -30,11 +30,11 @@ def tiny_stock(name: str) -> transformers.PreTrainedModel:
     else:
         family = next(family for family in FAMILIES.values() if name in family.models)
         if family.is_text:
-            sizes |= {"vocab_size": len(VOCABULARY), "max_position_embeddings": 40, "intermediate_size": 24}
+            sizes |= {"vocab_size": len(VOCABULARY), "max_position_embeddings": 40}
         else:
             sizes |= {"image_size": 8, "patch_size": 2}
         known = family.stock_config_class().to_dict()
-        more = {"intermediate_size": 24, "mlp_ratio": 2, "encoder_stride": 2}
+        more = {"intermediate_size": 24, "hidden_dim": 24, "mlp_ratio": 2, "encoder_stride": 2}
         config = family.stock_config_class(**{**sizes, **{field: more[field] for field in more if field in known}})
     return getattr(transformers, name)(config)
 
