@@ -10,7 +10,8 @@ from huggingface_hub.errors import StrictDataclassError
 from model_cases import MODELS, messages_of_transformers
 from transformers import AutoConfig
 
-from cp_transformers import CPBertConfig, CPBertModel, CPResNetConfig, CPViTConfig
+from cp_transformers import CPBertConfig, CPBertModel, CPResNetConfig
+from cp_transformers.configuration_context_pool import ImagePoolConfigMixin, TextPoolConfigMixin
 
 
 CONFIGS = {type(case.config()): case for case in MODELS}  # one case of each family
@@ -51,9 +52,16 @@ LAYER_DEFAULTS = {
     "pool_implementation": "auto",
 }
 LAYER_OTHERS = {**OTHERS, "pool_placement": "block", "pool_layers": [0, 1], "pool_implementation": "linear"}
-POOL_DEFAULTS = {
-    CPBertConfig: {**LAYER_DEFAULTS, "pool_max_offset": 2.0, "pool_class_token": False},
-    CPViTConfig: {**LAYER_DEFAULTS, "pool_hidden_size": 32, "pool_factored": True},
+
+
+def of_each(table: dict[type, dict]) -> dict[type, dict]:
+    """The entries of a table by the kinds of configurations, for each configuration."""
+    return {each: next(entry for kind, entry in table.items() if issubclass(each, kind)) for each in CONFIGS}
+
+
+DEFAULTS_OF_KINDS = {
+    TextPoolConfigMixin: {**LAYER_DEFAULTS, "pool_max_offset": 2.0, "pool_class_token": False},
+    ImagePoolConfigMixin: {**LAYER_DEFAULTS, "pool_hidden_size": 32, "pool_factored": True},
     CPResNetConfig: {
         **DEFAULTS,
         "pool_hidden_size": 8,
@@ -64,11 +72,12 @@ POOL_DEFAULTS = {
         "pool_global": False,
     },
 }
-OTHER_VALUES = {
-    CPBertConfig: {**LAYER_OTHERS, "pool_class_token": True},
-    CPViTConfig: LAYER_OTHERS,
+OTHERS_OF_KINDS = {
+    TextPoolConfigMixin: {**LAYER_OTHERS, "pool_class_token": True},
+    ImagePoolConfigMixin: LAYER_OTHERS,
     CPResNetConfig: {**OTHERS, "pool_stem": False, "pool_window": 5, "pool_global": True},
 }
+POOL_DEFAULTS, OTHER_VALUES = of_each(DEFAULTS_OF_KINDS), of_each(OTHERS_OF_KINDS)
 BOTH = pytest.mark.parametrize("table", [POOL_DEFAULTS, OTHER_VALUES], ids=["defaults", "others"])
 
 
@@ -235,8 +244,8 @@ def test_a_value_out_of_range_is_refused(config_class, field, value, advice):
         ("pool_num_heads", 5, r"\(5\) must divide hidden_size \(768\)"),
         ("pool_placement", "mlp", 'must be "attention" or "block", not "mlp"'),
         ("pool_placement", "", 'must be "attention" or "block", not ""'),
-        ("pool_layers", [12], r"names \[12\], but the layers are 0 to 11; use None"),
-        ("pool_layers", [-1, 0], r"names \[-1\], but the layers are 0 to 11; use None"),
+        ("pool_layers", [99], r"names \[99\], but the layers are 0 to \d+; use None"),
+        ("pool_layers", [-1, 0], r"names \[-1\], but the layers are 0 to \d+; use None"),
         ("pool_layers", [3, 1, 3], r"names a layer twice: \[3, 1, 3\]"),
     ],
 )
