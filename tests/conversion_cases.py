@@ -29,7 +29,7 @@ def tiny_stock(name: str) -> transformers.PreTrainedModel:
     elif name.startswith("ResNet"):
         config = ResNetConfig(embedding_size=8, hidden_sizes=[16, 32], depths=[1, 2])
     else:
-        config = next(case for case in MODELS if case.stock_class.__name__ == name).stock_config()
+        config = next(case for case in MODELS if case.stock_class.__name__ == name).stock_config(num_hidden_layers=4)
     return getattr(transformers, name)(config)
 
 

@@ -5,6 +5,7 @@
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -26,6 +27,12 @@ QUIET = ["--use_cpu", "true", "--report_to", "none", "--disable_tqdm", "true"]
 MODEL = ["--model_config", json.dumps(TINY), "--pool_config", json.dumps(POOLS), "--vocab_size", "120"]
 MODEL += ["--max_length", str(MAX_LENGTH)]
 TRAIN = ["--do_train", "--max_steps", "2", "--learning_rate", "1e-2", "--save_strategy", "no"]
+
+
+def tiny_sizes(model_type: str) -> dict[str, Any]:
+    """`TINY`, as far as the configurations of the type have the fields."""
+    config = task.CONFIGS[model_type]()
+    return {name: value for name, value in {**TINY, "hidden_dim": 24}.items() if hasattr(config, name)}
 
 
 def sentences(count: int, seed: int, longest: int = 6) -> list[str]:

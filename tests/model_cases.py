@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """The model classes that the shared tests run over, each with a tiny configuration, inputs and labels."""
 
+import inspect
 import logging
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -75,6 +76,12 @@ class ModelCase:
     def layer_class_name(self) -> str:
         """The name of the modules that frameworks must not split, besides the embeddings."""
         return next(name for name in self.model_class._no_split_modules if name.startswith("CP"))
+
+    @property
+    def no_dropout(self) -> dict[str, float]:
+        """Configuration fields with which nothing is dropped, whatever they are called."""
+        fields = self.config().to_dict().items()
+        return {name: 0.0 for name, value in fields if "drop" in name and isinstance(value, float)}
 
     def config(self, **overrides) -> PreTrainedConfig:
         return self.model_class.config_class(**{**self.sizes, **overrides})
@@ -175,12 +182,14 @@ def text_inputs(*rows: int) -> dict[str, torch.Tensor]:
     }
 
 
+# Of each family those that its configuration has.
 TEXT_SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY_SIZE,
     "hidden_size": 32,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "intermediate_size": 40,
+    "hidden_dim": 40,
     "max_position_embeddings": 40,
     "pad_token_id": 0,
     "initializer_range": 0.1,
@@ -228,11 +237,14 @@ TEXT_HEADS: dict[str, tuple[Callable[[], dict[str, torch.Tensor]], dict[str, Any
 def text_case(family: Family, stock: str) -> ModelCase:
     rows = (2, 3) if stock.endswith("ForMultipleChoice") else (3,)
     labels, fields = head_of(stock, TEXT_HEADS)
+    known = family.stock_config_class()
+    of_case = classes(family, stock)
+    arguments = inspect.signature(of_case["stock_class"].forward).parameters
     return ModelCase(
-        **classes(family, stock),
-        sizes={**TEXT_SIZES, **fields},
+        **of_case,
+        sizes={name: value for name, value in {**TEXT_SIZES, **fields}.items() if hasattr(known, name)},
         base_sizes={"num_hidden_layers": 1},
-        inputs=lambda: text_inputs(*rows),
+        inputs=lambda: {name: tensor for name, tensor in text_inputs(*rows).items() if name in arguments},
         smaller=lambda inputs: {name: tensor[:2, ..., :-2] for name, tensor in inputs.items()},
         valid_tokens=lambda inputs: inputs["attention_mask"].flatten(0, -2).bool(),
         variants=of_twins(family, TEXT_VARIANTS),

@@ -239,8 +239,8 @@ def test_a_value_out_of_range_is_refused(config_class, field, value, advice):
         ("pool_num_heads", 5, r"\(5\) must divide hidden_size \(768\)"),
         ("pool_placement", "mlp", 'must be "attention" or "block", not "mlp"'),
         ("pool_placement", "", 'must be "attention" or "block", not ""'),
-        ("pool_layers", [12], r"names \[12\], but the layers are 0 to 11; use None"),
-        ("pool_layers", [-1, 0], r"names \[-1\], but the layers are 0 to 11; use None"),
+        ("pool_layers", [99], r"names \[99\], but the layers are 0 to \d+; use None"),
+        ("pool_layers", [-1, 0], r"names \[-1\], but the layers are 0 to \d+; use None"),
         ("pool_layers", [3, 1, 3], r"names a layer twice: \[3, 1, 3\]"),
     ],
 )

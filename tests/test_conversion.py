@@ -329,6 +329,15 @@ def test_a_single_number_is_told_from_that_many_layers(tmp_path, capsys):
         parse_layers("4", 4)
 
 
+@pytest.mark.parametrize("model_type", [name for name, family in FAMILIES.items() if family.has_layers])
+def test_layers_of_every_family_can_be_left_out(model_type):
+    family = FAMILIES[model_type]
+    stock = tiny_stock(next(iter(family.models)))
+    converted = convert_model(stock, layers=[3, 1], pool_num_heads=2)
+    assert parity(cut_layers(stock, [3, 1]), converted) == 0.0
+    assert converted.config.num_hidden_layers == len(family.layers(converted)[1]) == 2
+
+
 @pytest.mark.parametrize(
     ("text", "layers"),
     [("0,1,2,3", [0, 1, 2, 3]), ("first:2", [0, 1]), ("last:2", [4, 5]), ("every:2", [0, 2, 4]), (" 5 , 0 ", [5, 0])],

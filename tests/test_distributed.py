@@ -31,8 +31,7 @@ def make(model_type: str):
     """A model and a batch of four, the same in every process."""
     torch.manual_seed(0)
     case = case_of(model_type)
-    dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0} if case.has_layers else {}
-    model = case.model(**case.variants["heads"], **dropout)
+    model = case.model(**case.variants["heads"], **case.no_dropout)
     if case.has_layers:  # batch statistics would be those of a process's own images
         model.train()
     inputs = {**case.inputs(), **case.labels()}

@@ -32,6 +32,7 @@ from mlm_cases import (
     refusal,
     results_of,
     sentences,
+    tiny_sizes,
     weights,
     write,
 )
@@ -40,6 +41,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, BertJapaneseTokeni
 
 from cp_transformers import CPBertConfig, CPBertForMaskedLM
 from cp_transformers.cli import main as cli
+from cp_transformers.families import family_of, first_position
 from cp_transformers.tasks import data_files, mlm as task
 from cp_transformers.tasks.mlm import CONFIGS, IGNORED, SPECIAL_TOKENS, Collator, Masking, MlmArguments, pack
 from cp_transformers.tasks.runs import DrawnAnew
@@ -111,8 +113,9 @@ def by_hand(model, rows: list[dict]) -> dict[str, float]:
 
 def fresh_model(model_type: str, tokenizer, **fields):
     torch.manual_seed(0)
-    more = POOLS if model_type == "cp_bert" else {}
-    config = CONFIGS[model_type](**{**TINY, "vocab_size": len(tokenizer), **more, **fields})
+    more = POOLS if family_of(model_type) else {}
+    more = {**more, "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    config = CONFIGS[model_type](**{**tiny_sizes(model_type), **more, **fields})
     return AutoModelForMaskedLM.from_config(config).eval()
 
 
@@ -273,8 +276,9 @@ def test_a_batch_gives_each_text_the_loss_that_it_has_alone(model_type, packed, 
     masking = Masking(tokenizer, 0.3)
     examples = [masking(row, index) for index, row in enumerate(rows)]
     assert len({len(example["input_ids"]) for example in examples}) > 1  # so that there is padding
-    batch = Collator(tokenizer, packed, pools=model_type == "cp_bert")(examples)
-    assert ("pool_segments" in batch) == (packed and model_type == "cp_bert")
+    pools, first = family_of(model_type) is not None, first_position(model.config)
+    batch = Collator(tokenizer, packed, pools=pools, first_position=first)(examples)
+    assert ("pool_segments" in batch) == (packed and pools)
     valid = torch.nn.utils.rnn.pad_sequence([torch.ones_like(each["labels"]) for each in examples], True).bool()
     assert (batch["labels"][~valid] == IGNORED).all() and (batch["input_ids"][~valid] == tokenizer.pad_token_id).all()
     with torch.no_grad():
@@ -421,6 +425,7 @@ def test_every_epoch_masks_anew_and_every_evaluation_the_same(workers, data, tmp
 @packed_or_not
 def test_metrics_are_those_counted_by_hand(model_type, packed, data, tmp_path, seen):
     more = ["--model_type", model_type, "--pack", packed, "--per_device_eval_batch_size", "3"]
+    more += ["--model_config", json.dumps(tiny_sizes(model_type))]
     metrics = mlm(data, tmp_path / "out", *TRAIN, "--do_eval", *more)
     model = AutoModelForMaskedLM.from_pretrained(tmp_path / "out")
     assert metrics == pytest.approx(by_hand(model, seen["validation"]), abs=1e-5, rel=1e-5)

@@ -732,7 +732,7 @@ def test_gradient_checkpointing_runs_each_layer_again(case):
 @pytest.mark.parametrize("use_reentrant", [True, False], ids=["reentrant", "not_reentrant"])
 @every_model
 def test_pool_sizes_are_the_same_with_gradient_checkpointing(case, use_reentrant):
-    model = case.model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).train()
+    model = case.model(**case.no_dropout).train()
     expected = model(**case.inputs(), output_pool_sizes=True).pool_sizes
     model.activation_checkpointing_enable({"use_reentrant": use_reentrant})
     outputs = model(**case.inputs(), output_pool_sizes=True)

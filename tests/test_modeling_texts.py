@@ -21,6 +21,7 @@ from transformers import DynamicCache
 
 from cp_transformers import CPBertForSequenceClassification
 from cp_transformers.families import first_position
+from cp_transformers.modeling_context_pool import PooledAttention
 
 
 every_tied_bert = over([MASKED_LM, OF_BERT["ForPreTraining"]])
@@ -251,8 +252,10 @@ def change_pools(model) -> None:
 @torch.no_grad()
 def silence_attention(model) -> None:
     """Values of zero: attention adds a constant to the residual stream, whatever it attends to."""
-    for layer in model.base_model.encoder.layer:
-        layer.attention.self.value.weight.zero_()
+    (attention,) = (each.__bases__[-1] for each in model.pooled_classes() if issubclass(each, PooledAttention))
+    for module in [module for module in model.modules() if isinstance(module, attention)]:
+        for linear in [each for each in module.children() if isinstance(each, nn.Linear)]:
+            linear.weight.zero_()
 
 
 @every_text

@@ -30,8 +30,8 @@ def outputs_of(session, inputs):
 def batches(case: ModelCase):
     """Of another size than the exported one, and of other lengths or, for feature maps, of other heights and widths;
     ViT has as many position embeddings as it has patches."""
-    if "input_ids" in case.inputs():
-        longer = {name: torch.cat([tensor, tensor], dim=-1) for name, tensor in text_inputs(5).items()}
+    if "input_ids" in (inputs := case.inputs()):
+        longer = {name: torch.cat([each, each], dim=-1) for name, each in text_inputs(5).items() if name in inputs}
         return [case.smaller(case.inputs()), longer]
     return [case.smaller(case.inputs())] + ([] if case.has_layers else [{"pixel_values": images(40, 28)}])
 

@@ -5,6 +5,7 @@
 from .configuration_cp_bert import CPBertConfig
 from .configuration_cp_dinov2 import CPDinov2Config
 from .configuration_cp_dinov2_with_registers import CPDinov2WithRegistersConfig
+from .configuration_cp_distilbert import CPDistilBertConfig
 from .configuration_cp_resnet import CPResNetConfig
 from .configuration_cp_roberta import CPRobertaConfig
 from .configuration_cp_vit import CPViTConfig
@@ -33,6 +34,15 @@ from .modeling_cp_dinov2_with_registers import (
     CPDinov2WithRegistersForImageClassification,
     CPDinov2WithRegistersModel,
     CPDinov2WithRegistersPreTrainedModel,
+)
+from .modeling_cp_distilbert import (
+    CPDistilBertForMaskedLM,
+    CPDistilBertForMultipleChoice,
+    CPDistilBertForQuestionAnswering,
+    CPDistilBertForSequenceClassification,
+    CPDistilBertForTokenClassification,
+    CPDistilBertModel,
+    CPDistilBertPreTrainedModel,
 )
 from .modeling_cp_resnet import (
     CPResNetBackbone,
@@ -89,6 +99,14 @@ __all__ = [
     "CPDinov2WithRegistersForImageClassification",
     "CPDinov2WithRegistersModel",
     "CPDinov2WithRegistersPreTrainedModel",
+    "CPDistilBertConfig",
+    "CPDistilBertForMaskedLM",
+    "CPDistilBertForMultipleChoice",
+    "CPDistilBertForQuestionAnswering",
+    "CPDistilBertForSequenceClassification",
+    "CPDistilBertForTokenClassification",
+    "CPDistilBertModel",
+    "CPDistilBertPreTrainedModel",
     "CPResNetBackbone",
     "CPResNetConfig",
     "CPResNetForImageClassification",

@@ -20,6 +20,7 @@ from . import (
     modeling_cp_bert,
     modeling_cp_dinov2,
     modeling_cp_dinov2_with_registers,
+    modeling_cp_distilbert,
     modeling_cp_resnet,
     modeling_cp_roberta,
     modeling_cp_vit,
@@ -29,6 +30,7 @@ from .configuration_context_pool import LayerPoolConfigMixin, TextPoolConfigMixi
 from .configuration_cp_bert import CPBertConfig
 from .configuration_cp_dinov2 import CPDinov2Config
 from .configuration_cp_dinov2_with_registers import CPDinov2WithRegistersConfig
+from .configuration_cp_distilbert import CPDistilBertConfig
 from .configuration_cp_resnet import CPResNetConfig
 from .configuration_cp_roberta import CPRobertaConfig
 from .configuration_cp_vit import CPViTConfig
@@ -139,6 +141,7 @@ FAMILIES: dict[str, Family] = {
         ),
         Family(CPRobertaConfig, modeling_cp_roberta, "RobertaTokenizer", positions_from_padding=True),
         Family(CPXLMRobertaConfig, modeling_cp_xlm_roberta, "XLMRobertaTokenizer", positions_from_padding=True),
+        Family(CPDistilBertConfig, modeling_cp_distilbert, "BertTokenizer"),
         Family(CPViTConfig, modeling_cp_vit, "ViTImageProcessor", sizes={"ViT-B/16": BASE, "ViT-S/16": SMALL}),
         Family(CPDinov2Config, modeling_cp_dinov2, "BitImageProcessor"),
         Family(CPDinov2WithRegistersConfig, modeling_cp_dinov2_with_registers, "BitImageProcessor"),

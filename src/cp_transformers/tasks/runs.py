@@ -608,11 +608,11 @@ def new_config(classes: Mapping[str, type], arguments: Any, **fields: Any) -> Pr
     Raises:
         ValueError: there is no such field, or its value does not fit.
     """
-    config_class = classes[arguments.model_type]
+    config_class: Any = classes[arguments.model_type]
     given = as_mapping("model_config", arguments.model_config)
     if family_of(arguments.model_type) is not None:
         given.update(as_mapping("pool_config", arguments.pool_config))
-    known = {*config_class().to_dict(), "num_labels"}
+    known = {*config_class().to_dict(), *config_class.attribute_map, "num_labels"}
     if unknown := [name for name in given if name not in known]:
         raise ValueError(f"A {arguments.model_type} model has no field {unknown[0]}.")
     try:
