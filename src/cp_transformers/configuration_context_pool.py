@@ -187,6 +187,17 @@ class LayerPoolConfigMixin(ContextPoolConfigMixin):
                 raise ValueError(f"pool_layers names a layer twice: {self.pool_layers}.")
 
 
+# The heads of most text encoders.
+TEXT_HEADS = (
+    "Model",
+    "ForMaskedLM",
+    "ForSequenceClassification",
+    "ForMultipleChoice",
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+)
+
+
 @dataclass(repr=False, eq=False)
 class TextPoolConfigMixin(LayerPoolConfigMixin):
     """

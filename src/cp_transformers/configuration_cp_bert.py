@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from huggingface_hub.dataclasses import strict
 from transformers import BertConfig
 
-from .configuration_context_pool import TextPoolConfigMixin
+from .configuration_context_pool import TEXT_HEADS, TextPoolConfigMixin
 
 
 if TYPE_CHECKING:  # and for transformers' exporter, which takes the modules that it finds imported
@@ -22,13 +22,4 @@ class CPBertConfig(TextPoolConfigMixin, BertConfig):
     """
 
     model_type = "cp_bert"
-    heads = (
-        "Model",
-        "ForPreTraining",
-        "ForMaskedLM",
-        "ForNextSentencePrediction",
-        "ForSequenceClassification",
-        "ForMultipleChoice",
-        "ForTokenClassification",
-        "ForQuestionAnswering",
-    )
+    heads = (*TEXT_HEADS, "ForPreTraining", "ForNextSentencePrediction")

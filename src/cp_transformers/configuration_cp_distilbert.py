@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from huggingface_hub.dataclasses import strict
 from transformers import DistilBertConfig
 
-from .configuration_context_pool import TextPoolConfigMixin
+from .configuration_context_pool import TEXT_HEADS, TextPoolConfigMixin
 
 
 if TYPE_CHECKING:  # and for transformers' exporter, which takes the modules that it finds imported
@@ -22,11 +22,4 @@ class CPDistilBertConfig(TextPoolConfigMixin, DistilBertConfig):
     """
 
     model_type = "cp_distilbert"
-    heads = (
-        "Model",
-        "ForMaskedLM",
-        "ForSequenceClassification",
-        "ForMultipleChoice",
-        "ForTokenClassification",
-        "ForQuestionAnswering",
-    )
+    heads = TEXT_HEADS

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from huggingface_hub.dataclasses import strict
 from transformers import RobertaConfig
 
-from .configuration_context_pool import TextPoolConfigMixin
+from .configuration_context_pool import TEXT_HEADS, TextPoolConfigMixin
 
 
 if TYPE_CHECKING:  # and for transformers' exporter, which takes the modules that it finds imported
@@ -22,11 +22,4 @@ class CPRobertaConfig(TextPoolConfigMixin, RobertaConfig):
     """
 
     model_type = "cp_roberta"
-    heads = (
-        "Model",
-        "ForMaskedLM",
-        "ForSequenceClassification",
-        "ForMultipleChoice",
-        "ForTokenClassification",
-        "ForQuestionAnswering",
-    )
+    heads = TEXT_HEADS

@@ -158,8 +158,7 @@ CPSequenceClassifierOutput = with_pool_sizes(outputs.SequenceClassifierOutput)
 CPTokenClassifierOutput = with_pool_sizes(outputs.TokenClassifierOutput)
 
 
-# Upstream's models hand nothing new up, so that the sizes go past them: in `sizes` to the forward pass of this thread
-# which was asked for them.
+# Upstream hands nothing new up: sizes go past it, in `sizes` to the forward pass of this thread that was asked.
 _COLLECTED = threading.local()
 
 
@@ -200,6 +199,8 @@ def pooling_forward(forward: Callable, pool_arguments: Sequence[str] = ()) -> Ca
             result = forward(self, *args, return_dict=True, **kwargs)
         finally:
             _COLLECTED.sizes = None
+        if type(result) not in WITH_POOL_SIZES:
+            raise ValueError(f"{type(result).__name__} has no place for pool_sizes; see with_pool_sizes.")
         result = WITH_POOL_SIZES[type(result)](**result, pool_sizes=tuple(collected))
         return result if return_dict else result.to_tuple()
 
@@ -237,10 +238,6 @@ class PooledModel(PreTrainedModel):
         if renamings := get_checkpoint_conversion_mapping(cls.__bases__[-1].__name__):
             register_checkpoint_conversion_mapping(cls.__name__, renamings, overwrite=True)
 
-    def __init__(self, config: PreTrainedConfig, *args, **kwargs):
-        config.validate_context_pool()
-        super().__init__(config, *args, **kwargs)
-
     @classmethod
     def pooled_classes(cls) -> tuple[type[nn.Module], ...]:
         """The family's classes of models, layers and attentions, each of which has upstream's for its last base."""
@@ -248,6 +245,7 @@ class PooledModel(PreTrainedModel):
 
     def post_init(self) -> None:
         """Upstream's, after the modules that upstream's constructor has built have been turned into the family's."""
+        self.config.validate_context_pool()
         own: dict[type, Any] = {each.__bases__[-1]: each for each in self.pooled_classes()}
         for module in list(self.modules()):
             if isinstance(module, PreTrainedModel) and type(module) in own:
@@ -311,13 +309,13 @@ class PooledTextModel(PooledModel):
     pool_arguments = ("pool_mask", "pool_segments")
     pool_num_dims = 1
 
-    def __init__(self, config: PreTrainedConfig, *args, **kwargs):
-        if getattr(config, "is_decoder", False) or getattr(config, "add_cross_attention", False):
+    def post_init(self) -> None:
+        if getattr(self.config, "is_decoder", False) or getattr(self.config, "add_cross_attention", False):
             raise ValueError(
                 f"{type(self).__name__} is an encoder: pooling looks at both neighbours, so it would leak the future "
                 "into a decoder. Set is_decoder and add_cross_attention to False."
             )
-        super().__init__(config, *args, **kwargs)
+        super().post_init()
 
     def make_pool_inputs(self, arguments: dict[str, Any]) -> dict[str, PoolInputs]:
         for name in ("encoder_hidden_states", "past_key_values"):
