@@ -134,6 +134,7 @@ def test_fixed_pooling_is_pooling_with_these_sizes_and_weights(pool, inputs, opt
     weights = torch.zeros_like(weights) if fixed_weights else weights
     sigma = torch.full_like(sigma, 0.7) if fixed_sizes else sigma
     expected = context_pool(tokens, weights, sigma, mask=mask, grid_size=(3, 4))
+    expected = torch.where(mask[..., None], expected, tokens)
     control = CONTROLS["fixed"](pool, **options)
     torch.testing.assert_close(control(tokens, mask=mask, grid_size=(3, 4))[0], expected)
     assert bool(list(control.parameters())) is not (fixed_sizes and fixed_weights)
@@ -150,6 +151,7 @@ def test_a_shifted_gaussian_has_the_offsets_that_the_pool_starts_with_and_learns
     expected = context_pool(
         tokens, torch.zeros_like(weights), torch.full_like(sigma, 0.7), offsets, mask=mask, grid_size=grid_size
     )
+    expected = torch.where(mask[..., None], expected, tokens)
     control = CONTROLS["fixed"](pool, sigma=0.7, equal_weights=True)
     pooled, _ = control(tokens, mask=mask, grid_size=grid_size)
     torch.testing.assert_close(pooled, expected)

@@ -22,7 +22,7 @@ from mlm_cases import (
     refusal,
     write,
 )
-from transformers import GPT2Config, RobertaConfig, RobertaForMaskedLM
+from transformers import CamembertConfig, CamembertForMaskedLM, GPT2Config
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def trained(tmp_path_factory, data, cache) -> Path:
         (["--train_file", "HERE/train.txt", "--mlm_probability", "nan"], "mlm_probability must be between 0 and 1"),
         (["--train_file", "HERE/train.txt", "--max_length", "3"], "max_length must be at least 8"),
         (["--train_file", "HERE/train.txt", "--vocab_size", "0"], "vocab_size must be positive"),
-        (["--train_file", "HERE/train.txt", "--model_type", "gpt2"], "model_type must be cp_bert or bert, not gpt2"),
+        (["--train_file", "HERE/train.txt", "--model_type", "gpt2"], "model_type must be one of cp_bert, bert, "),
         (["--train_file", "HERE/train.txt", "--model_config", "{"], "model_config is not valid JSON"),
         (["--train_file", "HERE/train.txt", "--model_config", "[1]"], "model_config must be a mapping"),
         (["--train_file", "HERE/train.txt", "--streaming", "--max_steps", "-1"], "with --max_steps"),
@@ -158,11 +158,11 @@ def test_held_out_texts_of_which_nothing_is_masked_are_refused(data, trained, tm
     assert not (tmp_path / "out" / "results.json").exists()
 
 
-def test_rows_are_packed_for_bert_alone(data, tokenizer, tmp_path, capsys):
-    config = RobertaConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24)
-    RobertaForMaskedLM(config).save_pretrained(tmp_path / "roberta")
-    tokenizer.save_pretrained(tmp_path / "roberta")
-    args = [*options(data, tmp_path / "out"), "--do_eval", "--model_name_or_path", str(tmp_path / "roberta")]
+def test_rows_are_packed_for_the_families_of_the_table_alone(data, tokenizer, tmp_path, capsys):
+    config = CamembertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24)
+    CamembertForMaskedLM(config).save_pretrained(tmp_path / "camembert")
+    tokenizer.save_pretrained(tmp_path / "camembert")
+    args = [*options(data, tmp_path / "out"), "--do_eval", "--model_name_or_path", str(tmp_path / "camembert")]
     assert "give --pack false" in refusal(capsys, args)
 
 

@@ -161,6 +161,7 @@ def make_card(
         template_path=str(TEMPLATE),
         marker=MARKER.format(digest="0" * 16),
         name=name.split("/")[-1],
+        class_name=class_name,
         repo=name,
         auto_class=auto_class,
         processor_class=_processor_class(folder),

@@ -89,7 +89,8 @@ class LocalControl(nn.Module, ABC):
         valid = hidden_states.new_ones(batch, tokens, 1) if mask is None else mask[..., None].to(hidden_states)
         maps = [each.transpose(1, 2).unflatten(2, grid_size or (1, tokens)) for each in (hidden_states * valid, valid)]
         sizes = hidden_states.new_zeros(batch, self.num_heads, tokens, dtype=torch.float32)
-        return self.mix(*maps).flatten(2).transpose(1, 2), sizes
+        mixed = self.mix(*maps).flatten(2).transpose(1, 2)
+        return (mixed if mask is None else torch.where(mask.bool()[..., None], mixed, hidden_states)), sizes
 
 
 class DepthwiseConv(LocalControl):
