@@ -571,10 +571,11 @@ def _positions(
 ) -> list[torch.Tensor]:
     """The coordinates of the tokens, one `(tokens,)` vector a dimension."""
     _check_grid(grid_size, num_tokens)
-    index = torch.arange(num_tokens, device=device)
     if grid_size is None:
-        return [index.to(dtype)]
-    return [(index // grid_size[1]).to(dtype), (index % grid_size[1]).to(dtype)]
+        return [torch.arange(num_tokens, device=device).to(dtype)]
+    # Not by division, of which the ONNX exporter knows no form for sizes that are not yet numbers.
+    rows, columns = (torch.arange(size, device=device).to(dtype) for size in grid_size)
+    return [rows[:, None].expand(grid_size).flatten(), columns.expand(grid_size).flatten()]
 
 
 def _check_tokens(hidden_states: torch.Tensor) -> None:
