@@ -136,7 +136,9 @@ def _from_middles(
     num_tokens = weights.shape[-1]
     rows, columns = group_grid(grid_size, num_tokens, stride)
     if not is_traced(sigma) and sigma.shape[-1] != rows * columns:
-        raise ValueError(f"With a stride of {stride}, sigma must be of {rows * columns} groups, not {sigma.shape[-1]}.")
+        raise ValueError(
+            f"With a stride of {stride}, sigma must be of {rows * columns} groups, not {sigma.shape[-1]}."
+        )
     dtype = torch.promote_types(weights.dtype, torch.float32)
     shifts = centre_shifts(num_tokens, mask, grid_size, stride, weights.device, dtype)
     if shifts is None:

@@ -228,9 +228,7 @@ class Cells:
         return pooled[:, :, :rows, :columns]
 
 
-def _block_products(
-    p: torch.Tensor, values: torch.Tensor, step: int, before: int, step_down: int = 1
-) -> torch.Tensor:
+def _block_products(p: torch.Tensor, values: torch.Tensor, step: int, before: int, step_down: int = 1) -> torch.Tensor:
     """The products of blocks of weights and the windows of values that they see.
 
     Args:
