@@ -130,7 +130,8 @@ def convert_model(model: PreTrainedModel, layers: Sequence[int] | None = None, *
         model_class = type(model)
     converted = model_class(config, **made_with(model)).to(model.device, model.dtype)
     missing, unexpected = converted.load_state_dict(_kept_entries(family, model, model.state_dict(), kept), False)
-    foreign = [key for key in missing if ".context_pool." not in key] + unexpected
+    new = (".context_pool.", ".context_restore.")
+    foreign = [key for key in missing if not any(name in key for name in new)] + unexpected
     if foreign:
         raise CheckpointError(f"The source's weights do not fit {model_class.__name__}: {some(foreign)}.")
     _freeze(converted, _kept_entries(family, model, dict(model.named_parameters()), kept))
