@@ -35,6 +35,7 @@ from .pool_inputs import (
     packed_segments,
     reduce_tokens,
     repeat_tokens,
+    restore_tokens,
     with_reductions,
 )
 
@@ -84,16 +85,18 @@ class PooledLayer(nn.Module):
     _mask_index: ClassVar[int]  # of `attention_mask` among the positional arguments after `hidden_states`
 
     def __init_subclass__(cls, **kwargs) -> None:
-        names = [*inspect.signature(cls.__bases__[-1].forward).parameters]
+        upstream: Any = cls.__bases__[-1]
+        names = [*inspect.signature(upstream.forward).parameters]
         cls._mask_index = names.index("attention_mask") - 2 if "attention_mask" in names else len(names)
         super().__init_subclass__(**kwargs)
 
     def __call__(self, hidden_states: torch.Tensor, *args, pool_inputs: PoolInputs | None = None, **kwargs):
         # Outside of what gradient checkpointing runs again, and as a positional argument, to which it gives gradients.
-        if self.pool_placement == "stride" and self.pool_level == 1 and pool_inputs is not None:
-            pool_inputs.unreduced.states = hidden_states
-        if self.pool_restore is not None and pool_inputs is not None:
-            args = pool_inputs.unreduced.states, *args
+        if (unreduced := None if pool_inputs is None else pool_inputs.unreduced) is not None:
+            if self.pool_placement == "stride" and self.pool_level == 1:
+                unreduced.states = hidden_states
+            if self.pool_restore is not None:
+                args = unreduced.states, *args
         return super().__call__(hidden_states, *args, pool_inputs=pool_inputs, **kwargs)
 
     def forward(self, hidden_states: torch.Tensor, *args, pool_inputs: PoolInputs | None = None, **kwargs):
@@ -107,11 +110,11 @@ class PooledLayer(nn.Module):
 
     def _forward_strided(self, hidden_states: torch.Tensor, *args, pool_inputs: PoolInputs, **kwargs):
         """Of a layer that keeps fewer tokens, comes behind one that does, or restores them."""
-        before: torch.Tensor | None = None
+        before: Any = None
         if self.pool_restore is not None:
             before, *args = args  # type: ignore[assignment]
         if self.pool_restore == "before":
-            hidden_states = self.context_restore(hidden_states, before, pool_inputs)
+            hidden_states = restore_tokens(self.context_restore, hidden_states, before, pool_inputs)
         current = pool_inputs
         if self.pool_level:
             reduction = pool_inputs.reductions[self.pool_level - 1]
@@ -131,12 +134,12 @@ class PooledLayer(nn.Module):
             kwargs["pool_inputs"] = current
         hidden_states = super().forward(hidden_states, *args, **kwargs)
         if self.pool_restore == "after":
-            hidden_states = self.context_restore(hidden_states, before, pool_inputs)
+            hidden_states = restore_tokens(self.context_restore, hidden_states, before, pool_inputs)
         return hidden_states
 
 
 def insert_pool(
-    layer: nn.Module, index: int, config: PreTrainedConfig, num_dims: int, own: dict[type, type[nn.Module]]
+    layer: Any, index: int, config: PreTrainedConfig, num_dims: int, own: dict[type, type[nn.Module]]
 ) -> None:
     """Turns one of upstream's layers, the `index`-th, into that of `own` which is built on its class, and gives it or
     its attention the pool that `config` describes."""
@@ -146,7 +149,7 @@ def insert_pool(
         at_end = config.pool_restore_layer is None
         if index == (config.num_hidden_layers - 1 if at_end else config.pool_restore_layer):
             layer.pool_restore = "after" if at_end else "before"
-            layer.context_restore = ContextRestore(config.hidden_size)
+            layer.context_restore = ContextRestore(config.hidden_size, config.hidden_size)
         if config.pool_strides[index] > 1:
             layer.pool_placement = "stride"
             layer.context_pool = build_context_pool(config, num_dims, config.pool_strides[index])
@@ -193,8 +196,8 @@ class PoolSizesOutput:
 
     Args:
         pool_sizes: for each module that pools, in order, the predicted sigma in positions and float32, zero at what is
-            not pooled: `(batch, heads, tokens)` of texts, `(batch, heads, rows, columns)` of images. Where fewer tokens
-            are kept, of those.
+            not pooled: `(batch, heads, tokens)` of texts, `(batch, heads, rows, columns)` of images; of the
+            kept tokens where tokens are dropped.
     """
 
     pool_sizes: tuple[torch.Tensor, ...] | None = None
@@ -431,8 +434,8 @@ class PooledTextModel(PooledModel):
         inputs, num_kept = self._without_class_tokens(tokens, valid, mask, segments, strided and pool_mask is not None)
         if strided:
             states = tokens.new_empty(*tokens.shape[:2], 0, dtype=self.dtype)
-            num_kept = None if pool_mask is not None or segments is not None else num_kept
-            inputs = with_reductions(self.config, inputs, states, valid, attention_mask, num_kept)
+            counted = pool_mask is not None or segments is not None
+            inputs = with_reductions(self.config, inputs, states, valid, attention_mask, None if counted else num_kept)
         return {"pool_inputs": inputs}
 
     def _without_class_tokens(

@@ -200,33 +200,34 @@ def reduce_tokens(
 
 
 class ContextRestore(nn.Linear):
-    """Gives every token back that strided layers have made fewer of: what stands for it, and a map, zero at the start,
-    of what it was before."""
-
-    def __init__(self, hidden_size: int):
-        super().__init__(hidden_size, hidden_size)
+    """The map, zero at the start, of what tokens were before they became fewer, which they get back on restoring."""
 
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.weight)
         nn.init.zeros_(self.bias)
 
-    def forward(self, hidden_states: torch.Tensor, before: torch.Tensor, inputs: PoolInputs) -> torch.Tensor:
-        """
-        Args:
-            hidden_states: `(batch, kept tokens, channels)`.
-            before: `(batch, tokens, channels)`, what came into the first strided layer.
-            inputs: what the model was told of the batch.
 
-        Returns:
-            `(batch, tokens, channels)`.
-        """
-        reduction, prefix = inputs.reductions[-1], inputs.prefix
-        whole = repeat_tokens(hidden_states, inputs, reduction, before.shape[1])
-        if reduction.slots is None:
-            own = super().forward(before[:, prefix:])
-            return whole + (F.pad(own, (0, 0, prefix, 0)) if prefix else own)
-        is_kept = reduction.slots < reduction.inputs.prefix
-        return whole + super().forward(before).masked_fill(is_kept[..., None], 0.0)
+def restore_tokens(
+    context_restore: nn.Module, hidden_states: torch.Tensor, before: torch.Tensor, inputs: PoolInputs
+) -> torch.Tensor:
+    """All tokens, of those that were kept: each gets what stands for it and, if it was pooled, a map of what it was.
+
+    Args:
+        context_restore: the map.
+        hidden_states: `(batch, kept tokens, channels)`.
+        before: `(batch, tokens, channels)`, what came into the first strided layer.
+        inputs: what the model was told of the batch.
+
+    Returns:
+        `(batch, tokens, channels)`.
+    """
+    reduction, prefix = inputs.reductions[-1], inputs.prefix
+    whole = repeat_tokens(hidden_states, inputs, reduction, before.shape[1])
+    if reduction.slots is None:
+        own = context_restore(before[:, prefix:])
+        return whole + (F.pad(own, (0, 0, prefix, 0)) if prefix else own)
+    is_kept = reduction.slots < reduction.inputs.prefix
+    return whole + context_restore(before).masked_fill(is_kept[..., None], 0.0)
 
 
 def repeat_tokens(
