@@ -127,3 +127,10 @@ def material(tmp_path_factory) -> Path:
 def source(tmp_path: Path) -> Path:
     """See [`conversion_cases.make_source`]."""
     return make_source(tmp_path / "source")
+
+
+@pytest.fixture
+def fresh_compiler():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
