@@ -26,6 +26,9 @@ from cp_transformers.tasks.mlm import Collator, Masking
 from cp_transformers.tasks.runs import Drawn
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def narrow_minilm(tmp_path_factory) -> Path:
     """A model of MiniLM's vocabulary and depth, which trains in a tenth of the time."""
@@ -42,7 +45,7 @@ def with_narrow_minilm(narrow_minilm, monkeypatch):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_arm_of_an_experiment_trains(name):
+def test_every_arm_of_an_experiment_trains(name, with_narrow_minilm):
     experiment = Experiment.read(CONFIGS[name])
     for arm in experiment.arms:
         torch.manual_seed(0)

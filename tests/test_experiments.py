@@ -132,6 +132,7 @@ def test_an_interval_is_students():
     assert half == pytest.approx(4.302652729911275 * 0.1 / 3**0.5)  # t of two degrees of freedom at 97.5 %
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_to_the_same_results(tmp_path, capsys):
     config, output = write(tmp_path / "tiny.yaml"), tmp_path / "tiny.csv"
     arguments = ["--config", str(config), "--output", str(output)]
@@ -204,6 +205,7 @@ def test_a_part_is_run_as_it_is_in_the_whole(tmp_path, capsys, in_this_process):
             experiments.main([*arguments, *more])
 
 
+@pytest.mark.slow
 def test_a_worker_ends_with_the_process_that_started_it(tmp_path):
     """However that ends; a worker that went on would train for nobody."""
     script = tmp_path / "start.py"

@@ -792,6 +792,7 @@ def test_pool_sizes_are_not_those_of_a_compiled_model_in_another_thread(case, fr
     assert_same_outputs(run(model, case, output_pool_sizes=True), expected)
 
 
+@pytest.mark.slow
 def test_compiled_models_of_different_classes_do_not_count_as_recompilations_of_one(fresh_compiler):
     with torch._dynamo.config.patch(recompile_limit=1):
         for case in BARE_MODELS:
@@ -807,6 +808,7 @@ def test_a_traced_model_passes_the_tracer_s_own_check(case):
         torch.jit.trace(model, example_kwarg_inputs=inputs, strict=False)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="needs a C++ compiler")
 @every_family
 def test_inductor_gives_the_same_outputs(case, fresh_compiler):

@@ -39,6 +39,7 @@ RATED, RATES = "CP-MiniLM, 4 layers, not distilled", (", pooling's rate 0.0003",
 STOCK, CUT, LESS_CUT = "BERT, 2 layers", "MiniLM, 2 layers", "MiniLM, 4 layers"
 
 
+@pytest.mark.slow
 def test_the_code_runs(tmp_path):
     pages = [README, *((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("onnx.md", "sharing.md"))]
     blocks = re.findall(r"```python\n(.*?)```", "\n".join(pages), flags=re.DOTALL)
