@@ -751,6 +751,7 @@ def fresh_compiler():
 
 
 # Compiling takes seconds: each class once, and in turn each variant with and without pool sizes.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "variant", "output_pool_sizes"),
     [
@@ -777,6 +778,7 @@ def test_pool_sizes_come_out_of_parts_that_are_compiled_by_themselves(case, fres
     assert_same_outputs(run(model, case, output_pool_sizes=True), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @every_family
 def test_pool_sizes_are_not_those_of_a_compiled_model_in_another_thread(case, fresh_compiler):
     model, compiled = case.model(), torch.compile(case.model(), backend="eager")
@@ -816,6 +818,7 @@ def test_inductor_gives_the_same_outputs(case, fresh_compiler):
     assert_same_outputs(run(torch.compile(model, fullgraph=True), case), run(model, case), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output_pool_sizes", [False, True], ids="pool_sizes={}".format)
 @every_family
 def test_an_exported_model_has_the_same_outputs_for_other_shapes(case, output_pool_sizes):

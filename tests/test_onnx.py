@@ -12,8 +12,11 @@ from transformers.exporters import OnnxConfig, OnnxExporter, OnnxRuntimeDynamicC
 from cp_transformers import CPResNetConfig, CPResNetModel
 
 
-# What the exporter itself calls.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+pytestmark = [
+    pytest.mark.slow,
+    # What the exporter itself calls.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+]
 
 
 def exported(model, folder, inputs, **options):
@@ -66,7 +69,6 @@ def test_torch_s_older_exporter_takes_the_windowed_pooling(tmp_path):
         np.testing.assert_allclose(actual, expected.numpy(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_a_graph_for_all_lengths_is_right_at_all_lengths_whatever_the_implementation(tmp_path):
     case = CASES["bert"][0]
     model = case.model(max_position_embeddings=700, pool_implementation="linear", pool_range=0.5)
@@ -86,7 +88,6 @@ def test_a_graph_for_all_lengths_is_right_at_all_lengths_whatever_the_implementa
         np.testing.assert_allclose(outputs_of(session, inputs)["last_hidden_state"], expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.slow
 def test_int8_halves_the_file_and_stays_near(tmp_path):
     case = CASES["bert"][0]
     model = case.model(hidden_size=128, intermediate_size=512, **case.variants["heads"])
