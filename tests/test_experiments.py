@@ -133,7 +133,7 @@ def test_an_interval_is_students():
 
 
 @pytest.mark.slow
-def test_a_run_that_was_stopped_goes_on_to_the_same_results(tmp_path, capsys):
+def test_a_run_that_was_stopped_goes_on_to_the_same_results(tmp_path, capsys, monkeypatch):
     config, output = write(tmp_path / "tiny.yaml"), tmp_path / "tiny.csv"
     arguments = ["--config", str(config), "--output", str(output)]
     experiments.main(arguments)
@@ -144,6 +144,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_results(tmp_path, capsys):
     assert (tmp_path / "tiny.png").read_bytes().startswith(b"\x89PNG")
     lines = output.read_text().splitlines(keepends=True)
     output.write_text("".join(lines[:1] + lines[3:6]))
+    monkeypatch.setattr(experiments, "ProcessPoolExecutor", InThisProcess)
     experiments.main([*arguments, "--workers", "1"])
     assert [{**row, "seconds": ""} for row in rows(output)] == [{**row, "seconds": ""} for row in whole]
     capsys.readouterr()
