@@ -745,6 +745,7 @@ def test_pool_sizes_are_the_same_with_gradient_checkpointing(case, use_reentrant
 
 
 # Compiling takes seconds: each class once, and in turn each variant with and without pool sizes.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "variant", "output_pool_sizes"),
     [
@@ -771,6 +772,7 @@ def test_pool_sizes_come_out_of_parts_that_are_compiled_by_themselves(case, fres
     assert_same_outputs(run(model, case, output_pool_sizes=True), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @every_family
 def test_pool_sizes_are_not_those_of_a_compiled_model_in_another_thread(case, fresh_compiler):
     model, compiled = case.model(), torch.compile(case.model(), backend="eager")
@@ -786,6 +788,7 @@ def test_pool_sizes_are_not_those_of_a_compiled_model_in_another_thread(case, fr
     assert_same_outputs(run(model, case, output_pool_sizes=True), expected)
 
 
+@pytest.mark.slow
 def test_compiled_models_of_different_classes_do_not_count_as_recompilations_of_one(fresh_compiler):
     with torch._dynamo.config.patch(recompile_limit=1):
         for case in BARE_MODELS:
@@ -801,15 +804,23 @@ def test_a_traced_model_passes_the_tracer_s_own_check(case):
         torch.jit.trace(model, example_kwarg_inputs=inputs, strict=False)
 
 
+# Of a sequence, a grid and a feature map: the graphs of all classes are captured above, and what inductor makes of one
+# takes half a minute of a C++ compiler.
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="needs a C++ compiler")
-@every_family
+@over([case for case in BARE_MODELS if str(case) in ("CPBertModel", "CPViTModel", "CPResNetModel")])
 def test_inductor_gives_the_same_outputs(case, fresh_compiler):
     model = case.model(**case.variants["heads"], **({"num_hidden_layers": 1} if case.has_layers else {}))
     assert_same_outputs(run(torch.compile(model, fullgraph=True), case), run(model, case), atol=1e-5)
 
 
-@pytest.mark.parametrize("output_pool_sizes", [False, True], ids="pool_sizes={}".format)
-@every_family
+# Exporting takes seconds as well: each family once, in turn with and without pool sizes.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("case", "output_pool_sizes"),
+    list(zip(BARE_MODELS, cycle([False, True]))),
+    ids=lambda value: f"pool_sizes={value}" if isinstance(value, bool) else str(value),
+)
 def test_an_exported_model_has_the_same_outputs_for_other_shapes(case, output_pool_sizes):
     model = case.model(**case.variants["heads"], output_pool_sizes=output_pool_sizes)
     inputs = case.inputs()
