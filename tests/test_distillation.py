@@ -4,6 +4,7 @@
 
 import dataclasses
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from transformers import (
 )
 
 from cp_transformers import CPBertConfig, CPBertForSequenceClassification
-from cp_transformers.tasks.distill import RecoveryArguments, rank_correlation
+from cp_transformers.tasks.distill import RecoveryArguments, RecoveryTrainer, mean_scores, rank_correlation
 from cp_transformers.tasks.distillation import (
     DistillationArguments,
     DistillationTrainer,
@@ -521,6 +522,43 @@ def test_the_layers_that_are_given_are_the_ones_that_learn(tmp_path):
     above = [each.grad for name, each in student.named_parameters() if "embeddings" not in name]
     assert all(each is None or float(each.abs().max()) < 1e-6 for each in above)
     assert float(student.bert.embeddings.word_embeddings.weight.grad.abs().max()) > 1e-4
+
+
+class FewerTokens(BertModel):
+    """A model with states of groups of tokens behind its first layer, and with all tokens at its end."""
+
+    def forward(self, *args, **kwargs):
+        outputs = super().forward(*args, **kwargs)
+        states = list(outputs.hidden_states)
+        states[2:-1] = [each[:, ::2] for each in states[2:-1]]
+        outputs.hidden_states = tuple(states)
+        return outputs
+
+
+@pytest.mark.parametrize("headed", [False, True], ids=["bare teacher", "teacher with a head"])
+def test_a_student_that_keeps_fewer_tokens_learns_all_that_has_every_token(headed, tmp_path):
+    student = classifier(3, 0, FewerTokens, pool_strides=[1, 2, 1], pool_restore_layer=None)
+    teacher = classifier(6, 7, BertForSequenceClassification if headed else BertModel)
+    weights = {"hidden": 0.5, "embedding": 2.0, "class_token": 3.0}
+    options = RecoveryArguments(
+        distillation_logits_weight=0.0, **{f"distillation_{name}_weight": value for name, value in weights.items()}
+    )
+    extra = {"teacher": teacher, "distillation": options}
+    data = Examples(6, padded=True)
+    batch = {name: torch.stack([row[name] for row in data.rows]) for name in ("input_ids", "attention_mask")}
+    trainer = make_trainer(tmp_path, student, data, RecoveryTrainer, extra, remove_unused_columns=False)
+    found = trainer.compute_loss(student.train(), batch)
+    mask = batch["attention_mask"]
+    states = [each(**batch, output_hidden_states=True).hidden_states for each in (student, teacher)]
+    last = [each[-1] for each in states]
+    expected = 0.5 * hidden_state_loss(*states, [(0, 0), (1, 2), (3, 6)], mask)
+    expected += 2 * cosine_distance(*(mean_token(each, mask) for each in last)).mean()
+    expected += 3 * cosine_distance(*(each[:, 0] for each in last)).mean()
+    torch.testing.assert_close(found, expected)
+    trainer.compute_metrics = partial(mean_scores, distillation=options)
+    scores = trainer.evaluate([{name: row[name] for name in batch} for row in data.rows])
+    assert scores["eval_loss"] == pytest.approx(sum(weights[name] * scores[f"eval_{name}"] for name in weights))
+    assert scores["eval_loss"] == pytest.approx(float(found.detach()), rel=1e-4)
 
 
 def test_feature_maps_are_learned_too(tmp_path):
