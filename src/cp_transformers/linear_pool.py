@@ -81,7 +81,7 @@ def linear_context_pool(
 
     # In what follows (batch, heads, rows, columns, ...), where a sequence is one row.
     values = hidden_states.unflatten(1, (rows, columns)).unflatten(-1, (num_heads, -1)).permute(0, 3, 1, 2, 4)
-    groups = (-(-rows // stride) if num_dims == 2 else 1, -(-columns // stride))
+    groups = ((rows + stride - 1) // stride, (columns + stride - 1) // stride)
     log_weights, sigma = log_weights.unflatten(-1, (rows, columns)), sigma.to(dtype).unflatten(-1, groups)
     if offsets is not None:
         offsets = offsets.to(dtype).unflatten(-2, groups)
