@@ -144,7 +144,7 @@ class WindowedContextPool(ContextPool):
         return _gated(self.gate, pooled, original), sigma
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, window={self.window}, stride={self.stride}"
+        return f"{super().extra_repr()}, window={self.window}"
 
 
 class GlobalContextPool(BaseContextPool):
