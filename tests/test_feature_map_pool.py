@@ -886,8 +886,8 @@ def test_an_error_tells_of_channels_that_heads_cannot_share():
 
 
 def test_the_modules_print_their_options():
-    windowed = WindowedContextPool(HIDDEN_SIZE, window=5, stride=2, pool_range=0.3)
-    assert "pool_range=0.3" in repr(windowed) and "window=5, stride=2" in repr(windowed)
+    windowed = WindowedContextPool(HIDDEN_SIZE, stride=2, window=5, pool_range=0.3)
+    assert "pool_range=0.3" in repr(windowed) and "window=5, window_stride=2" in repr(windowed)
     assert "pool_num_heads=3, pool_gate=True" in repr(GlobalContextPool(HIDDEN_SIZE, pool_num_heads=3, pool_gate=True))
 
 

@@ -551,11 +551,8 @@ class ContextPool(BaseContextPool):
     def sizes_and_offsets(
         self, numbers: torch.Tensor, extent: float | torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`sigma` and, where predicted, `offsets` of what [`predict_numbers`] gives, for pools that reach at most
-        `pool_range * extent`, or by the stride."""
-        if self.stride > 1:
-            sigma = self.stride * (MIN_STRIDED_SIGMA + STRIDED_SIGMA_RANGE * numbers[..., 1].sigmoid())
-            return sigma, self.pool_max_offset * numbers[..., 2:].tanh()
+        """`sigma` and, where predicted, `offsets` of what [`predict_numbers`] gives, for pools of tokens that reach at
+        most `pool_range * extent`."""
         sigma = (self.pool_range * extent * numbers[..., 1].sigmoid()).clamp(min=MIN_SIGMA)
         return sigma, self.pool_max_offset * numbers[..., 2:].tanh() if self.pool_max_offset else None
 
@@ -579,7 +576,8 @@ class ContextPool(BaseContextPool):
             each = numbers.movedim(-1, 2).flatten(1, 2)  # (batch, heads * numbers, tokens)
             means = group_means(each, None if mask is None else mask.bool(), grid_size, self.stride)
             means = means.unflatten(1, (self.pool_num_heads, self.numbers_a_head)).movedim(2, -1)
-            return numbers[..., 0], *self.sizes_and_offsets(means, 0)
+            sigma = self.stride * (MIN_STRIDED_SIGMA + STRIDED_SIGMA_RANGE * means[..., 1].sigmoid())
+            return numbers[..., 0], sigma, self.pool_max_offset * means[..., 2:].tanh()
         extent: float | torch.Tensor
         if grid_size is not None and torch.jit.is_tracing():  # to which max() would be that of the example
             extent = torch.maximum(*map(torch.as_tensor, grid_size))
