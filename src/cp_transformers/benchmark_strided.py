@@ -91,7 +91,7 @@ def groups() -> list[Group]:
     found = []
     for name, fewer, halvings, lengths in (
         ("MiniLM", 4, [(2,)], {32: 32, 128: 8, 512: 2}),
-        ("BERT-base", 8, [(4,), (3, 7)], {128: 2, 512: 1}),
+        ("BERT-base", 8, [(4,), (3, 7)], {128: 8, 512: 2}),
     ):
         family, sizes = named(name)
         third = sizes["num_hidden_layers"] // 3
@@ -107,7 +107,7 @@ def groups() -> list[Group]:
         for tokens, batch in lengths.items():
             others = {f"Funnel, {3 * third} layers": funnel}
             found.append(_group(name, batch, tokens, classes, sizes, fewer, halvings, others))
-    for name, batch, halvings in (("ViT-B/16", 1, [(4,), (3, 7)]), ("DINOv2-small", 4, [(4,)])):
+    for name, batch, halvings in (("ViT-B/16", 4, [(4,), (3, 7)]), ("DINOv2-small", 4, [(4,)])):
         family, sizes = named(name)
         found.append(_group(name, batch, None, (family.stock_config_class, family.config_class), sizes, 6, halvings))
     return found
