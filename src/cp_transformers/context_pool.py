@@ -15,9 +15,17 @@ paper's abstract; pooling heads and offsets are additions of this project:
 
 where `reduce` maps the channels to a few and the convolution of those sees neighbours; in a predictor that is not
 `factored` there is no `reduce`, and the convolution is of all channels. `extent` is the number of valid tokens of the
-example (a sequence) or the longer side of the grid (an image); a sequence is a grid of one row. There are several
-implementations of the last three lines, see [`context_pool`]; `feature_map_pool` has the forms for the feature maps of
-ConvNets.
+example (a sequence) or the longer side of the grid (an image); a sequence is a grid of one row.
+
+Strided pooling keeps one token of each group of `stride` neighbours (`stride` x `stride` on a grid, see
+`token_groups`). It is the same for each group `g` in place of each token, around the mean position of its tokens, with
+`s` and `o` the means of what is predicted for them, and sizes in proportion to the group's:
+
+    sigma_gh  = stride * (MIN_STRIDED_SIGMA + STRIDED_SIGMA_RANGE * sigmoid(s_gh))
+    centre_gh = position_g + stride / 2 * tanh(o_gh)
+
+which starts close to the mean of the group's tokens. There are several implementations of the last three lines, see
+[`context_pool`]; `feature_map_pool` has the forms for the feature maps of ConvNets.
 """
 
 import math
@@ -30,7 +38,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from .configuration_context_pool import POOL_IMPLEMENTATIONS
-from .linear_pool import MIN_WEIGHT, is_traced, linear_context_pool
+from .linear_pool import MIN_WEIGHT, can_be_read, is_traced, is_transformed, linear_context_pool
+from .token_groups import centre_shifts, group_grid, group_means, group_sigma, lay_out, take, valid_groups
 
 
 # The floor of sigma, in positions: of equal weights, the next neighbour's is then exp(-50) of the token's own.
@@ -42,6 +51,11 @@ DEFAULT_RANGE = {1: 0.1, 2: 0.3}
 
 # Where sigma starts, as a fraction of its range (pool_range * extent), by the number of spatial dimensions.
 INITIAL_SIGMA = {1: 0.25, 2: 0.5}
+
+# The bounds of sigma where the pooling is strided, in strides. Sigma starts at the standard deviation of the positions
+# of a group: of two neighbours, and of 2 x 2, the pool is then within 5 % of their mean.
+MIN_STRIDED_SIGMA = 0.1
+STRIDED_SIGMA_RANGE = 1.5
 
 # What a factored predictor multiplies its last hidden channels by: an optimiser such as AdamW moves each weight by the
 # same step, and with few channels the predicted numbers would move by little.
@@ -62,32 +76,98 @@ def pooling_weights(
     mask: torch.Tensor | None = None,
     grid_size: tuple[int, int] | None = None,
     segments: torch.Tensor | None = None,
+    stride: int = 1,
 ) -> torch.Tensor:
-    """The weight `p` with which every token enters every other token's pool.
+    """The weight `p` with which every token enters every other token's pool; with a `stride`, that of every group.
 
     Args:
         weights: `(batch, heads, tokens)`, the logarithm of each token's weight in anybody's pool.
-        sigma: `(batch, heads, tokens)`, positive, the width of each token's Gaussian in positions.
+        sigma: `(batch, heads, tokens)`, positive, the width of each token's Gaussian in positions; with a `stride`
+            `(batch, heads, groups)`, each group's.
         offsets: `(batch, heads, tokens, 1)` for a sequence, `(batch, heads, tokens, 2)` (rows, columns) for a grid:
-            the centre of each token's Gaussian relative to the token, in positions. None: the token itself.
+            the centre of each token's Gaussian relative to the token, in positions. None: the token itself. With a
+            `stride` there are as many as groups, each relative to the mean position of the group's valid tokens.
         mask: `(batch, tokens)`, boolean or 0/1, True where a token is valid. None: all are.
         grid_size: (rows, columns) of a grid whose tokens come row by row. None: the tokens are a sequence.
-        segments: `(batch, tokens)`, integers: tokens with different ones do not pool each other. None: all may.
+        segments: `(batch, tokens)`, integers: tokens with different ones do not pool each other. None: all may. With
+            a `stride`, each is a run of tokens.
+        stride: the positions of a group, along each dimension. There are `ceil(tokens / stride)` groups of a sequence,
+            counted from its first valid token; `ceil(rows / stride) * ceil(columns / stride)` of a grid; and of packed
+            rows as many as the row of most groups has, where none spans two segments.
 
     Returns:
-        `(batch, heads, tokens, tokens)` in float32, or float64 for float64 input. Rows sum to one; invalid columns are
-        exactly zero, and so are those of other segments, except in rows that are left without any valid token; and so
-        are weights of at most `MIN_WEIGHT`.
+        `(batch, heads, tokens or groups, tokens)` in float32, or float64 for float64 input. Rows sum to one; invalid
+        columns are exactly zero, and so are those of other segments, except in rows that are left without any valid
+        token; and so are weights of at most `MIN_WEIGHT`. Rows of groups without a valid token are zero.
 
     Raises:
-        ValueError: `grid_size` does not hold as many positions as there are tokens, or `offsets` has the wrong number
-            of coordinates.
+        ValueError: `grid_size` does not hold as many positions as there are tokens, or `offsets` or `sigma` has the
+            wrong shape.
     """
+    if stride == 1:
+        return _pooling_weights(weights, sigma, offsets, mask, grid_size, segments)
+    num_tokens = weights.shape[-1]
+    _check_grid(grid_size, num_tokens)
+    mask = None if mask is None else mask.bool()
+    layout = lay_out(mask, segments, stride) if grid_size is None else None
+    if layout is not None:
+        weights, mask, segments = take(weights.transpose(1, 2), layout.source).transpose(1, 2), *layout[1::2]
+    offsets = _from_middles(weights, sigma, offsets, mask, grid_size, stride)
+    p = _pooling_weights(weights, sigma, offsets, mask, grid_size, segments, stride)
+    if layout is not None:  # back to the tokens; where one has no place, it has no weight
+        p = p.gather(-1, layout.places[:, None, None].expand(-1, *p.shape[1:3], -1))
+        at_home = take(layout.mask[..., None], layout.places).squeeze(-1)
+        at_home = at_home & (layout.source.gather(1, layout.places) == torch.arange(num_tokens, device=p.device))
+        p = p * at_home[:, None, None]
+    if mask is not None:
+        p = p * valid_groups(mask, grid_size, stride)[:, None, :, None]
+    return p
+
+
+def _from_middles(
+    weights: torch.Tensor,
+    sigma: torch.Tensor,
+    offsets: torch.Tensor | None,
+    mask: torch.Tensor | None,
+    grid_size: tuple[int, int] | None,
+    stride: int,
+) -> torch.Tensor | None:
+    """The offsets of groups from their middles, given those from the mean positions of their valid tokens."""
+    num_tokens = weights.shape[-1]
+    rows, columns = group_grid(grid_size, num_tokens, stride)
+    if not is_traced(sigma) and sigma.shape[-1] != rows * columns:
+        raise ValueError(
+            f"With a stride of {stride}, sigma must be of {rows * columns} groups, not {sigma.shape[-1]}."
+        )
+    dtype = torch.promote_types(weights.dtype, torch.float32)
+    shifts = centre_shifts(num_tokens, mask, grid_size, stride, weights.device, dtype)
+    if shifts is None:
+        return offsets
+    if offsets is None:
+        return shifts.expand(*sigma.shape, -1)
+    return offsets.to(dtype) + shifts
+
+
+def _pooling_weights(
+    weights: torch.Tensor,
+    sigma: torch.Tensor,
+    offsets: torch.Tensor | None,
+    mask: torch.Tensor | None,
+    grid_size: tuple[int, int] | None,
+    segments: torch.Tensor | None,
+    stride: int = 1,
+) -> torch.Tensor:
+    """[`pooling_weights`] of groups that stand where they belong, with offsets from their middles."""
     num_tokens = weights.shape[-1]
     dtype = torch.promote_types(weights.dtype, torch.float32)
     positions = _positions(num_tokens, grid_size, weights.device, dtype)  # one (tokens,) vector a dimension
+    centres = positions
+    if stride > 1:
+        groups = group_grid(grid_size, num_tokens, stride)
+        middles = _positions(groups[0] * groups[1], grid_size and groups, weights.device, dtype)
+        centres = [stride * middle + (stride - 1) / 2 for middle in middles]
     # From token j to token i, exact in floating point however long the sequence; (tokens, tokens) a dimension.
-    distances = [position[:, None] - position for position in positions]
+    distances = [centre[:, None] - position for centre, position in zip(centres, positions)]
     if offsets is not None:
         if offsets.shape[-1] != len(positions):
             raise ValueError(f"offsets need {len(positions)} coordinates a token, not {offsets.shape[-1]}.")
@@ -100,7 +180,8 @@ def pooling_weights(
     precision = -0.5 / sigma.to(dtype) ** 2
     logits = torch.addcmul(log_weights[:, :, None, :], squared_distance, precision[..., None])
     if segments is not None:
-        logits = logits.masked_fill(~_same_segment(segments)[:, None], torch.finfo(dtype).min)
+        same = segments[:, ::stride, None] == segments[:, None]
+        logits = logits.masked_fill(~same[:, None], torch.finfo(dtype).min)
     p = logits.softmax(dim=-1)
     return F.threshold(p, MIN_WEIGHT, 0.0, inplace=not p.requires_grad and not is_traced(p))
 
@@ -114,11 +195,12 @@ def context_pool(
     grid_size: tuple[int, int] | None = None,
     segments: torch.Tensor | None = None,
     implementation: str = "auto",
+    stride: int = 1,
 ) -> torch.Tensor:
     """Pools `hidden_states` of shape `(batch, tokens, channels)` with the weights of [`pooling_weights`].
 
     Head `h` of `heads` pools the `h`-th of `heads` equal slices of the channels. The result has the shape and dtype of
-    `hidden_states`. What `hidden_states` and `weights` hold at invalid tokens, NaN included, reaches neither the
+    `hidden_states`; with a `stride` it has `(batch, groups, channels)`, and zeros at groups without a valid token. What `hidden_states` and `weights` hold at invalid tokens, NaN included, reaches neither the
     result nor a gradient; an example without any valid token gives zeros.
 
     Of the implementations, which differ in cost alone,
@@ -153,8 +235,13 @@ def context_pool(
     num_dims = 1 if grid_size is None else 2
     if offsets is not None and offsets.shape[-1] != num_dims:
         raise ValueError(f"offsets need {num_dims} coordinates a token, not {offsets.shape[-1]}.")
+    if stride > 1:
+        mask = None if mask is None else mask.bool()
+        if grid_size is None and (layout := lay_out(mask, segments, stride)) is not None:
+            hidden_states, mask, segments = layout.take(hidden_states), *layout[1::2]
+            weights = take(weights.transpose(1, 2), layout.source).transpose(1, 2)
     hidden_states = _zero_invalid(hidden_states, mask)
-    return _pool(implementation, hidden_states, weights, sigma, offsets, mask, grid_size, segments)
+    return _pool(implementation, hidden_states, weights, sigma, offsets, mask, grid_size, segments, stride)
 
 
 def _pool(
@@ -166,24 +253,30 @@ def _pool(
     mask: torch.Tensor | None,
     grid_size: tuple[int, int] | None,
     segments: torch.Tensor | None,
+    stride: int = 1,
     max_sigma: float | None = None,
     max_offset: float | None = None,
 ) -> torch.Tensor:
-    """[`context_pool`] of checked arguments, of `hidden_states` that are zero at invalid tokens. The bounds of sigma
-    and the offsets keep [`linear_context_pool`] from reading them."""
+    """[`context_pool`] of checked arguments, of `hidden_states` that are zero at invalid tokens and, with a stride,
+    stand in the places of [`lay_out`]. The bounds of sigma and the offsets keep [`linear_context_pool`] from reading
+    them."""
     chosen = choose_implementation(implementation, hidden_states, grid_size, segments, max_sigma)
+    if stride > 1:
+        offsets = _from_middles(weights, sigma, offsets, mask, grid_size, stride)
     if chosen == "linear":
         if can_be_read(sigma):
             max_sigma = max_offset = None  # what they are is less than what they may be
-        return linear_context_pool(
-            hidden_states, weights, sigma, offsets, mask, grid_size, max_sigma=max_sigma, max_offset=max_offset
-        )
-    if chosen == "triton":
+        bounds = {"max_sigma": max_sigma, "max_offset": max_offset}
+        pooled = linear_context_pool(hidden_states, weights, sigma, offsets, mask, grid_size, stride=stride, **bounds)
+    elif chosen == "triton":
         from .triton_pool import triton_context_pool
 
-        return triton_context_pool(hidden_states, weights, sigma, offsets, mask, grid_size, segments)
-    p = pooling_weights(weights, sigma, offsets, mask=mask, grid_size=grid_size, segments=segments)
-    return _mix(hidden_states, p)
+        pooled = triton_context_pool(hidden_states, weights, sigma, offsets, mask, grid_size, segments, stride)
+    else:
+        pooled = _mix(hidden_states, _pooling_weights(weights, sigma, offsets, mask, grid_size, segments, stride))
+    if stride == 1 or mask is None:
+        return pooled
+    return pooled * valid_groups(mask, grid_size, stride)[..., None]
 
 
 def choose_implementation(
@@ -214,7 +307,7 @@ def choose_implementation(
         return "dense"
     if implementation == "linear":
         return "dense" if _is_exported_for_all_lengths(hidden_states) else "linear"
-    if is_traced(hidden_states) or _is_transformed() or hidden_states.dtype == torch.float64:
+    if is_traced(hidden_states) or is_transformed() or hidden_states.dtype == torch.float64:
         return "dense"
     shortest = LINEAR_FROM_ON_ACCELERATORS
     if hidden_states.device.type == "cpu":
@@ -242,7 +335,7 @@ def _is_for_triton(hidden_states: torch.Tensor) -> bool:
     if is_traced(hidden_states):
         exported = torch.compiler.is_exporting() or torch.jit.is_tracing()
         return torch.compiler.is_compiling() and not exported
-    return not _is_transformed() and torch.autograd.forward_ad._current_level < 0
+    return not is_transformed() and torch.autograd.forward_ad._current_level < 0
 
 
 @torch.compiler.assume_constant_result
@@ -281,17 +374,6 @@ def _warn_of_triton() -> None:
     )
 
 
-def can_be_read(tensor: torch.Tensor) -> bool:
-    """Whether its numbers can be looked at: without waiting for a device, and in no graph or transform of torch.func
-    that is to serve others."""
-    return tensor.device.type == "cpu" and not is_traced(tensor) and not _is_transformed()
-
-
-def _is_transformed() -> bool:
-    """Whether this runs in a transform of torch.func."""
-    return torch._C._are_functorch_transforms_active()
-
-
 class FactoredConv(nn.Conv2d):
     """One of the two convolutions of a factored predictor, whose outputs start at one scale whatever their width."""
 
@@ -304,10 +386,11 @@ class FactoredConv(nn.Conv2d):
 class PoolProjection(nn.Linear):
     """The predictor's last layer: from its hidden channels to `w` and, where predicted, `s` and `o` of each head."""
 
-    def __init__(self, in_features: int, num_heads: int, numbers_a_head: int, num_dims: int):
+    def __init__(self, in_features: int, num_heads: int, numbers_a_head: int, num_dims: int, stride: int = 1):
         self.num_heads = num_heads
         self.numbers_a_head = numbers_a_head
         self.num_dims = num_dims
+        self.stride = stride
         # A bias of `w` alone would do nothing: it cancels in the softmax.
         super().__init__(in_features, num_heads * numbers_a_head, bias=numbers_a_head > 1)
 
@@ -320,8 +403,12 @@ class PoolProjection(nn.Linear):
     def initial_bias(self) -> torch.Tensor:
         """The bias at the start, `(heads * numbers a head,)` in float32: equal weights, sigma at `INITIAL_SIGMA` of
         its range, and the heads' centres spread over the offset's range (left and right in a sequence, around the
-        compass on a grid)."""
+        compass on a grid). With a stride: equal weights, sigma as wide as the group, and no offset."""
         bias = torch.zeros(self.num_heads, self.numbers_a_head)
+        if self.stride > 1:
+            fraction = (group_sigma(self.stride) / self.stride - MIN_STRIDED_SIGMA) / STRIDED_SIGMA_RANGE
+            bias[:, 1] = math.log(fraction / (1 - fraction))
+            return bias.flatten()
         bias[:, 1] = math.log(INITIAL_SIGMA[self.num_dims] / (1 - INITIAL_SIGMA[self.num_dims]))
         if self.numbers_a_head > 2 and self.num_heads > 1:
             head = torch.arange(self.num_heads)
@@ -347,6 +434,7 @@ class BaseContextPool(nn.Module):
         pool_gate: bool,
         pool_factored: bool,
         num_dims: int,
+        stride: int = 1,
     ):
         super().__init__()
         if hidden_size % pool_num_heads:
@@ -368,7 +456,7 @@ class BaseContextPool(nn.Module):
         else:
             self.conv = nn.Conv2d(hidden_size, pool_hidden_size, kernel, padding=padding)
         self.act = nn.GELU()
-        self.proj = PoolProjection(pool_hidden_size, pool_num_heads, numbers_a_head, num_dims)
+        self.proj = PoolProjection(pool_hidden_size, pool_num_heads, numbers_a_head, num_dims, stride)
         self.gate = nn.Parameter(torch.zeros(hidden_size)) if pool_gate else None
 
     def predict_numbers(self, feature_map: torch.Tensor, segments: torch.Tensor | None = None) -> torch.Tensor:
@@ -415,6 +503,12 @@ class ContextPool(BaseContextPool):
         pool_factored: whether the predictor projects the tokens to its channels before its convolution.
         pool_implementation: see [`context_pool`].
         num_dims: 1 for sequences, 2 for grids.
+        stride: more than 1 keeps one token of each group of `stride` neighbours, `stride` x `stride` on a grid. Sizes
+            and offsets are then in proportion to the group's: `pool_range` and `pool_max_offset` mean nothing.
+
+    Raises:
+        ValueError: the channels are not divisible by the number of heads, the kernel is even, `stride` is less than 1,
+            or a strided module is to have a gate, for which there is nothing to mix with.
     """
 
     def __init__(
@@ -429,7 +523,14 @@ class ContextPool(BaseContextPool):
         pool_factored: bool = False,
         pool_implementation: str = "auto",
         num_dims: int = 1,
+        stride: int = 1,
     ):
+        if stride < 1:
+            raise ValueError(f"stride must be at least 1, not {stride}.")
+        if stride > 1:
+            if pool_gate:
+                raise ValueError("Where the pooling is strided there is nothing that a gate could mix it with.")
+            pool_max_offset = stride / 2
         numbers_a_head = 2 + (num_dims if pool_max_offset else 0)  # w, s and, where predicted, o
         super().__init__(
             hidden_size,
@@ -440,7 +541,9 @@ class ContextPool(BaseContextPool):
             pool_gate,
             pool_factored,
             num_dims,
+            stride,
         )
+        self.stride = stride
         self.pool_range = DEFAULT_RANGE[num_dims] if pool_range is None else pool_range
         self.pool_max_offset = pool_max_offset
         self.pool_implementation = pool_implementation
@@ -449,7 +552,10 @@ class ContextPool(BaseContextPool):
         self, numbers: torch.Tensor, extent: float | torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """`sigma` and, where predicted, `offsets` of what [`predict_numbers`] gives, for pools that reach at most
-        `pool_range * extent`."""
+        `pool_range * extent`, or by the stride."""
+        if self.stride > 1:
+            sigma = self.stride * (MIN_STRIDED_SIGMA + STRIDED_SIGMA_RANGE * numbers[..., 1].sigmoid())
+            return sigma, self.pool_max_offset * numbers[..., 2:].tanh()
         sigma = (self.pool_range * extent * numbers[..., 1].sigmoid()).clamp(min=MIN_SIGMA)
         return sigma, self.pool_max_offset * numbers[..., 2:].tanh() if self.pool_max_offset else None
 
@@ -462,12 +568,18 @@ class ContextPool(BaseContextPool):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """The `weights`, `sigma` and `offsets` that [`context_pool`] takes, in float32 (float64 for float64 input).
 
-        `hidden_states` must be zero where `mask` is False: a neighbour beyond the end looks like padding.
+        `hidden_states` must be zero where `mask` is False: a neighbour beyond the end looks like padding. With a
+        stride they must stand in the places of [`~cp_transformers.token_groups.lay_out`].
         """
         num_tokens = hidden_states.shape[1]
         # (batch, tokens, channels) is seen as an image in channels-last order: nothing is transposed in memory.
         feature_map = hidden_states.transpose(1, 2).unflatten(2, grid_size or (1, num_tokens))
         numbers = self.predict_numbers(feature_map, segments)
+        if self.stride > 1:
+            each = numbers.movedim(-1, 2).flatten(1, 2)  # (batch, heads * numbers, tokens)
+            means = group_means(each, None if mask is None else mask.bool(), grid_size, self.stride)
+            means = means.unflatten(1, (self.pool_num_heads, self.numbers_a_head)).movedim(2, -1)
+            return numbers[..., 0], *self.sizes_and_offsets(means, 0)
         extent: float | torch.Tensor
         if grid_size is not None and torch.jit.is_tracing():  # to which max() would be that of the example
             extent = torch.maximum(*map(torch.as_tensor, grid_size))
@@ -488,6 +600,7 @@ class ContextPool(BaseContextPool):
         mask: torch.Tensor | None = None,
         grid_size: tuple[int, int] | None = None,
         segments: torch.Tensor | None = None,
+        laid_out: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
         Args:
@@ -496,10 +609,13 @@ class ContextPool(BaseContextPool):
             grid_size: (rows, columns), for `num_dims=2` only and required there.
             segments: `(batch, tokens)`, integers, for `num_dims=1` only: the number of the sequence, each a run of
                 tokens, that a token of a packed row belongs to. Each is pooled as if it stood alone.
+            laid_out: with a stride, whether the caller has put the tokens in the places of
+                [`~cp_transformers.token_groups.lay_out`].
 
         Returns:
             The pooled tokens, of the shape and dtype of `hidden_states`, with invalid tokens as they are; and sigma in
-            positions, `(batch, heads, tokens)` in float32, zero at invalid tokens.
+            positions, `(batch, heads, tokens)` in float32, zero at invalid tokens. With a stride one for each group
+            in place of each token, see [`pooling_weights`], and zeros at groups without a valid token.
 
         Raises:
             ValueError: `hidden_states` is not of that shape; `grid_size` is missing, not expected, or does not hold as
@@ -522,12 +638,20 @@ class ContextPool(BaseContextPool):
         for name, each in (("mask", mask), ("segments", segments)):
             if each is not None and each.shape != hidden_states.shape[:2]:
                 raise ValueError(f"{name} must be of shape {tuple(hidden_states.shape[:2])}, not {tuple(each.shape)}.")
+        if self.stride > 1 and self.num_dims == 1 and not laid_out:
+            mask = None if mask is None else mask.bool()
+            if (layout := lay_out(mask, segments, self.stride)) is not None:
+                hidden_states, mask, segments = layout.take(hidden_states), *layout[1::2]
         if mask is not None and can_be_read(mask) and mask.all():
             mask = None  # nothing need be copied to make it zero
         valid_states = _zero_invalid(hidden_states, mask)
         weights, sigma, offsets = self.predict(valid_states, mask=mask, grid_size=grid_size, segments=segments)
         extent = max(grid_size or (hidden_states.shape[1],))
-        if grid_size is not None and not is_traced(hidden_states):
+        max_sigma, max_offset = max(self.pool_range * extent, MIN_SIGMA), self.pool_max_offset
+        if self.stride > 1:
+            max_sigma = self.stride * (MIN_STRIDED_SIGMA + STRIDED_SIGMA_RANGE)
+            max_offset = self.stride - 0.5  # that of the middle of a group from the mean of its valid tokens included
+        elif grid_size is not None and not is_traced(hidden_states):
             self._check_reach(extent)
         pooled = _pool(
             self.pool_implementation,
@@ -538,14 +662,17 @@ class ContextPool(BaseContextPool):
             mask,
             grid_size,
             segments,
-            max_sigma=max(self.pool_range * extent, MIN_SIGMA),
-            max_offset=self.pool_max_offset,
+            self.stride,
+            max_sigma=max_sigma,
+            max_offset=max_offset,
         )
         if self.gate is not None:
             # Counted from zero at invalid tokens, so that what they hold cannot reach the gate's gradient.
             pooled = hidden_states.addcmul(self.gate, pooled - valid_states)
         if mask is None:
             return pooled, sigma
+        if self.stride > 1:
+            return pooled, sigma * valid_groups(mask.bool(), grid_size, self.stride)[:, None]
         return torch.where(mask.bool()[..., None], pooled, hidden_states), sigma * mask[:, None]
 
     def _check_reach(self, extent: int) -> None:
@@ -562,7 +689,7 @@ class ContextPool(BaseContextPool):
         return (
             f"pool_range={self.pool_range}, pool_num_heads={self.pool_num_heads}, "
             f"pool_max_offset={self.pool_max_offset}, pool_gate={self.gate is not None}, "
-            f"pool_implementation={self.pool_implementation}, num_dims={self.num_dims}"
+            f"pool_implementation={self.pool_implementation}, num_dims={self.num_dims}, stride={self.stride}"
         )
 
 

@@ -52,6 +52,7 @@ def linear_context_pool(
     grid_size: tuple[int, int] | None = None,
     max_sigma: float | None = None,
     max_offset: float | None = None,
+    stride: int = 1,
 ) -> torch.Tensor:
     """[`~cp_transformers.context_pool.context_pool`] in linear time, to an error of about 1e-5 of the result.
 
@@ -63,9 +64,11 @@ def linear_context_pool(
         weights, sigma, offsets, mask, grid_size: see [`~cp_transformers.context_pool.pooling_weights`].
         max_sigma, max_offset: bounds of `sigma` and of the offsets' absolute values, where they are known. None: they
             are read from the tensors, which waits for an accelerator and cannot be traced.
+        stride: the positions of a group, one after the other from the first on. Each has its `sigma`, and its
+            `offsets` are from its middle.
 
     Returns:
-        The pooled tokens, of the shape and dtype of `hidden_states`.
+        The pooled tokens, or groups, of the dtype of `hidden_states`.
     """
     num_heads, num_tokens = weights.shape[1:]
     num_dims = 1 if grid_size is None else 2
@@ -78,9 +81,10 @@ def linear_context_pool(
 
     # In what follows (batch, heads, rows, columns, ...), where a sequence is one row.
     values = hidden_states.unflatten(1, (rows, columns)).unflatten(-1, (num_heads, -1)).permute(0, 3, 1, 2, 4)
-    log_weights, sigma = (each.unflatten(-1, (rows, columns)) for each in (log_weights, sigma.to(dtype)))
+    groups = (-(-rows // stride) if num_dims == 2 else 1, -(-columns // stride))
+    log_weights, sigma = log_weights.unflatten(-1, (rows, columns)), sigma.to(dtype).unflatten(-1, groups)
     if offsets is not None:
-        offsets = offsets.to(dtype).unflatten(-2, (rows, columns))
+        offsets = offsets.to(dtype).unflatten(-2, groups)
     traced = max_sigma is not None
     # Wider than this all are alike. In this order min() also bounds NaN, which then goes through to the result.
     widest = 100.0 * max(rows, columns)
@@ -105,7 +109,7 @@ def linear_context_pool(
         selected = level_of_token == level
         if traced or selected.any():
             largest = min(max_sigma, NARROWEST * cells.spacing * ratio) if level < num_levels - 1 else max_sigma
-            parts.append(cells.pool(sigma, offsets, selected, num_dims, largest, max_offset))
+            parts.append(cells.pool(sigma, offsets, selected, num_dims, largest, max_offset, stride))
     pooled = reduce(torch.Tensor.add_, parts)
     return pooled.permute(0, 2, 3, 1, 4).flatten(3).flatten(1, 2)
 
@@ -166,20 +170,27 @@ class Cells:
         num_dims: int,
         max_sigma: float,
         max_offset: float,
+        stride: int = 1,
     ) -> torch.Tensor:
-        """What the `selected` tokens, `(batch, heads, rows, columns)`, pool from these cells; zeros at all others."""
+        """What the `selected` tokens, `(batch, heads, rows, columns)`, pool from these cells; zeros at all others. With
+        a stride, groups in their place, whose middles are `stride` tokens apart."""
         rows, columns = sigma.shape[2:]
-        # A block of tokens is that of `height` x `width` tokens on `cells_wide` cells of one row.
-        height = self.spacing if num_dims == 2 else 1
-        cells_wide = max(BLOCK[num_dims] // self.spacing, 8 // num_dims)
-        width = cells_wide * self.spacing
+        # A block of tokens is that of `height` x `width` tokens, or groups, on `cells_high` rows of `cells_wide` cells.
+        cells_high, height = 1, 1
+        if num_dims == 2:
+            tokens_high = math.lcm(self.spacing, stride)
+            cells_high, height = tokens_high // self.spacing, tokens_high // stride
+        each = math.lcm(self.spacing, stride) // self.spacing  # the fewest cells on which whole groups stand
+        cells_wide = -(-max(BLOCK[num_dims] // self.spacing, 8 // num_dims) // each) * each
+        width = cells_wide * self.spacing // stride
+        middle = (stride - 1) / 2 / self.spacing  # of the first group, in cells
         reach = (REACH * math.sqrt(max_sigma**2 - (self.blur * self.spacing) ** 2) + max_offset) / self.spacing
         num_rows, num_columns = self.log_weights.shape[2:]
         reach_down = min(math.ceil(reach), num_rows) if num_dims == 2 else 0  # from any token to all cells, at most
         reach = min(math.ceil(reach), num_columns)
         blocks_down = -(-rows // height)
         blocks_across = max(-(-columns // width), -(-num_columns // cells_wide))
-        window, window_down = 2 * reach + cells_wide, 2 * reach_down + 1
+        window, window_down = 2 * reach + cells_wide, 2 * reach_down + cells_high
 
         def by_blocks(numbers: torch.Tensor) -> torch.Tensor:
             """From `(batch, heads, rows, columns)` to `(batch, heads, blocks_down, blocks_across, tokens, 1, 1)`."""
@@ -189,13 +200,14 @@ class Cells:
 
         # From each token of a block to each cell of its window, in cells: (tokens, window_down, window).
         index = torch.arange(max(width, height, window, window_down), device=sigma.device, dtype=sigma.dtype)
-        right = index[:window] - reach - (index[:width, None, None] / self.spacing)
+        right = index[:window] - reach - (index[:width, None, None] * (stride / self.spacing) + middle)
         right = right.expand(height, width, 1, window).flatten(0, 1)
         if offsets is not None:
             right = right - by_blocks(offsets[..., -1]) / self.spacing
         squared_distance = right**2
         if num_dims == 2:
-            down = index[:window_down, None] - reach_down - (index[:height, None, None] / self.spacing)
+            down = index[:window_down, None] - reach_down
+            down = down - (index[:height, None, None] * (stride / self.spacing) + middle)
             down = down[:, None].expand(height, width, window_down, 1).flatten(0, 1)
             if offsets is not None:
                 down = down - by_blocks(offsets[..., 0]) / self.spacing
@@ -204,27 +216,29 @@ class Cells:
         # Cells outside of the map have no weight, so that it does not matter which values stand for them.
         left, above = reach - self.margin, reach_down - self.margin if num_dims == 2 else 0
         right_pad = (blocks_across - 1) * cells_wide + window - left - num_columns
-        below = blocks_down + window_down - 1 - above - num_rows
+        below = (blocks_down - 1) * cells_high + window_down - above - num_rows
         seen = F.pad(self.log_weights, (left, right_pad, above, below), value=EMPTY)
-        seen = seen.unfold(2, window_down, 1).unfold(3, window, cells_wide).unsqueeze(4)
+        seen = seen.unfold(2, window_down, cells_high).unfold(3, window, cells_wide).unsqueeze(4)
         variance = torch.where(selected, (sigma / self.spacing) ** 2 - self.blur**2, 1.0)
         logits = torch.addcmul(seen, squared_distance, by_blocks(-0.5 / variance))
         p = logits.flatten(-2).softmax(dim=-1).view_as(logits) * by_blocks(selected.to(logits.dtype))
         values = F.pad(self.values, (0, 0, 0, 0, above, below)) if num_dims == 2 else self.values
-        pooled = _block_products(F.threshold(p, MIN_WEIGHT, 0.0), values, cells_wide, left)
+        pooled = _block_products(F.threshold(p, MIN_WEIGHT, 0.0), values, cells_wide, left, cells_high)
         pooled = pooled.unflatten(4, (height, width)).transpose(3, 4).flatten(4, 5).flatten(2, 3)
         return pooled[:, :, :rows, :columns]
 
 
-def _block_products(p: torch.Tensor, values: torch.Tensor, step: int, before: int) -> torch.Tensor:
+def _block_products(p: torch.Tensor, values: torch.Tensor, step: int, before: int, step_down: int = 1) -> torch.Tensor:
     """The products of blocks of weights and the windows of values that they see.
 
     Args:
         p: `(batch, heads, rows, blocks, tokens, window rows, window columns)`.
-        values: `(batch, heads, rows + window rows - 1, columns, channels)`, with `columns <= blocks * step`.
+        values: `(batch, heads, (rows - 1) * step_down + window rows, columns, channels)`, with
+            `columns <= blocks * step`.
         step: columns from one block's window to the next one's.
         before: the columns by which the first window begins before the first column. `p` must be zero where a window
             leaves the row: in memory, the end of another row stands there.
+        step_down: rows from one row of blocks to the next one.
 
     Returns:
         `(batch, heads, rows, blocks, tokens, channels)` in the dtype of `values`.
@@ -235,10 +249,16 @@ def _block_products(p: torch.Tensor, values: torch.Tensor, step: int, before: in
     missing = width - values.shape[3]
     if values.shape[2] > 1 and missing:
         values, missing = F.pad(values, (0, 0, 0, missing)), 0
-    flat = F.pad(values.flatten(2, 3), (0, 0, before, missing + window))  # the rows one after the other
+
+    def flat(rows_of: torch.Tensor) -> torch.Tensor:
+        """The rows one after the other."""
+        return F.pad(rows_of.flatten(2, 3), (0, 0, before, missing + window))
+
+    whole = flat(values) if step_down == 1 else None
     factors = []
     for row, weights in enumerate(p.unbind(-2)):
-        seen = flat[:, :, row * width :][:, :, : (rows * blocks - 1) * step + window]
+        below = flat(values[:, :, row::step_down]) if whole is None else whole[:, :, row * width :]
+        seen = below[:, :, : (rows * blocks - 1) * step + window]
         seen = seen.unfold(2, window, step).transpose(3, 4)  # (batch, heads, rows * blocks, window, channels), a view
         factors.append((weights, seen))
     return sum_of_products(factors).unflatten(2, (rows, blocks))
@@ -277,3 +297,14 @@ def is_traced(tensor: torch.Tensor) -> bool:
     """Whether a graph is made of what is done to it, instead of computing it."""
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
     return traced or type(tensor) not in (torch.Tensor, torch.nn.Parameter)
+
+
+def can_be_read(tensor: torch.Tensor) -> bool:
+    """Whether its numbers can be looked at: without waiting for a device, and in no graph or transform of torch.func
+    that is to serve others."""
+    return tensor.device.type == "cpu" and not is_traced(tensor) and not is_transformed()
+
+
+def is_transformed() -> bool:
+    """Whether this runs in a transform of torch.func."""
+    return torch._C._are_functorch_transforms_active()
