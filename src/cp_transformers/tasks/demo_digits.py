@@ -29,7 +29,7 @@ from .comparison import (
     arm,
     beside_recorded,
     check_positive,
-    draw_accuracy_against_cost,
+    draw_against_cost,
     make_trainer,
     milliseconds,
     paired_difference,
@@ -76,7 +76,7 @@ PAIRS = [
     ("CP-ViT, 1 layer", "ViT, 1 layer"),
     ("CP-ResNet", "ResNet"),
 ]
-# What results/demo_image.json holds, which no package brings.
+# What results/demo_digits.json holds, which no package brings.
 RECORDED: dict[str, Any] = {
     "settings": {"seed": 0, "train_samples": 600, "epochs": 60.0, "learning_rate": 1e-3, "pool_learning_rate": None},
     "accuracy": {
@@ -235,11 +235,11 @@ def run(
             "vit_pool": VIT_POOL,
         },
     }
-    draw_accuracy_against_cost(
+    draw_against_cost(
         results,
         output / "accuracy.png",
         title=f"{len(train)} digits, from scratch",
-        accuracy_label="accuracy on held-out digits, %",
+        label="accuracy on held-out digits, %",
         cost_label=f"a batch of {len(batch['pixel_values'])}",
     )
     firsts = [digits["test"]["label"].index(digit) for digit in (0, 1, 2, 4, 7, 8)]
