@@ -19,6 +19,7 @@ from typing import Any
 
 import safetensors
 import torch
+import torch.nn.functional as F
 import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.constants import HF_HUB_CACHE
@@ -414,6 +415,24 @@ def parity(model: PreTrainedModel, other: PreTrainedModel) -> float:
     pairs = zip(*(list(_tensors(_aligned_outputs(each, inputs))) for each in (model, other)), strict=True)
     differences = [(a.double() - b.double()).abs().max().item() for a, b in pairs]
     return math.nan if any(map(math.isnan, differences)) else max(differences)
+
+
+@torch.no_grad()
+def distances(model: PreTrainedModel, other: PreTrainedModel) -> dict[str, float]:
+    """How far the last hidden states of two models are from one another, as 1 - cosine, on the inputs of [`parity`]:
+    the mean over all `tokens`, and over the examples of the `mean` of their tokens."""
+    inputs = {
+        name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else None)
+        for name, tensor in example_inputs(model).items()
+    }
+    ours, theirs = (
+        each.eval()(**inputs, output_hidden_states=True, return_dict=True).hidden_states[-1].double()
+        for each in (model, other)
+    )
+    mask = inputs.get("attention_mask", ours.new_ones(ours.shape[:2])).reshape(ours.shape[:2]).double()
+    our_mean, their_mean = ((states * mask[..., None]).sum(dim=1) for states in (ours, theirs))
+    tokens = ((1 - F.cosine_similarity(ours, theirs, dim=-1)) * mask).sum() / mask.sum()
+    return {"tokens": tokens.item(), "mean": (1 - F.cosine_similarity(our_mean, their_mean, dim=-1)).mean().item()}
 
 
 def _aligned_outputs(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> tuple:

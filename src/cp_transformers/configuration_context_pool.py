@@ -148,6 +148,12 @@ class LayerPoolConfigMixin(ContextPoolConfigMixin):
         pool_placement: "attention" pools what queries, keys and values are computed from and leaves the residual
             stream alone; "block" pools the block's whole input.
         pool_layers: the indices of the layers that pool; None for all.
+        pool_strides: one number a layer; None for all 1. A layer with a stride of 2 or more pools its whole input and
+            keeps one token of each group of so many neighbours (of so many x so many patches), whatever `pool_layers`
+            and `pool_placement` say, so that it and the layers behind it see fewer tokens. Tokens that are not pooled,
+            such as class tokens, are all kept. What the model gives has the input's length again; `hidden_states` and
+            `attentions` have the lengths that the layers see.
+        pool_restore_layer: the index of the layer before which all tokens are restored; None: after the last layer.
         pool_implementation: how pooling is computed: "dense", "linear" (in linear time), "triton" (a fused kernel) or
             "auto", which chooses by length and device; see [`~cp_transformers.context_pool.context_pool`].
     """
@@ -159,12 +165,27 @@ class LayerPoolConfigMixin(ContextPoolConfigMixin):
     pool_num_heads: int = 4
     pool_placement: str = "attention"
     pool_layers: list[int] | tuple[int, ...] | None = None
+    pool_strides: list[int] | tuple[int, ...] | None = None
+    pool_restore_layer: int | None = None
     pool_implementation: str = "auto"
 
     def __post_init__(self, **kwargs):
-        if self.pool_layers is not None:
-            self.pool_layers = list(self.pool_layers)  # as JSON gives it back
+        for name in ("pool_layers", "pool_strides"):
+            if getattr(self, name) is not None:
+                setattr(self, name, list(getattr(self, name)))  # as JSON gives it back
         super().__post_init__(**kwargs)
+
+    @property
+    def is_strided(self) -> bool:
+        """Whether any layer keeps fewer tokens than come in."""
+        return max(self.pool_strides or [1]) > 1
+
+    def pool_levels(self) -> list[int]:
+        """For each layer the number of strided layers, itself included, whose tokens it sees; 0: it sees all."""
+        strides = self.pool_strides or [1] * self.num_hidden_layers
+        levels = [sum(stride > 1 for stride in strides[: index + 1]) for index in range(len(strides))]
+        restored = len(levels) if self.pool_restore_layer is None else self.pool_restore_layer
+        return [level if index < restored else 0 for index, level in enumerate(levels)]
 
     def validate_context_pool(self):
         super().validate_context_pool()
@@ -185,6 +206,19 @@ class LayerPoolConfigMixin(ContextPoolConfigMixin):
                 )
             if len(set(self.pool_layers)) < len(self.pool_layers):
                 raise ValueError(f"pool_layers names a layer twice: {self.pool_layers}.")
+        if self.pool_strides is not None:
+            if len(self.pool_strides) != self.num_hidden_layers or any(stride < 1 for stride in self.pool_strides):
+                raise ValueError(
+                    f"pool_strides must be {self.num_hidden_layers} numbers from 1 on, one a layer, not "
+                    f"{self.pool_strides}."
+                )
+        if self.pool_restore_layer is not None:
+            strided = [index for index, stride in enumerate(self.pool_strides or ()) if stride > 1]
+            if not strided or not strided[-1] < self.pool_restore_layer < self.num_hidden_layers:
+                raise ValueError(
+                    f"pool_restore_layer ({self.pool_restore_layer}) must be the index of a layer behind all layers "
+                    f"with a stride of 2 or more ({strided or 'there are none'})."
+                )
 
 
 # The heads of most text encoders.

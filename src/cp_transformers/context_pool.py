@@ -200,8 +200,9 @@ def context_pool(
     """Pools `hidden_states` of shape `(batch, tokens, channels)` with the weights of [`pooling_weights`].
 
     Head `h` of `heads` pools the `h`-th of `heads` equal slices of the channels. The result has the shape and dtype of
-    `hidden_states`; with a `stride` it has `(batch, groups, channels)`, and zeros at groups without a valid token. What `hidden_states` and `weights` hold at invalid tokens, NaN included, reaches neither the
-    result nor a gradient; an example without any valid token gives zeros.
+    `hidden_states`; with a `stride` the shape is `(batch, groups, channels)`, and groups without a valid token are
+    zero. What `hidden_states` and `weights` hold at invalid tokens, NaN included, reaches neither the result nor a
+    gradient; an example without any valid token gives zeros.
 
     Of the implementations, which differ in cost alone,
 

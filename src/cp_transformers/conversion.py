@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """Conversion of pretrained checkpoints: loads one, inserts the pooling modules, checks the result and writes it."""
 
+import copy
 import operator
 import os
 import re
@@ -26,6 +27,7 @@ from .checkpoints import (
     CheckpointError,
     check_written,
     copy_processor,
+    distances,
     fetch,
     first_line,
     load_comparing,
@@ -101,14 +103,22 @@ def cut_layers(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel
     return cut.train(model.training)
 
 
-def convert_model(model: PreTrainedModel, layers: Sequence[int] | None = None, **pool_config: Any) -> PreTrainedModel:
+def convert_model(
+    model: PreTrainedModel,
+    layers: Sequence[int] | None = None,
+    halve_before: str | Sequence[int] | None = None,
+    **pool_config: Any,
+) -> PreTrainedModel:
     """The ContextPool variant of `model`, in memory: same weights, new pooling modules, same head.
 
     Args:
         model: a stock model of a family that can be converted, with any of its heads.
         layers: the indices of the layers to keep; None for all.
+        halve_before: the converted model's layers before which every second token is dropped (of patches three in
+            four), after it has been pooled: short for `pool_strides` with 2 at these layers.
         pool_config: fields of the new configuration that begin with `pool_`; `pool_gate` is True by default. With
-            `pool_layers=[]` nothing pools, and the result is a stock model of the class of `model`.
+            `pool_strides` only the layers that drop tokens pool, unless `pool_layers` names others. With
+            `pool_layers=[]` and no strides nothing pools, and the result is a stock model of the class of `model`.
 
     Returns:
         A model in evaluation mode, of the dtype and on the device of `model`; what is frozen there is frozen here. Its
@@ -123,14 +133,15 @@ def convert_model(model: PreTrainedModel, layers: Sequence[int] | None = None, *
     if getattr(model.config, "is_decoder", False):
         raise CheckpointError("The source is a decoder; only encoders can be converted.")
     kept = _kept_layers(family, model.config, layers)
-    config = _converted_config(family, model.config, kept, pool_config)
+    config = _converted_config(family, model.config, kept, halve_before, pool_config)
     config._attn_implementation = model.config._attn_implementation
 
     if family_of(config) is None:  # without pooling
         model_class = type(model)
     converted = model_class(config, **made_with(model)).to(model.device, model.dtype)
     missing, unexpected = converted.load_state_dict(_kept_entries(family, model, model.state_dict(), kept), False)
-    foreign = [key for key in missing if ".context_pool." not in key] + unexpected
+    new = (".context_pool.", ".context_restore.")
+    foreign = [key for key in missing if not any(name in key for name in new)] + unexpected
     if foreign:
         raise CheckpointError(f"The source's weights do not fit {model_class.__name__}: {some(foreign)}.")
     _freeze(converted, _kept_entries(family, model, dict(model.named_parameters()), kept))
@@ -143,6 +154,7 @@ def convert_checkpoint(
     *,
     revision: str | None = None,
     layers: str | Sequence[int] | None = None,
+    halve_before: str | Sequence[int] | None = None,
     dtype: str | None = None,
     overwrite: bool = False,
     **pool_config: Any,
@@ -152,7 +164,9 @@ def convert_checkpoint(
 
     Nothing is written unless every check passes: all of the source's weights are used and none is missing, the
     converted model's keys are the source's and the pooling's, and, in float32, its outputs equal those of the source
-    (cut to the same layers); with the gate, which starts at zero, the difference must be exactly 0.0.
+    (cut to the same layers); with the gate, which starts at zero, the difference must be exactly 0.0. A model that
+    drops tokens cannot equal its source: the check is then of the same weights with all tokens, and how far the result
+    is from the source is written down as `start`.
 
     Args:
         source: a folder, or the id of a model on the Hub, of any head of a family that can be converted. A Hub token
@@ -160,6 +174,7 @@ def convert_checkpoint(
         output: the folder to write.
         revision: branch, tag or commit, for a source on the Hub.
         layers: the source's layers to keep, see [`parse_layers`].
+        halve_before: see [`convert_model`]; it takes the notation of [`parse_layers`] as well.
         dtype: "float32", "float16" or "bfloat16"; None for the source's own. The checks are made in float32, of a
             source in float64 in that.
         overwrite: replace a checkpoint that stands at `output`.
@@ -184,17 +199,20 @@ def convert_checkpoint(
         family = _family(read_model_type(source_folder))
         source_config = _load_config(source_folder, family)
         kept = _kept_layers(family, source_config, layers)
-        _converted_config(family, source_config, kept, pool_config)  # what is wrong there is said at once
+        _converted_config(
+            family, source_config, kept, halve_before, pool_config
+        )  # what is wrong there is said at once
         sources = weight_files(source_folder)
         model, left_out = _load_source(source_folder, family, source_config)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            converted = convert_model(model, kept, **pool_config)
+            converted = convert_model(model, kept, halve_before, **pool_config)
         source_dtype = model.config.dtype or torch.float32
         checked = torch.promote_types(source_dtype, torch.float32)
         model, converted = model.to(checked), converted.to(checked)
         reference = model if layers is None else cut_layers(model, kept or [])
-        difference = parity(reference, converted)
+        strided = getattr(converted.config, "is_strided", False)
+        difference = parity(reference, _with_all_tokens(converted) if strided else converted)
         # written so that NaN fails as well
         if not (difference == 0.0 if getattr(converted.config, "pool_gate", True) else difference < float("inf")):
             raise CheckpointError(
@@ -216,6 +234,7 @@ def convert_checkpoint(
             "dtype": dtype or str(source_dtype).removeprefix("torch."),
             "left_out": left_out,
             "parity": {"max_abs_difference": difference, "dtype": str(checked).removeprefix("torch.")},
+            "start": distances(reference, converted) if strided else None,
             "versions": {
                 "cp_transformers": __version__,
                 "transformers": transformers.__version__,
@@ -268,19 +287,62 @@ def _kept_layers(family: Family, config: PreTrainedConfig, layers: str | Sequenc
 
 
 def _converted_config(
-    family: Family, config: PreTrainedConfig, layers: Sequence[int] | None, pool_config: dict[str, Any]
+    family: Family,
+    config: PreTrainedConfig,
+    layers: Sequence[int] | None,
+    halve_before: str | Sequence[int] | None,
+    pool_config: dict[str, Any],
 ) -> PreTrainedConfig:
     """The configuration of the converted model: that of a stock model where no layer is to pool."""
     if pool_config.get("pool_layers") == "none":
         raise CheckpointError("To pool in none of the layers, give --no-pool, in Python pool_layers=[].")
-    if isinstance(pool_config.get("pool_layers"), (list, tuple)) and not pool_config["pool_layers"]:
-        return _stock_config(family, config, layers, pool_config)
     if foreign := [name for name in pool_config if not name.startswith("pool_")]:
         raise CheckpointError(f"Only fields that begin with pool_ can be set, not {some(foreign)}.")
     fields = {"pool_gate": True, **pool_config}
-    if layers is not None and fields.get("pool_layers") is not None:
+    if fields.get("pool_strides") is not None or halve_before is not None:
+        if layers is None:
+            raise CheckpointError(f"A {config.model_type} has no layers that could keep fewer tokens.")
+        fields["pool_strides"] = _strides(fields.get("pool_strides"), halve_before, len(layers))
+        fields.setdefault("pool_layers", [])
+    elif isinstance(pool_config.get("pool_layers"), (list, tuple)) and not pool_config["pool_layers"]:
+        return _stock_config(family, config, layers, pool_config)
+    if layers is not None and fields.get("pool_layers"):
         fields["pool_layers"] = parse_layers(fields["pool_layers"], len(layers))
     return _config_with(family.config_class, config, layers, **fields)
+
+
+def _strides(
+    strides: str | Sequence[int] | None, halve_before: str | Sequence[int] | None, num_layers: int
+) -> list[int]:
+    """The stride of each layer: from a list, a string such as "1,1,2,1", or the layers that halve the tokens."""
+    if halve_before is not None:
+        if strides is not None:
+            raise CheckpointError("Give either the strides of all layers or the layers that halve the tokens.")
+        halving = parse_layers(halve_before, num_layers)
+        return [2 if index in halving else 1 for index in range(num_layers)]
+    if isinstance(strides, str):
+        if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", strides):
+            raise CheckpointError(f"{strides}: give one stride a layer, as in 1,1,2,1.")
+        strides = [int(stride) for stride in strides.split(",")]
+    strides = list(strides or ())
+    if not any(isinstance(stride, int) and stride > 1 for stride in strides):
+        raise CheckpointError(
+            f"{strides}: no stride is above 1, so that no token would be dropped; leave strides out."
+        )
+    return strides
+
+
+def _with_all_tokens(model: PreTrainedModel) -> PreTrainedModel:
+    """A model with the weights of `model`, which drops tokens, that drops none: without the pools that do."""
+    config = copy.deepcopy(model.config)
+    pooled = range(config.num_hidden_layers) if config.pool_layers is None else config.pool_layers
+    config.pool_layers = [index for index in pooled if config.pool_strides[index] == 1]
+    config.pool_strides = config.pool_restore_layer = None
+    whole = type(model)(config, **made_with(model)).to(model.device, model.dtype)
+    missing = whole.load_state_dict(model.state_dict(), strict=False).missing_keys
+    if missing:
+        raise CheckpointError(f"The weights of {type(model).__name__} lack {some(missing)}.")
+    return whole.eval()
 
 
 def _stock_config(
@@ -405,23 +467,31 @@ def _report(options: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
         if isinstance(given, str) and given.strip().isdecimal():
             first = f"; the first {int(given)} are first:{int(given)}" if int(given) else ""
             lines.append(f"--{name.replace('_', '-')} {given} is the one layer of that number, counted from 0{first}.")
-    if options.get("pool_layers") == []:
+    if options.get("pool_layers") == [] and record["start"] is None:
         lines.append("No layer pools: this is a stock model, which transformers loads by itself.")
     reference = "the source cut to these layers, not from the whole source" if cut else "the source"
+    with_all = ", with all tokens" if record["start"] else ""
     lines.append(
-        f"largest difference of any output, in float32: {record['parity']['max_abs_difference']}, from {reference}"
+        f"largest difference of any output, in float32{with_all}: {record['parity']['max_abs_difference']}, from "
+        f"{reference}"
     )
-    return lines + (_what_comes_next(options, record["source_class"]) if cut else [])
+    if record["start"]:
+        strides = record["pool_config"]["pool_strides"]
+        where = ", ".join(f"{stride} before layer {index}" for index, stride in enumerate(strides) if stride > 1)
+        lines.append(f"one token is kept of {where}; until it is trained, 1 - cosine to {reference} is")
+        tokens, mean = record["start"]["tokens"], record["start"]["mean"]
+        lines.append(f"  {tokens:.3f} of the tokens and {mean:.3f} of their mean, on random inputs")
+    return lines + (_what_comes_next(options, record["source_class"]) if cut or record["start"] else [])
 
 
 def _what_comes_next(options: Mapping[str, Any], source_class: str) -> list[str]:
-    """The commands that follow upon a cut, whose model is worse than its source."""
+    """The commands that follow upon a cut of layers or tokens, whose model is worse than its source."""
     source, output = (shlex.quote(str(options[name])) for name in ("source", "output"))
     family = next(each for each in FAMILIES.values() if source_class in each.models)
     commands = {**COMMANDS, "Model": "glue" if family.is_text else "imagenet"}
     command = next((each for end, each in commands.items() if source_class.endswith(end)), None)
     lines = [
-        "The cut model is worse than the whole source until it is trained. Next, with data (see --help of each):",
+        "The model is worse than the whole source until it is trained. Next, with data (see --help of each):",
         f"  cp-transformers distill --teacher {source} --model_name_or_path {output}    to learn from the source",
     ]
     return lines + (

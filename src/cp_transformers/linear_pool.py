@@ -172,10 +172,10 @@ class Cells:
         max_offset: float,
         stride: int = 1,
     ) -> torch.Tensor:
-        """What the `selected` tokens, `(batch, heads, rows, columns)`, pool from these cells; zeros at all others. With
-        a stride, groups in their place, whose middles are `stride` tokens apart."""
+        """What the `selected` tokens, `(batch, heads, rows, columns)`, pool from these cells; zeros at all others. Or
+        what groups pool, whose middles are `stride` tokens apart."""
         rows, columns = sigma.shape[2:]
-        # A block of tokens is that of `height` x `width` tokens, or groups, on `cells_high` rows of `cells_wide` cells.
+        # A block of tokens, or groups, is one of `height` x `width` on `cells_high` rows of `cells_wide` cells.
         cells_high, height = 1, 1
         if num_dims == 2:
             tokens_high = math.lcm(self.spacing, stride)

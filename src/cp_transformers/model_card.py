@@ -463,7 +463,20 @@ def _conversion(record: dict[str, Any]) -> str:
         "conversion's seeded inputs the largest difference of any output from the source's (cut to the same layers) "
         f"was {record['parity'].get('max_abs_difference')} in float32"
         + ("" if record["pool_config"].get("pool_gate") else ", as is to be expected without a gate")
-        + f". {versions}. `conversion.json` has the whole record."
+        + (", with all tokens" if record.get("start") else "")
+        + f". {_start(record)}{versions}. `conversion.json` has the whole record."
+    )
+
+
+def _start(record: dict[str, Any]) -> str:
+    """How far a model that drops tokens was from its source before it was trained."""
+    if not record.get("start"):
+        return ""
+    tokens, mean = (f"{record['start'].get(name, float('nan')):.3f}" for name in ("tokens", "mean"))
+    return (
+        "The model keeps fewer tokens than its source (`pool_strides`), and cannot equal it: at the start, on the "
+        f"same inputs, 1 - cosine of its last hidden states to the source's was {tokens}, of their mean over an "
+        f"example's tokens {mean}. It is to be trained, for example by `cp-transformers distill`. "
     )
 
 

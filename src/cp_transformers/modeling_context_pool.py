@@ -13,49 +13,54 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce, wraps
 from operator import and_
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, initialization as init, modeling_outputs as outputs
+from transformers.backbone_utils import BackboneMixin
 from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
     register_checkpoint_conversion_mapping,
 )
-from transformers.utils.generic import is_flash_attention_requested
 
-from .context_pool import BaseContextPool, ContextPool, FactoredConv, PoolProjection, can_be_read
-from .linear_pool import is_traced
-
-
-class PoolInputs(NamedTuple):
-    """A batch, as far as it concerns the pools. A token that is not to be pooled passes by every pool as it is.
-
-    Attributes:
-        mask: `(batch, tokens - prefix)`, boolean, True where a token is pooled and enters pools. None: all are.
-        segments: `(batch, tokens - prefix)`, integers: the number of the sequence, each a run of tokens, that a token
-            of a packed row belongs to. None: a row is one sequence.
-        grid_size: (rows, columns) of an image's patches. None: the tokens are a text's.
-        prefix: the number of tokens at the start of every row that are not pooled, such as class tokens.
-    """
-
-    mask: torch.Tensor | None = None
-    segments: torch.Tensor | None = None
-    grid_size: tuple[int, int] | None = None
-    prefix: int = 0
+from .context_pool import BaseContextPool, ContextPool, FactoredConv, PoolProjection
+from .linear_pool import can_be_read, is_traced
+from .pool_inputs import (
+    ContextRestore,
+    PoolInputs,
+    class_tokens,
+    of_rows,
+    packed_segments,
+    reduce_tokens,
+    repeat_tokens,
+    restore_tokens,
+    with_reductions,
+)
 
 
 def pool_tokens(
     context_pool: ContextPool, hidden_states: torch.Tensor, pool_inputs: PoolInputs | None
 ) -> torch.Tensor:
     """Pools those of `(batch, tokens, channels)` that `pool_inputs` names; the others pass as they are."""
+    pool_inputs = required(pool_inputs)
+    mask, segments, grid_size, prefix = pool_inputs[:4]
+    pooled, sizes = context_pool(hidden_states[:, prefix:], mask=mask, grid_size=grid_size, segments=segments)
+    _record_sizes_of(sizes, pool_inputs)
+    return torch.cat([hidden_states[:, :prefix], pooled], dim=1) if prefix else pooled
+
+
+def required(pool_inputs: PoolInputs | None) -> PoolInputs:
     if pool_inputs is None:
         raise ValueError("This layer needs pool_inputs, which say what is pooled; call its model, which makes them.")
-    mask, segments, grid_size, prefix = pool_inputs
-    pooled, sizes = context_pool(hidden_states[:, prefix:], mask=mask, grid_size=grid_size, segments=segments)
-    record_pool_sizes(F.pad(sizes, (prefix, 0)) if grid_size is None else sizes.unflatten(-1, grid_size))
-    return torch.cat([hidden_states[:, :prefix], pooled], dim=1) if prefix else pooled
+    return pool_inputs
+
+
+def _record_sizes_of(sizes: torch.Tensor, inputs: PoolInputs) -> None:
+    """Hands on sigma, `(batch, heads, tokens - prefix)`, of the tokens of `inputs`."""
+    grid_size = inputs.grid_size
+    record_pool_sizes(F.pad(sizes, (inputs.prefix, 0)) if grid_size is None else sizes.unflatten(-1, grid_size))
 
 
 class PooledAttention(nn.Module):
@@ -68,25 +73,87 @@ class PooledAttention(nn.Module):
 
 
 class PooledLayer(nn.Module):
-    """Mixed into a layer of upstream's, which then pools its attention's input, its own, or nothing."""
+    """Mixed into a layer of upstream's, which then pools its attention's input, its own, or nothing; or which keeps
+    fewer tokens than come in."""
 
     context_pool: ContextPool
-    pool_placement: str | None = None  # "attention" or "block", as in the configuration; None: nothing is pooled
+    context_restore: ContextRestore
+    # "attention" or "block", as in the configuration; "stride": one token of each group is kept; None: none is pooled
+    pool_placement: str | None = None
+    pool_level: int = 0  # the number of strided layers up to this one, if its tokens have not been restored
+    pool_restore: str | None = None  # "before" or "after": where in this layer the tokens are restored
+    _mask_index: ClassVar[int]  # of `attention_mask` among the positional arguments after `hidden_states`
+
+    def __init_subclass__(cls, **kwargs) -> None:
+        upstream: Any = cls.__bases__[-1]
+        names = [*inspect.signature(upstream.forward).parameters]
+        cls._mask_index = names.index("attention_mask") - 2 if "attention_mask" in names else len(names)
+        super().__init_subclass__(**kwargs)
+
+    def __call__(self, hidden_states: torch.Tensor, *args, pool_inputs: PoolInputs | None = None, **kwargs):
+        # Outside of what gradient checkpointing runs again, and as a positional argument, to which it gives gradients.
+        if (unreduced := None if pool_inputs is None else pool_inputs.unreduced) is not None:
+            if self.pool_placement == "stride" and self.pool_level == 1:
+                unreduced.states = hidden_states
+            if self.pool_restore is not None:
+                args = unreduced.states, *args
+        return super().__call__(hidden_states, *args, pool_inputs=pool_inputs, **kwargs)
 
     def forward(self, hidden_states: torch.Tensor, *args, pool_inputs: PoolInputs | None = None, **kwargs):
+        if self.pool_restore is not None or self.pool_level:
+            return self._forward_strided(hidden_states, *args, pool_inputs=required(pool_inputs), **kwargs)
         if self.pool_placement == "block":
             hidden_states = pool_tokens(self.context_pool, hidden_states, pool_inputs)
         elif self.pool_placement == "attention":
             kwargs["pool_inputs"] = pool_inputs
         return super().forward(hidden_states, *args, **kwargs)
 
+    def _forward_strided(self, hidden_states: torch.Tensor, *args, pool_inputs: PoolInputs, **kwargs):
+        """Of a layer that keeps fewer tokens, comes behind one that does, or restores them."""
+        before: Any = None
+        if self.pool_restore is not None:
+            before, *args = args  # type: ignore[assignment]
+        if self.pool_restore == "before":
+            hidden_states = restore_tokens(self.context_restore, hidden_states, before, pool_inputs)
+        current = pool_inputs
+        if self.pool_level:
+            reduction = pool_inputs.reductions[self.pool_level - 1]
+            current = reduction.inputs
+            if self.pool_placement == "stride":
+                given = pool_inputs.reductions[self.pool_level - 2].inputs if self.pool_level > 1 else pool_inputs
+                hidden_states, sizes = reduce_tokens(self.context_pool, hidden_states, given, reduction)
+                _record_sizes_of(sizes, current)
+            if len(args) > self._mask_index:
+                args = *args[: self._mask_index], reduction.attention_mask, *args[self._mask_index + 1 :]
+            else:
+                kwargs["attention_mask"] = reduction.attention_mask
+            kwargs.pop("position_ids", None)  # by which flash attention would look for packed rows
+        if self.pool_placement == "block":
+            hidden_states = pool_tokens(self.context_pool, hidden_states, current)
+        elif self.pool_placement == "attention":
+            kwargs["pool_inputs"] = current
+        hidden_states = super().forward(hidden_states, *args, **kwargs)
+        if self.pool_restore == "after":
+            hidden_states = restore_tokens(self.context_restore, hidden_states, before, pool_inputs)
+        return hidden_states
+
 
 def insert_pool(
-    layer: nn.Module, index: int, config: PreTrainedConfig, num_dims: int, own: dict[type, type[nn.Module]]
+    layer: Any, index: int, config: PreTrainedConfig, num_dims: int, own: dict[type, type[nn.Module]]
 ) -> None:
     """Turns one of upstream's layers, the `index`-th, into that of `own` which is built on its class, and gives it or
     its attention the pool that `config` describes."""
     layer.__class__ = own[type(layer)]
+    if config.is_strided:
+        layer.pool_level = config.pool_levels()[index]
+        at_end = config.pool_restore_layer is None
+        if index == (config.num_hidden_layers - 1 if at_end else config.pool_restore_layer):
+            layer.pool_restore = "after" if at_end else "before"
+            layer.context_restore = ContextRestore(config.hidden_size, config.hidden_size)
+        if config.pool_strides[index] > 1:
+            layer.pool_placement = "stride"
+            layer.context_pool = build_context_pool(config, num_dims, config.pool_strides[index])
+            return
     if config.pool_layers is not None and index not in config.pool_layers:
         return
     layer.pool_placement = config.pool_placement
@@ -97,15 +164,18 @@ def insert_pool(
     pooled.context_pool = build_context_pool(config, num_dims)
 
 
-def build_context_pool(config: PreTrainedConfig, num_dims: int) -> ContextPool:
-    """The pooling module of a layer that `config` describes, for sequences (`num_dims=1`) or grids (2)."""
+def build_context_pool(config: PreTrainedConfig, num_dims: int, stride: int = 1) -> ContextPool:
+    """The pooling module of a layer that `config` describes, for sequences (`num_dims=1`) or grids (2); one that keeps
+    one token of `stride` (or `stride` x `stride`) has no gate."""
+    options = {**predictor_options(config), "pool_gate": config.pool_gate and stride == 1}
     return ContextPool(
         config.hidden_size,
-        **predictor_options(config),
+        **options,
         pool_range=config.pool_range,
         pool_max_offset=config.pool_max_offset,
         pool_implementation=config.pool_implementation,
         num_dims=num_dims,
+        stride=stride,
     )
 
 
@@ -126,7 +196,8 @@ class PoolSizesOutput:
 
     Args:
         pool_sizes: for each module that pools, in order, the predicted sigma in positions and float32, zero at what is
-            not pooled: `(batch, heads, tokens)` of texts, `(batch, heads, rows, columns)` of images.
+            not pooled: `(batch, heads, tokens)` of texts, `(batch, heads, rows, columns)` of images; of the
+            kept tokens where tokens are dropped.
     """
 
     pool_sizes: tuple[torch.Tensor, ...] | None = None
@@ -184,7 +255,7 @@ def pooling_forward(forward: Callable, pool_arguments: Sequence[str] = ()) -> Ca
         requested = kwargs.pop("output_pool_sizes", None)
         requested = self.config.output_pool_sizes if requested is None else requested
         if "pool_inputs" in kwargs:  # of a model within another, which has seen to everything
-            return forward(self, *args, **kwargs)
+            return _with_whole_maps(self.config, forward(self, *args, **kwargs), kwargs["pool_inputs"])
         if self.base_model is self:
             kwargs |= self.make_pool_inputs({**dict(zip(positional, args)), **kwargs})
             for name in pool_arguments:
@@ -212,6 +283,20 @@ def pooling_forward(forward: Callable, pool_arguments: Sequence[str] = ()) -> Ca
     named += [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in pool_arguments]
     wrapper.__signature__ = signature.replace(parameters=[*named, rest])  # type: ignore[attr-defined]
     return wrapper
+
+
+def _with_whole_maps(config: PreTrainedConfig, result: Any, inputs: PoolInputs) -> Any:
+    """The output of a backbone's encoder, whose hidden states are made to feature maps, each of as many tokens as the
+    image has patches, and so with each token's state as often as it stands for one."""
+    if not inputs.whole_maps or not inputs.reductions or result.hidden_states is None:
+        return result
+    levels, num_tokens = [0, *config.pool_levels()], result.last_hidden_state.shape[1]
+    levels[-1] = 0 if config.pool_restore_layer is None else levels[-1]  # which its layer has restored
+    result.hidden_states = tuple(
+        repeat_tokens(states, inputs, inputs.reductions[level - 1], num_tokens) if level else states
+        for level, states in zip(levels, result.hidden_states)
+    )
+    return result
 
 
 class PooledModel(PreTrainedModel):
@@ -276,7 +361,7 @@ class PooledModel(PreTrainedModel):
         # Of code outside transformers only modules that own parameters are initialised: each is asked for by itself.
         if isinstance(module, PoolProjection) and module.bias is not None:
             init.copy_(module.bias, module.initial_bias())
-        elif isinstance(module, FactoredConv):
+        elif isinstance(module, (FactoredConv, ContextRestore)):
             module.reset_parameters()
         elif isinstance(module, BaseContextPool) and module.gate is not None:
             init.zeros_(module.gate)
@@ -328,8 +413,12 @@ class PooledTextModel(PooledModel):
         attention_mask = arguments.get("attention_mask")
         pool_mask = of_rows("pool_mask", arguments.get("pool_mask"), tokens)
         segments = of_rows("pool_segments", arguments.get("pool_segments"), tokens)
-        if segments is None:
-            segments = packed_segments(self.config, tokens, arguments)
+        strided = self.config.is_strided
+        if segments is None and (segments := packed_segments(self.config, tokens, arguments)) is not None and strided:
+            raise ValueError(
+                "Rows that are packed for flash attention cannot be told to layers that keep fewer tokens "
+                "(pool_strides): pad them, or pass pool_segments and a 4-D attention_mask."
+            )
         masks: list[Any] = [] if segments is None else [segments != 0]
         if getattr(attention_mask, "ndim", None) == 2:
             masks.append(of_rows("attention_mask", attention_mask, tokens) != 0)
@@ -342,47 +431,32 @@ class PooledTextModel(PooledModel):
             )
         valid: torch.Tensor | None = reduce(and_, masks) if masks else None
         mask = valid if pool_mask is None else pool_mask.bool() if valid is None else valid & pool_mask.bool()
+        inputs, num_kept = self._without_class_tokens(tokens, valid, mask, segments, strided and pool_mask is not None)
+        if strided:
+            states = tokens.new_empty(*tokens.shape[:2], 0, dtype=self.dtype)
+            counted = pool_mask is not None or segments is not None
+            inputs = with_reductions(self.config, inputs, states, valid, attention_mask, None if counted else num_kept)
+        return {"pool_inputs": inputs}
+
+    def _without_class_tokens(
+        self,
+        tokens: torch.Tensor,
+        valid: torch.Tensor | None,
+        mask: torch.Tensor | None,
+        segments: torch.Tensor | None,
+        others_pass: bool,
+    ) -> tuple[PoolInputs, int]:
+        """What is pooled of the tokens of `mask`, and how many class tokens a row has. `others_pass`: that others than
+        class tokens may be seen by attention and not be pooled has to be known of each token."""
         if self.config.pool_class_token:
-            return {"pool_inputs": PoolInputs(mask, segments)}
+            return PoolInputs(mask, segments), 0
         # Where the class token is the first of every row a slice does, and nothing need be copied to make it zero.
         first = valid is None or (can_be_read(valid) and bool(valid[:, 0].all()))
-        if first and segments is None and tokens.shape[1] > 1 and not is_traced(tokens):
-            return {"pool_inputs": PoolInputs(None if mask is None else mask[:, 1:], prefix=1)}
+        if first and segments is None and tokens.shape[1] > 1 and not is_traced(tokens) and not others_pass:
+            return PoolInputs(None if mask is None else mask[:, 1:], prefix=1), 1
         valid = tokens.new_ones(tokens.shape[:2], dtype=torch.bool) if valid is None else valid
         others = ~class_tokens(valid, segments)
-        return {"pool_inputs": PoolInputs(others if mask is None else mask & others, segments)}
-
-
-def of_rows(name: str, given: torch.Tensor | None, tokens: torch.Tensor) -> torch.Tensor | None:
-    """A mask or segments as `(batch, tokens)`, also where they are given as `(batch, choices, tokens)`."""
-    rows = given.flatten(0, 1) if given is not None and given.ndim == 3 else given
-    if rows is not None and rows.shape != tokens.shape[:2]:
-        raise ValueError(f"{name} must be of shape {tuple(tokens.shape[:2])}, not {tuple(rows.shape)}.")
-    return rows
-
-
-def packed_segments(config: PreTrainedConfig, tokens: torch.Tensor, arguments: dict[str, Any]) -> torch.Tensor | None:
-    """The segments, `(batch, tokens)`, of rows that [`~transformers.DataCollatorWithFlattening`] has packed, by what
-    it gives, see [`PooledTextModel`]; of others None."""
-    if (numbers := arguments.get("seq_idx")) is not None:
-        return numbers + 1
-    if (bounds := arguments.get("cu_seq_lens_q")) is not None:
-        positions = torch.arange(tokens.shape[1], device=bounds.device)
-        return torch.searchsorted(bounds[1:].contiguous(), positions, right=True)[None] + 1
-    position_ids: Any = arguments.get("position_ids")
-    alone = position_ids is not None and position_ids.shape == tokens.shape[:2] and tokens.shape[0] == 1
-    if not alone or arguments.get("attention_mask") is not None or not is_flash_attention_requested(config):
-        return None
-    begins = F.pad(position_ids[:, 1:] <= position_ids[:, :-1], (1, 0), value=True)
-    return begins.cumsum(dim=1) if is_traced(begins) or begins[:, 1:].any() else None
-
-
-def class_tokens(valid: torch.Tensor, segments: torch.Tensor | None = None) -> torch.Tensor:
-    """`(batch, tokens)`, True at the first token of each row, or of each of its segments, that is True in `valid`."""
-    if segments is None:
-        return valid & (valid.cumsum(dim=1) == 1)
-    of_one = segments[:, :, None] == segments[:, None, :]
-    return valid & ~(of_one & valid[:, None]).tril(-1).any(dim=-1)
+        return PoolInputs(others if mask is None else mask & others, segments), 1
 
 
 class PooledImageModel(PooledModel):
@@ -412,5 +486,12 @@ class PooledImageModel(PooledModel):
         height, width = self.embeddings.patch_embeddings.patch_size
         grid_size = (pixel_values.shape[-2] // height, pixel_values.shape[-1] // width)
         prefix = self.num_prefix_tokens
-        mask = None if mask is None else mask[:, prefix:].bool()
-        return {"pool_inputs": PoolInputs(mask, grid_size=grid_size, prefix=prefix)}
+        attended = None if mask is None else mask.bool()
+        inputs = PoolInputs(None if attended is None else attended[:, prefix:], grid_size=grid_size, prefix=prefix)
+        if self.config.is_strided:
+            size = pixel_values.shape[0], prefix + grid_size[0] * grid_size[1], 0
+            inputs = with_reductions(
+                self.config, inputs, pixel_values.new_empty(size, dtype=self.dtype), attended, mask
+            )
+            inputs = inputs._replace(whole_maps=isinstance(self, BackboneMixin))
+        return {"pool_inputs": inputs}

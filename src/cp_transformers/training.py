@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from .context_pool import BaseContextPool
+from .pool_inputs import ContextRestore
 
 
 def param_groups(
@@ -79,7 +80,7 @@ def pool_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Param
     pools = [
         module
         for name, module in model.named_modules()
-        if isinstance(module, BaseContextPool) or name.rpartition(".")[2] == "context_pool"
+        if isinstance(module, (BaseContextPool, ContextRestore)) or name.rpartition(".")[2] == "context_pool"
     ]
     named = [each for pool in pools for each in pool.named_parameters()]
     return [each for _, each in named], [each for name, each in named if name.rpartition(".")[2] == "gate"]

@@ -70,6 +70,25 @@ def make_parser() -> argparse.ArgumentParser:
         help="layers that pool, in the notation of --layers, counted in the converted model "
         f"({_default('pool_layers')})",
     )
+    fewer = parser.add_mutually_exclusive_group()
+    fewer.add_argument(
+        "--halve-before",
+        help="drop every second token (of patches three in four) before these layers of the converted model, after "
+        "pooling it, in the notation of --layers: what follows costs half (a quarter) as much. The result differs "
+        "from the source and is to be trained by cp-transformers distill; no other layer pools, unless --pool-layers "
+        "names it",
+    )
+    fewer.add_argument(
+        "--pool-strides",
+        help="the same, told by one number a layer: 1,1,2,1,1,1 keeps one token of two (of 2 x 2 patches) before "
+        "layer 2 (default: all 1)",
+    )
+    parser.add_argument(
+        "--pool-restore-layer",
+        type=int,
+        help="with --halve-before or --pool-strides: the layer before which all tokens are restored (default: after "
+        "the last one)",
+    )
     for name, kind, text in (
         ("pool_placement", str, "attention: pool what attention is computed from; block: the block's whole input"),
         (
