@@ -99,13 +99,14 @@ def learn(
     learning_rate: float,
     pool_learning_rate: float,
 ) -> float:
-    """Trains with AdamW, a warm-up over a tenth of the steps and linear decay to zero; `loss` is given the model and
-    the number of the step. Returns the seconds it took, and leaves the model in evaluation mode."""
+    """Trains a model in evaluation mode, as dropout would only blur what it learns of another's outputs: with AdamW, a
+    warm-up over a tenth of the steps and linear decay to zero. `loss` is given the model and the number of the step.
+    Returns the seconds that it took."""
     groups = param_groups(model, learning_rate, pool_learning_rate if pool_parameters(model)[0] else None, 0.01)
     optimizer = torch.optim.AdamW(groups)
     schedule = transformers.get_linear_schedule_with_warmup(optimizer, max(1, steps // 10), steps)
     start, recent = time.perf_counter(), []
-    model.train()
+    model.eval()
     for step in range(steps):
         value = loss(model, step)
         value.backward()
@@ -117,7 +118,6 @@ def learn(
         if len(recent) == 50 or step + 1 == steps:
             print(f"  {name}, step {step + 1} of {steps}: loss {statistics.mean(recent):.3f}", flush=True)
             recent = []
-    model.eval()
     return time.perf_counter() - start
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
-"""The demo on real images: train small models from scratch on few handwritten digits, compare, convert.
+"""The demo on handwritten digits: train small models from scratch on few handwritten digits, compare, convert.
 
 Trains ViT with one, two and four layers, CP-ViT with one and two, ResNet and CP-ResNet under one seed and one budget,
 and shows what each costs and reaches, and how far the pools reach. Then converts the stock models that it has trained.
