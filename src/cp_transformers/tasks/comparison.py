@@ -103,7 +103,7 @@ def learn(
     warm-up over a tenth of the steps and linear decay to zero. `loss` is given the model and the number of the step.
     Returns the seconds that it took."""
     groups = param_groups(model, learning_rate, pool_learning_rate if pool_parameters(model)[0] else None, 0.01)
-    optimizer = torch.optim.AdamW(groups)
+    optimizer = torch.optim.AdamW(groups, fused=True)
     schedule = transformers.get_linear_schedule_with_warmup(optimizer, max(1, steps // 10), steps)
     start, recent = time.perf_counter(), []
     model.eval()
