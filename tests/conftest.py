@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 
 # Before transformers and datasets are imported: no test may fall back on a hub.
@@ -23,6 +24,8 @@ import datasets
 import pytest
 import torch
 from conversion_cases import make_source
+
+from cp_transformers.families import FAMILIES
 
 
 class _ErrorOnDeprecation(logging.Handler):
@@ -42,6 +45,37 @@ def error_on_logged_deprecation():
     yield
     for name in ("transformers", "torch"):
         logging.getLogger(name).removeHandler(handler)
+
+
+# Of the families one of each kind is in the fast tier, and of the others these tests. What starts processes of its
+# own, by these fixtures, is not.
+FAST_FAMILIES = {"bert", "vit", "resnet"}
+OF_EVERY_FAMILY = {
+    "test_a_reloaded_model_has_the_same_parameters_and_outputs",
+    "test_convert_tells_the_defaults_that_the_configurations_have",
+    "test_every_head_has_a_loss",
+}
+PROCESSES = {"environment", "hub", "killed", "two", "two_processes"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest chooses by the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks as slow what starts processes, and what runs with a model, a configuration or the name of a family that is
+    not in the fast tier."""
+    others = {name for name in FAMILIES if name not in FAST_FAMILIES}
+    others |= {FAMILIES[name].config_class.model_type for name in others}
+    for item in items:
+        parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        of_others = any(_model_type(each) in others for each in parameters)
+        if (of_others and item.originalname not in OF_EVERY_FAMILY) or PROCESSES & {*item.fixturenames}:
+            item.add_marker("slow")
+
+
+def _model_type(parameter: Any) -> str | None:
+    """Of a case, a family, a class of models or of configurations, or a name."""
+    for attribute in ("model_class", "config_class", "model_type"):
+        parameter = getattr(parameter, attribute, parameter)
+    return parameter if isinstance(parameter, str) else None
 
 
 @pytest.fixture(autouse=True)
@@ -127,3 +161,10 @@ def material(tmp_path_factory) -> Path:
 def source(tmp_path: Path) -> Path:
     """See [`conversion_cases.make_source`]."""
     return make_source(tmp_path / "source")
+
+
+@pytest.fixture
+def fresh_compiler():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()

@@ -17,6 +17,7 @@ from transformers import AutoBackbone, BertTokenizer, PreTrainedConfig, PreTrain
 
 from cp_transformers.context_pool import BaseContextPool
 from cp_transformers.families import FAMILIES, Family
+from cp_transformers.pool_inputs import ContextRestore
 
 
 # Configuration fields, by a name that every family has variants under. The pools reach far (pool_range), so that
@@ -25,6 +26,7 @@ LAYER_VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {"pool_range": 0.5},
     "heads": {"pool_range": 0.5, "pool_num_heads": 2, "pool_max_offset": 2.0, "pool_gate": True},
     "elsewhere": {"pool_range": 0.5, "pool_placement": "block", "pool_layers": [1]},
+    "strided": {"pool_range": 0.5, "pool_num_heads": 2, "pool_strides": [2, 1]},
 }
 TEXT_VARIANTS = {**LAYER_VARIANTS, "elsewhere": {**LAYER_VARIANTS["elsewhere"], "pool_class_token": True}}
 RESNET_VARIANTS: dict[str, dict[str, Any]] = {
@@ -105,6 +107,9 @@ class ModelCase:
         for pool in context_pools(model):
             if pool.gate is not None:
                 nn.init.normal_(pool.gate)
+        for module in model.modules():
+            if isinstance(module, ContextRestore):
+                nn.init.normal_(module.weight, std=0.2)
         return model
 
 
@@ -247,7 +252,7 @@ def text_case(family: Family, stock: str) -> ModelCase:
         inputs=lambda: {name: tensor for name, tensor in text_inputs(*rows).items() if name in arguments},
         smaller=lambda inputs: {name: tensor[:2, ..., :-2] for name, tensor in inputs.items()},
         valid_tokens=lambda inputs: inputs["attention_mask"].flatten(0, -2).bool(),
-        variants=of_twins(family, TEXT_VARIANTS),
+        variants=of_heads(stock, of_twins(family, TEXT_VARIANTS)),
         no_pools={"pool_layers": []},
         labels=labels,
     )
@@ -266,7 +271,14 @@ TWINS = {"xlm-roberta", "dinov2_with_registers"}
 
 def of_twins(family: Family, variants: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The variants; of families of which another has the same code one is enough."""
-    return {"heads": variants["heads"]} if family.model_type in TWINS else variants
+    names = ["heads", "strided"] if family.model_type in TWINS else variants
+    return {name: variants[name] for name in names}
+
+
+def of_heads(stock: str, variants: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The variants; of a model with a head two, since the head sees only what the bare model gives."""
+    names = variants if stock.endswith("Model") else [name for name in ("heads", "strided") if name in variants]
+    return {name: variants[name] for name in names}
 
 
 def head_of(stock: str, heads: dict[str, Any]) -> Any:
@@ -328,7 +340,7 @@ def patch_case(family: Family, stock: str) -> ModelCase:
         },
         smaller=lambda inputs: {name: tensor[:2] for name, tensor in inputs.items()},
         valid_tokens=all_valid(grid),
-        variants=of_twins(family, LAYER_VARIANTS),
+        variants=of_heads(stock, of_twins(family, LAYER_VARIANTS)),
         no_pools={"pool_layers": []},
         labels=labels,
     )
@@ -379,13 +391,21 @@ def over(cases: list[ModelCase]):
     return pytest.mark.parametrize("case", cases, ids=str)
 
 
-def over_variants(cases: list[ModelCase]):
-    """Runs a test with each of `cases` and each of its variants, the fields of which are `variant`."""
-    pairs = {f"{case}-{name}": (case, variant) for case in cases for name, variant in case.variants.items()}
+def over_variants(cases: list[ModelCase], strided: bool = True):
+    """Runs a test with each of `cases` and each of its variants, the fields of which are `variant`: without those that
+    drop tokens where `strided` is False."""
+    pairs = {
+        f"{case}-{name}": (case, variant)
+        for case in cases
+        for name, variant in case.variants.items()
+        if strided or "pool_strides" not in variant
+    }
     return pytest.mark.parametrize(("case", "variant"), pairs.values(), ids=pairs)
 
 
 every_model, every_variant = over(MODELS), over_variants(MODELS)
 every_layered_model, every_layered_variant = over(LAYERED_MODELS), over_variants(LAYERED_MODELS)
+every_unstrided_variant = over_variants(MODELS, strided=False)
+every_unstrided_layered_variant = over_variants(LAYERED_MODELS, strided=False)
 every_head, every_variant_of_a_head = over(HEADS), over_variants(HEADS)
 every_family = over(BARE_MODELS)

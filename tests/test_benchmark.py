@@ -60,6 +60,7 @@ def test_rounds_end_with_their_time_but_not_before_the_fewest():
     assert len(interleaved({"a": lambda: None}, rounds=50, seconds=0.0)["a"]) == FEWEST_ROUNDS
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that gives memory back")
 @pytest.mark.parametrize("kept", [False, True])
 def test_freed_memory_stays_with_the_process(kept):

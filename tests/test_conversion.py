@@ -135,6 +135,7 @@ def trained_on_digits(name: str, digits: DatasetDict, folder: Path):
     return model.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -164,6 +165,7 @@ def test_real_image_weights_convert_and_give_equal_logits_and_predictions(name, 
         assert prediction == {"label": expected["label"], "score": pytest.approx(expected["score"], rel=1e-5)}
 
 
+@pytest.mark.slow
 def test_layers_of_real_vit_weights_can_be_left_out(digits, tmp_path):
     model = trained_on_digits("ViT, 4 layers", digits, tmp_path / "source")
     assert cli(["convert", str(tmp_path / "source"), str(tmp_path / "cp"), "--layers", "0,3"]) == 0

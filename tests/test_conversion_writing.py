@@ -298,6 +298,7 @@ def test_an_output_below_a_file_gives_one_sentence(source, tmp_path, capsys):
     assert "cp-transformers: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sent", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_an_interrupted_run_leaves_the_old_output_whole(sent, status, source, tmp_path):
     convert_checkpoint(source, tmp_path / "cp")
@@ -318,6 +319,7 @@ sys.exit(main(["convert", {str(source)!r}, {str(tmp_path / "cp")!r}, "--overwrit
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cp", "source"]
 
 
+@pytest.mark.slow
 def test_the_script_is_the_same_command(source, tmp_path):
     script = Path(__file__).parents[1] / "scripts" / "convert.py"
     subprocess.run([sys.executable, script, source, tmp_path / "cp", "--layers", "last:2"], check=True)

@@ -37,6 +37,7 @@ from cp_transformers import CPBertForSequenceClassification, CPBertModel, CPViTM
 from cp_transformers.cli import main as cli
 from cp_transformers.conversion import convert_checkpoint, cut_layers
 from cp_transformers.tasks import distill as distill_task
+from cp_transformers.tasks.image_data import load_processor, resolve_preprocessing
 from cp_transformers.tasks.mlm import train_tokenizer
 from cp_transformers.tasks.runs import last_checkpoint
 
@@ -210,13 +211,101 @@ def test_of_models_with_different_heads_the_hidden_states_are_compared_and_no_he
     assert "both need the same head" in message
 
 
+def sentences(folder: Path, **pooling) -> Path:
+    """A checkpoint of sentence-transformers, whose 1_Pooling/config.json has these fields."""
+    write_sentence_files(save_bert(folder, BertModel))
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 16, **pooling}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def taught_sentences(texts, tmp_path_factory) -> tuple[Path, dict]:
+    """A folder with a `student` of sentence-transformers, its `teacher` and what it has become, `out`; and the
+    results of that run, in which six rows at most had their similarities compared."""
+    folder = tmp_path_factory.mktemp("sentences")
+    convert_checkpoint(sentences(folder / "teacher", pooling_mode="mean"), folder / "student", layers=[0, 2])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(distill_task, "RHO_ROWS", 6)
+        more = [*texts, *TRAIN, "--per_device_eval_batch_size", 4]
+        return folder, distill(folder / "student", folder / "teacher", folder / "out", *more)
+
+
+def test_a_checkpoint_of_sentence_transformers_learns_its_embedding_and_nothing_else(taught_sentences):
+    folder, results = taught_sentences
+    assert (results["learned"], results["layers"]) == ({"embedding": 1.0}, [])
+    before, after = (results["metrics"][when] for when in ("before", "after"))
+    assert before.keys() == after.keys() == {"embedding", "rho"}
+    assert after["embedding"] < 0.7 * before["embedding"] and after["rho"] > before["rho"]
+    record = json.loads((folder / "out" / "training.json").read_text())
+    assert [each["name"] for each in record["evaluations"]] == [
+        "embedding against the teacher",
+        "rho against the teacher",
+    ]
+    card = (folder / "out" / "README.md").read_text()
+    assert f"{after['embedding']:.4g}"[:5] in card and "rho against the teacher" in card
+
+
+def test_the_held_out_embeddings_are_compared_text_by_text(taught_sentences):
+    folder, results = taught_sentences
+    tokenizer = AutoTokenizer.from_pretrained(folder / "teacher")
+    embeddings = []
+    for name in ("out", "teacher"):
+        model = AutoModel.from_pretrained(folder / name).eval()
+        with torch.no_grad():
+            states = [model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0] for text in TEXTS[32:]]
+        embeddings.append(torch.stack([each.mean(dim=0) for each in states]))
+    expected = 1 - torch.nn.functional.cosine_similarity(*embeddings).mean().item()
+    assert results["metrics"]["after"]["embedding"] == pytest.approx(expected, abs=1e-6)
+    rho = distill_task.rank_correlation(*(each[:6].numpy() for each in embeddings))
+    assert results["metrics"]["after"]["rho"] == pytest.approx(rho, abs=0.02)  # near cosines may change places
+
+
+def test_the_embedding_is_made_as_the_checkpoint_says(taught_sentences, texts, tmp_path, capsys):
+    folder, evaluates = taught_sentences[0], [*texts, "--do_eval"]
+    older = sentences(tmp_path / "older", pooling_mode_cls_token=True, pooling_mode_mean_tokens=False)
+    more = [*evaluates, "--distillation_class_token_weight", "2"]
+    results = distill(folder / "student", folder / "teacher", tmp_path / "mean", *more)
+    means = results["metrics"]["before"]
+    assert results["learned"] == {"embedding": 1.0, "class_token": 2.0}
+    assert means["embedding"] != pytest.approx(means["class_token"], rel=0.01)
+    student = shutil.copytree(folder / "student", tmp_path / "student")
+    shutil.copy(older / "1_Pooling" / "config.json", student / "1_Pooling" / "config.json")
+    of_class_token = distill(student, older, tmp_path / "cls", *evaluates)["metrics"]["before"]
+    assert of_class_token["embedding"] == pytest.approx(means["class_token"], rel=1e-5)
+
+    message = refusal(capsys, student, folder / "teacher", tmp_path / "no", *evaluates)
+    assert "teacher makes its embedding by mean of the tokens" in message and "student by cls" in message
+    (student / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": ["max", "mean"]}))
+    message = refusal(capsys, student, older, tmp_path / "no", *evaluates)
+    assert "student makes its embedding by max and mean of the tokens, and mean or cls alone can be learned" in message
+    results = distill(student, older, tmp_path / "out", *evaluates, "--distillation_embedding_weight", "0")
+    assert results["learned"] == {"hidden": 1.0}
+
+
 @pytest.mark.parametrize("augmented", [False, True])
 def test_images_need_no_classes(augmented, images, tmp_path):
     teacher = save_vit(tmp_path / "teacher", ViTModel)
     convert_checkpoint(teacher, tmp_path / "student", layers=[0, 2])
-    more = ["--crop_min_scale", "0.5", "--flip", "0.5"] if augmented else []
+    more = ["--distillation_embedding_weight", "1", "--distillation_class_token_weight", "0.5"]
+    if augmented:
+        more = ["--crop_min_scale", "0.5", "--flip", "0.5"]
     results = distill(tmp_path / "student", teacher, tmp_path / "out", "--data_dir", images, *TRAIN, *more)
-    assert results["metrics"]["after"]["hidden"] < results["metrics"]["before"]["hidden"]
+    before, after = (results["metrics"][when] for when in ("before", "after"))
+    assert before.keys() == ({"hidden"} if augmented else {"hidden", "embedding", "rho", "class_token"})
+    assert all(after[name] < value for name, value in before.items() if name != "rho")
+    if not augmented:
+        models = [AutoModel.from_pretrained(each).eval() for each in (tmp_path / "out", teacher)]
+        preprocess = resolve_preprocessing(load_processor(teacher))
+        pixels = torch.stack([preprocess(Image.open(each)) for each in (images / "validation").glob("*.png")])
+        with torch.no_grad():
+            ours, theirs = (model(pixel_values=pixels).last_hidden_state for model in models)
+        parts = {
+            "embedding": [each[:, 1:].mean(1) for each in (ours, theirs)],
+            "class_token": [ours[:, 0], theirs[:, 0]],
+        }
+        for name, pair in parts.items():
+            cosines = torch.nn.functional.cosine_similarity(*pair)
+            assert after[name] == pytest.approx(1 - cosines.mean().item(), abs=1e-5)
     assert results["rows"] == {"train": 13, "validation": 12}
     assert "broken.png" in (tmp_path / "out" / "corrupt_images.txt").read_text()
     assert type(AutoModel.from_pretrained(tmp_path / "out")) is CPViTModel
@@ -227,9 +316,10 @@ def test_digits_come_from_a_package_and_classifiers_are_compared(tmp_path):
     teacher = save_vit(tmp_path / "teacher", ViTForImageClassification, num_labels=10)
     convert_checkpoint(teacher, tmp_path / "student", layers=[0, 2])
     more = ["--dataset_name", "digits", "--max_train_samples", 24, "--max_eval_samples", 20]
+    more += ["--distillation_class_token_weight", 1]
     results = distill(tmp_path / "student", teacher, tmp_path / "out", *more, *TRAIN)
     assert results["rows"] == {"train": 24, "validation": 20}
-    assert results["metrics"]["after"].keys() == {"hidden", "logits", "agreement"}
+    assert results["metrics"]["after"].keys() == {"hidden", "class_token", "logits", "agreement"}
 
 
 @pytest.mark.parametrize("more", [[], ["--flip", "0.5"]])
@@ -252,11 +342,10 @@ def test_a_held_out_image_that_cannot_be_read_is_left_out(images, tmp_path):
     teacher = save_vit(tmp_path / "teacher", ViTForImageClassification, num_labels=3)
     convert_checkpoint(teacher, tmp_path / "student", layers=[0, 2])
     shutil.copytree(images, tmp_path / "images")
+    more = ["--data_dir", tmp_path / "images", "--do_eval", "--distillation_embedding_weight", "1"]
     found = []
     for name in ("whole", "broken"):
-        results = distill(
-            tmp_path / "student", teacher, tmp_path / name, "--data_dir", tmp_path / "images", "--do_eval"
-        )
+        results = distill(tmp_path / "student", teacher, tmp_path / name, *more)
         found.append(results["metrics"]["before"])
         (tmp_path / "images" / "validation" / "00.png").write_bytes(b"no image")
     assert found[1] == pytest.approx(found[0], rel=1e-6)
@@ -313,14 +402,17 @@ def test_the_best_checkpoint_is_the_nearest_to_the_teacher(given, texts, tmp_pat
     assert after["hidden"] == pytest.approx(best["eval_hidden"]) and "loss" not in after
 
 
-def test_feature_maps_are_learned_as_well(images, tmp_path):
+def test_feature_maps_are_learned_as_well(images, tmp_path, capsys):
     torch.manual_seed(0)
     config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
     ResNetModel(config).save_pretrained(tmp_path / "teacher")
     ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(tmp_path / "teacher")
     convert_checkpoint(tmp_path / "teacher", tmp_path / "student")
-    results = distill(tmp_path / "student", tmp_path / "teacher", tmp_path / "out", "--data_dir", images, "--do_eval")
-    assert results["metrics"]["before"]["hidden"] < 1e-10
+    given = [tmp_path / "student", tmp_path / "teacher", tmp_path / "out", "--data_dir", images, "--do_eval"]
+    message = refusal(capsys, *given, "--distillation_class_token_weight", 1)
+    assert "student has no class token: leave out --distillation_class_token_weight" in message
+    results = distill(*given, "--distillation_embedding_weight", 1)
+    assert results["metrics"]["before"]["hidden"] < 1e-10 and abs(results["metrics"]["before"]["embedding"]) < 1e-6
 
 
 def test_a_teacher_that_is_given_other_inputs_than_its_own_is_refused(texts, images, tmp_path, capsys):
@@ -363,7 +455,8 @@ def test_what_sentence_transformers_needs_is_kept(texts, tmp_path):
     write_sentence_files(teacher)
     convert_checkpoint(teacher, tmp_path / "student", layers=[0, 2])
     more = [*texts, *TRAIN, "--save_strategy", "steps", "--save_steps", "2", "--max_steps", "2"]
-    distill(tmp_path / "student", teacher, tmp_path / "out", *more)
+    results = distill(tmp_path / "student", teacher, tmp_path / "out", *more)
+    assert results["learned"] == {"embedding": 1.0}
     for folder in (tmp_path / "out", tmp_path / "out" / "checkpoint-2"):
         for name in SENTENCE_FILES:
             assert (folder / name).read_bytes() == (teacher / name).read_bytes()
@@ -383,10 +476,11 @@ def test_a_run_goes_on_whatever_it_has_derived_from_its_options(texts, tmp_path)
     assert distill(teacher, teacher, tmp_path / "out", *texts, *TRAIN, *more) == first
 
 
-def test_a_run_that_is_interrupted_goes_on_as_if_it_had_not_been(texts, tmp_path, monkeypatch):
+def test_a_run_that_is_interrupted_goes_on_as_if_it_had_not_been(texts, tmp_path, monkeypatch, capsys):
     teacher = save_bert(tmp_path / "teacher", BertModel, hidden_dropout_prob=0.1)
     convert_checkpoint(teacher, tmp_path / "student", layers=[0, 2])
     more = [*TRAIN, "--save_strategy", "steps", "--save_steps", "2", "--per_device_train_batch_size", "5"]
+    more += ["--distillation_embedding_weight", "1", "--distillation_class_token_weight", "1"]
     whole = distill(tmp_path / "student", teacher, tmp_path / "whole", *texts, *more)
     step = Trainer.training_step
 
@@ -402,6 +496,10 @@ def test_a_run_that_is_interrupted_goes_on_as_if_it_had_not_been(texts, tmp_path
         assert cli(["distill", *map(str, [*options, *texts, *more])]) == 130
     assert not (output / "results.json").exists()
     more += ["--resume_from_checkpoint", "last"]
+    others = [*texts, *more, "--distillation_embedding_weight", "2"]
+    assert "distillation_embedding_weight is 2.0, but it was 1.0" in refusal(
+        capsys, tmp_path / "student", teacher, output, *others
+    )
     resumed = distill(tmp_path / "student", teacher, output, *texts, *more)
     assert resumed["metrics"]["after"] == pytest.approx(whole["metrics"]["after"], rel=1e-4)
     assert resumed["metrics"]["before"] == whole["metrics"]["before"]
@@ -433,6 +531,10 @@ def test_what_cannot_be_is_refused_before_any_work(texts, images, tmp_path, caps
     assert "no metric logits for metric_for_best_model; there are loss, hidden." in refused("--do_eval", *texts, *best)
     wide = save_bert(tmp_path / "wide", BertModel, hidden_size=32)
     assert "has 16 channels and the teacher's 0 has 32" in refused("--do_eval", *texts, source=wide)
+    more = [*texts, "--distillation_hidden_weight", 0, "--distillation_embedding_weight", 1]
+    assert "has 16 channels and the teacher's has 32" in refused("--do_eval", *more, source=wide)
+    assert "There is nothing to learn" in refused("--do_eval", *texts, "--distillation_hidden_weight", 0)
+    assert "class_token_weight must not be negative" in refused(*texts, "--distillation_class_token_weight", -1)
     other = shutil.copytree(teacher, tmp_path / "other")
     train_tokenizer(["something else altogether"], vocab_size=60).save_pretrained(other)
     assert "has another vocabulary" in refused("--do_eval", *texts, source=other)
@@ -453,6 +555,8 @@ def test_a_configuration_runs(path, texts, images, tmp_path):
     is_images = path.stem == "imagenet"
     save = save_vit if is_images else save_bert
     teacher = save(tmp_path / "teacher", ViTModel if is_images else BertModel, **({} if is_images else LONG))
+    if not is_images:
+        write_sentence_files(teacher)
     convert_checkpoint(teacher, tmp_path / "student", layers=[0, 2])
     content.pop("dataset_name"), content.pop("dataset_config_name", None)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
@@ -463,6 +567,7 @@ def test_a_configuration_runs(path, texts, images, tmp_path):
         tmp_path / "student", teacher, tmp_path / "out", "--config", tmp_path / "config.yaml", *data, *more
     )
     assert results["metrics"].keys() == {"before", "after"}
+    assert results["learned"] == {"embedding" if path.stem == "halved_minilm" else "hidden": 1.0}
 
 
 LONG = {"max_position_embeddings": 128}

@@ -2,10 +2,14 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """Distillation: its losses, the layers that it pairs, and the Trainer that uses them."""
 
+import dataclasses
 import math
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 from torch.utils.data import Dataset
 from transformers import (
     BertConfig,
@@ -19,11 +23,15 @@ from transformers import (
 )
 
 from cp_transformers import CPBertConfig, CPBertForSequenceClassification
+from cp_transformers.tasks.distill import RecoveryArguments, RecoveryTrainer, mean_scores, rank_correlation
 from cp_transformers.tasks.distillation import (
     DistillationArguments,
     DistillationTrainer,
+    class_token,
+    cosine_distance,
     hidden_state_loss,
     make_layer_map,
+    mean_token,
     soft_label_loss,
 )
 
@@ -162,6 +170,52 @@ def test_feature_maps_are_compared_by_their_mean_squared_error():
     torch.testing.assert_close(hidden_state_loss(student, teacher, [(0, 0), (1, 1)]), expected)
 
 
+# Embeddings and class tokens
+
+
+def test_an_embedding_is_the_mean_of_valid_tokens_of_patches_or_of_a_map():
+    tokens = torch.randn(2, 5, 3)
+    assert_close = torch.testing.assert_close
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
+    assert_close(mean_token(tokens, mask), torch.stack([tokens[0].mean(0), tokens[1, :2].mean(0)]))
+    assert_close(mean_token(tokens), tokens.mean(1))
+    assert_close(mean_token(tokens, patches=3), tokens[:, 2:].mean(1))  # behind a class token and a register
+    assert_close(mean_token(tokens[..., None]), tokens[..., None].mean((2, 3)))
+    assert_close(class_token(tokens), tokens[:, 0])
+
+
+@pytest.mark.parametrize("embed", [mean_token, class_token])
+@pytest.mark.parametrize("padding", [0.0, float("nan"), 1e30])
+@pytest.mark.parametrize("left", [0, 2])
+def test_padding_on_either_side_changes_no_embedding_and_gets_no_gradient(embed, left, padding):
+    tokens = torch.randn(1, 3, 4)
+    padded = torch.full((1, 7, 4), padding)
+    padded[:, left : left + 3] = tokens
+    mask = torch.zeros(1, 7, dtype=torch.long)
+    mask[:, left : left + 3] = 1
+    padded.requires_grad_()
+    found = embed(padded, mask)
+    torch.testing.assert_close(found, embed(tokens, torch.ones(1, 3)))
+    cosine_distance(found, torch.randn(1, 4)).sum().backward()
+    assert float(padded.grad[mask == 0].abs().max()) == 0 and float(padded.grad.abs().max()) > 0
+
+
+def test_the_distance_of_vectors_depends_on_their_angle_alone():
+    student, teacher = torch.tensor([[2.0, 0.0]] * 4), torch.tensor([[5.0, 0.0], [0.0, 0.1], [-3.0, 0.0], [1.0, 1.0]])
+    torch.testing.assert_close(cosine_distance(student, teacher), torch.tensor([0.0, 1.0, 2.0, 1 - 0.5**0.5]))
+
+
+def test_the_rank_correlation_is_that_of_the_cosines_of_all_pairs():
+    student, teacher = np.random.default_rng(0).normal(size=(2, 7, 5))
+    pairs = [(first, second) for first in range(7) for second in range(first)]
+    cosines = [
+        [each[a] @ each[b] / np.linalg.norm(each[a]) / np.linalg.norm(each[b]) for a, b in pairs]
+        for each in (student, teacher)
+    ]
+    assert rank_correlation(student, teacher) == pytest.approx(spearmanr(*cosines).statistic)
+    assert rank_correlation(3 * teacher, teacher) == pytest.approx(1)
+
+
 # Layers
 
 
@@ -185,6 +239,22 @@ def test_by_default_all_hidden_states_are_spread_evenly(student, teacher):
 
 def test_the_pairs_that_are_given_are_taken():
     assert make_layer_map(bert(2), bert(4), ["2:4", "0:1"]) == [(2, 4), (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("restored", "named", "default"),
+    [(None, [0, 1, 4], [(0, 0), (1, 2), (4, 8)]), (2, [0, 1, 3, 4], [(0, 0), (1, 2), (3, 6), (4, 8)])],
+)
+def test_states_of_groups_of_tokens_are_not_compared(restored, named, default):
+    student = bert(4, pool_strides=[1, 2, 1, 1], pool_restore_layer=restored)
+    assert make_layer_map(student, bert(8)) == default
+    assert make_layer_map(student, bert(8), ["4:8"]) == [(4, 8)]
+    listed = ", ".join(map(str, named))
+    for pair, models, who in (("2:3", (student, bert(8)), "student"), ("3:2", (bert(8), student), "teacher")):
+        with pytest.raises(ValueError, match=f"{pair}, but the {who}'s hidden state 2 is of groups .* are {listed}"):
+            make_layer_map(*models, [pair])
+    assert {theirs for _, theirs in make_layer_map(bert(8), student)} == {*named}
+    assert make_layer_map(bert(4, pool_strides=None), bert(8)) == make_layer_map(bert(4), bert(8))
 
 
 def test_configurations_of_every_family_are_understood():
@@ -235,11 +305,16 @@ def test_a_layer_that_is_not_there_is_refused(entry, who, depth):
         ("distillation_temperature", math.nan),
         ("distillation_hidden_weight", -1.0),
         ("distillation_hidden_weight", math.nan),
+        ("distillation_embedding_weight", -1.0),
+        ("distillation_class_token_weight", math.nan),
     ],
 )
 def test_weights_that_make_no_sense_are_refused(name, value):
     with pytest.raises(ValueError, match=name):
-        DistillationArguments(**{name: value})
+        RecoveryArguments(**{name: value})
+    if name in {each.name for each in dataclasses.fields(DistillationArguments)}:
+        with pytest.raises(ValueError, match=name):
+            DistillationArguments(**{name: value})
 
 
 # The Trainer
@@ -447,6 +522,43 @@ def test_the_layers_that_are_given_are_the_ones_that_learn(tmp_path):
     above = [each.grad for name, each in student.named_parameters() if "embeddings" not in name]
     assert all(each is None or float(each.abs().max()) < 1e-6 for each in above)
     assert float(student.bert.embeddings.word_embeddings.weight.grad.abs().max()) > 1e-4
+
+
+class FewerTokens(BertModel):
+    """A model with states of groups of tokens behind its first layer, and with all tokens at its end."""
+
+    def forward(self, *args, **kwargs):
+        outputs = super().forward(*args, **kwargs)
+        states = list(outputs.hidden_states)
+        states[2:-1] = [each[:, ::2] for each in states[2:-1]]
+        outputs.hidden_states = tuple(states)
+        return outputs
+
+
+@pytest.mark.parametrize("headed", [False, True], ids=["bare teacher", "teacher with a head"])
+def test_a_student_that_keeps_fewer_tokens_learns_all_that_has_every_token(headed, tmp_path):
+    student = classifier(3, 0, FewerTokens, pool_strides=[1, 2, 1], pool_restore_layer=None)
+    teacher = classifier(6, 7, BertForSequenceClassification if headed else BertModel)
+    weights = {"hidden": 0.5, "embedding": 2.0, "class_token": 3.0}
+    options = RecoveryArguments(
+        distillation_logits_weight=0.0, **{f"distillation_{name}_weight": value for name, value in weights.items()}
+    )
+    extra = {"teacher": teacher, "distillation": options}
+    data = Examples(6, padded=True)
+    batch = {name: torch.stack([row[name] for row in data.rows]) for name in ("input_ids", "attention_mask")}
+    trainer = make_trainer(tmp_path, student, data, RecoveryTrainer, extra, remove_unused_columns=False)
+    found = trainer.compute_loss(student.train(), batch)
+    mask = batch["attention_mask"]
+    states = [each(**batch, output_hidden_states=True).hidden_states for each in (student, teacher)]
+    last = [each[-1] for each in states]
+    expected = 0.5 * hidden_state_loss(*states, [(0, 0), (1, 2), (3, 6)], mask)
+    expected += 2 * cosine_distance(*(mean_token(each, mask) for each in last)).mean()
+    expected += 3 * cosine_distance(*(each[:, 0] for each in last)).mean()
+    torch.testing.assert_close(found, expected)
+    trainer.compute_metrics = partial(mean_scores, distillation=options)
+    scores = trainer.evaluate([{name: row[name] for name in batch} for row in data.rows])
+    assert scores["eval_loss"] == pytest.approx(sum(weights[name] * scores[f"eval_{name}"] for name in weights))
+    assert scores["eval_loss"] == pytest.approx(float(found.detach()), rel=1e-4)
 
 
 def test_feature_maps_are_learned_too(tmp_path):

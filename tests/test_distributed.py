@@ -8,6 +8,7 @@ Trainer itself shards nothing on a CPU, so that FSDP through it is not tested he
 import os
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
@@ -50,14 +51,11 @@ def whole(parameter: torch.Tensor) -> torch.Tensor:
     return parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
 
 
-def sharded_equals_whole(model_type: str) -> None:
+def sharded_equals_whole(model_type: str, mesh) -> None:
     """The body of each process: both halves of the batch, split over two processes, make the step of the whole."""
-    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    torch.distributed.init_process_group("gloo")
     rank = torch.distributed.get_rank()
-    mesh = init_device_mesh("cpu", (2,))
     model, inputs = make(model_type)
     expected = step(model, inputs)
     model, inputs = make(model_type)
@@ -69,17 +67,37 @@ def sharded_equals_whole(model_type: str) -> None:
     parameters = step(model, {name: value[2 * rank : 2 * rank + 2] for name, value in inputs.items()})
     for name, value in expected.items():
         torch.testing.assert_close(parameters[name], value, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def main() -> None:
+    """Every family in turn, and a line of each that went well: starting two processes takes most of the time."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    torch.distributed.init_process_group("gloo")
+    mesh = init_device_mesh("cpu", (2,))
+    for model_type in FAMILIES:
+        try:
+            sharded_equals_whole(model_type, mesh)
+        except Exception:
+            traceback.print_exc()
+        else:
+            print(f"rank {torch.distributed.get_rank()}: {model_type} is well", flush=True)
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
-def test_a_step_of_sharded_layers_is_that_of_the_whole_model(model_type):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [__file__, model_type]
-    done = subprocess.run(
+@pytest.fixture(scope="module")
+def two_processes() -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__]
+    return subprocess.run(
         command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_a_step_of_sharded_layers_is_that_of_the_whole_model(model_type, two_processes):
+    for rank in range(2):
+        assert f"rank {rank}: {model_type} is well" in two_processes.stdout, two_processes.stderr[-3000:]
+    assert two_processes.returncode == 0, two_processes.stderr[-3000:]
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp2"])
@@ -89,6 +107,6 @@ def test_the_configurations_for_several_processes_are_accelerate_s(name):
 
 
 if __name__ == "__main__":
-    sharded_equals_whole(sys.argv[1])
+    main()
     # Without the interpreter's end, in which gloo's threads may abort: github.com/pytorch/pytorch/issues/190489.
     os._exit(0)

@@ -153,6 +153,7 @@ def test_the_search_for_names_finds_them():
         assert not is_of_a_family(name)
 
 
+@pytest.mark.slow
 def test_conversion_is_a_function_of_the_package_in_a_fresh_process():
     code = (
         "from cp_transformers import convert_checkpoint, convert_model\n"

@@ -171,6 +171,7 @@ print(type(AutoModel.from_config(AutoConfig.for_model("cp_vit", num_hidden_layer
 """
 
 
+@pytest.mark.slow
 def test_pillow_is_not_needed_for_models():
     done = subprocess.run([sys.executable, "-c", WITHOUT_PILLOW], capture_output=True, text=True)
     assert done.stdout.strip() == "CPViTModel", done.stderr[-2000:]
@@ -350,6 +351,7 @@ def test_an_export_whose_code_computes_something_else_is_not_kept(converted, tmp
 # ------------------------------------------------------------------------- a process that has transformers alone
 
 
+@pytest.mark.slow
 def test_processors_that_the_type_of_the_model_told_are_those_of_the_source(tmp_path):
     """In the source's files no class is named, as in google-bert/bert-base-uncased's, or there is no such file."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "film"]
@@ -377,6 +379,7 @@ def test_processors_that_the_type_of_the_model_told_are_those_of_the_source(tmp_
     assert "9" in lines[2] and "5" in lines[2]
 
 
+@pytest.mark.slow
 def test_without_the_package_an_old_checkpoint_that_was_saved_again_computes_what_it_did(tmp_path):
     for folder in OLD_CHECKPOINTS:
         texts = "bert" in folder.name
@@ -405,6 +408,7 @@ def test_without_the_package_an_old_checkpoint_that_was_saved_again_computes_wha
     assert checked.split() == [folder.name for folder in OLD_CHECKPOINTS]
 
 
+@pytest.mark.slow
 def test_without_the_package_every_model_loads_and_saves_again_with_equal_outputs(tmp_path):
     for case in MODELS:
         model = case.model(**case.variants["heads"])
@@ -453,6 +457,7 @@ def test_without_the_package_every_model_loads_and_saves_again_with_equal_output
     assert set(checked.split()) == {str(case) for case in MODELS if case.auto_class is not AutoBackbone}
 
 
+@pytest.mark.slow
 def test_without_the_package_pipelines_work(tmp_path):
     from PIL import Image
 
@@ -510,6 +515,7 @@ TRAIN = """
 """
 
 
+@pytest.mark.slow
 def test_without_the_package_a_run_of_trainer_goes_on(tmp_path):
     namespace: dict = {}
     exec(dedent(TRAIN), namespace)

@@ -214,6 +214,7 @@ def test_so_many_images_are_evaluated_as_are_asked_for(streaming, parquet, mater
 # Training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("config", "kind"), [("tiny", "cp_vit"), ("tiny", "vit"), ("tiny_resnet", "cp_resnet")])
 def test_the_small_configurations_train(config, kind, tmp_path):
     output = tmp_path / "out"
@@ -330,6 +331,7 @@ def test_a_training_image_that_cannot_be_read_is_named_and_training_goes_on(mate
     assert row["images"] == 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streaming", [False, True])
 def test_the_data_can_be_sent_to_workers_that_are_not_forked(streaming, material, tmp_path, monkeypatch):
     sent = []
@@ -344,6 +346,7 @@ def test_the_data_can_be_sent_to_workers_that_are_not_forked(streaming, material
     assert sent == [(1, 3, SIDE, SIDE)]
 
 
+@pytest.mark.slow
 def test_a_stream_is_trained_on_again_and_again(material, tmp_path):
     more = ["--dataset_name", "digits", "--streaming", "--max_train_samples", "12", "--max_eval_samples", "10"]
     more += ["--do_eval", "--image_size", SIDE, "--per_device_train_batch_size", "4"]

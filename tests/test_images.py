@@ -172,6 +172,7 @@ def test_auto_image_processor_finds_the_image_processor(family, backend, by, tmp
     assert processor(photographs(), return_tensors="pt").pixel_values.shape == (4, 3, SIDE, SIDE)
 
 
+@pytest.mark.slow
 @every_family
 def test_without_torchvision_pipelines_use_the_pil_processor(family, tmp_path):
     family.save(family.model(), tmp_path)

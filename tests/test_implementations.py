@@ -207,6 +207,7 @@ def test_linear_takes_sizes_beyond_the_extent_without_more_levels(grid_size, mon
     assert_close(linear, dense, rtol=0.0, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grid_size", [(684, 6), (6, 684), (56, 4), (4, 56)], ids=str)
 @torch.no_grad()
 def test_linear_takes_narrow_grids_either_way(grid_size):
@@ -488,6 +489,7 @@ def test_a_model_is_switched_by_its_configuration():
     assert_close(linear(input_ids).last_hidden_state, dense(input_ids).last_hidden_state, rtol=0.0, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("implementation", ["linear", "triton"])  # here dense with a warning
 def test_what_is_asked_for_is_compiled_whole(implementation):
     torch.manual_seed(0)

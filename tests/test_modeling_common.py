@@ -29,6 +29,8 @@ from model_cases import (
     every_layered_model,
     every_layered_variant,
     every_model,
+    every_unstrided_layered_variant,
+    every_unstrided_variant,
     every_variant,
     every_variant_of_a_head,
     messages_of_transformers,
@@ -71,7 +73,7 @@ def sized_pools(model: nn.Module) -> list[ContextPool]:
 
 
 def is_pooling(name: str) -> bool:
-    return ".context_pool." in name
+    return ".context_pool." in name or ".context_restore." in name
 
 
 def saved_stock_model(case: ModelCase, folder: Path, **overrides):
@@ -361,7 +363,7 @@ def test_only_what_is_missing_of_a_pool_is_initialised(case, missing, tmp_path):
 # ------------------------------------------------------------------------------- the same construction as upstream
 
 # What our classes have, besides ContextPool, that upstream's have not, or have with another value.
-OWN_ATTRIBUTES = {"context_pool", "pool_placement", "_no_split_modules"}
+OWN_ATTRIBUTES = {"context_pool", "pool_placement", "pool_level", "pool_restore", "_no_split_modules"}
 
 
 def attributes(module: nn.Module) -> dict[str, object]:
@@ -385,9 +387,8 @@ def test_every_module_has_the_attributes_of_its_stock_counterpart(case, variant)
 
 @every_variant
 def test_the_modules_besides_the_pools_are_the_stock_ones(case, variant):
-    names = [
-        name for name, _ in case.model_class(case.config(**variant)).named_modules() if "context_pool" not in name
-    ]
+    model = case.model_class(case.config(**variant))
+    names = [name for name, _ in model.named_modules() if "context_pool" not in name and "context_restore" not in name]
     assert names == [name for name, _ in case.stock_class(case.stock_config(**variant)).named_modules()]
 
 
@@ -432,7 +433,7 @@ def test_construction_draws_hardly_more_numbers_than_the_stock_class(case):
 # -------------------------------------------------------------------------------------- where pooling does nothing
 
 
-@every_variant
+@every_unstrided_variant
 def test_a_closed_gate_gives_exactly_the_stock_outputs(case, variant, tmp_path):
     stock = saved_stock_model(case, tmp_path, **variant)
     config = case.config(**{**variant, "pool_gate": True})
@@ -440,7 +441,7 @@ def test_a_closed_gate_gives_exactly_the_stock_outputs(case, variant, tmp_path):
     assert_same_outputs(run(aligned(model), case), run(stock, case))
 
 
-@every_layered_variant
+@every_unstrided_layered_variant
 def test_pools_at_the_floor_of_sigma_give_the_stock_outputs(case, variant, tmp_path):
     stock = saved_stock_model(case, tmp_path)
     model = case.model_class.from_pretrained(tmp_path, config=case.config(**{**variant, "pool_gate": False}))
@@ -527,13 +528,13 @@ def test_the_config_asks_for_a_tuple(case):
     assert_same_outputs(outputs, run(model, case, return_dict=True))
 
 
-@every_layered_variant
+@every_unstrided_layered_variant
 def test_there_is_one_hidden_state_more_than_layers(case, variant):
     model = case.model(**variant, num_hidden_layers=3)
     assert len(run(model, case, output_hidden_states=True).hidden_states) == 4
 
 
-@every_layered_variant
+@every_unstrided_layered_variant
 def test_there_is_an_attention_a_layer_whose_rows_sum_to_one(case, variant):
     model = case.model(**variant, num_hidden_layers=3, attn_implementation="eager")
     attentions = run(model, case, output_attentions=True).attentions
@@ -549,7 +550,7 @@ def test_the_config_asks_for_hidden_states_and_attentions(case):
     assert len(outputs.hidden_states) == 3 and len(outputs.attentions) == 2
 
 
-@every_variant
+@every_unstrided_variant
 def test_pool_sizes_are_one_tensor_a_pool_that_predicts_them(case, variant):
     model = case.model(**variant)
     sizes = run(model, case, output_pool_sizes=True).pool_sizes
@@ -558,7 +559,7 @@ def test_pool_sizes_are_one_tensor_a_pool_that_predicts_them(case, variant):
     assert all(pool.shape == (batch_size, model.config.pool_num_heads, *positions) for pool in sizes)
 
 
-@every_variant
+@every_unstrided_variant
 def test_pool_sizes_are_zero_at_padding_and_at_least_the_floor_elsewhere(case, variant):
     model, valid = case.model(**variant), case.valid_tokens(case.inputs())
     if not getattr(model.config, "pool_class_token", True):
@@ -677,7 +678,7 @@ def test_ungated_pools_learn_from_the_first_step(case, variant):
     options = {"pool_gate": False, "pool_num_heads": 2, "pool_max_offset": 2.0, "pool_range": 0.5}
     model = case.fresh_model(**{**variant, **options}).train()
     total(model(**case.inputs())).backward()
-    assert all(gradient.any() for name, gradient in gradients(model).items() if is_pooling(name))
+    assert all(gradient.any() for name, gradient in gradients(model).items() if ".context_pool." in name)
 
 
 @every_model
@@ -743,14 +744,8 @@ def test_pool_sizes_are_the_same_with_gradient_checkpointing(case, use_reentrant
 # ----------------------------------------------------------------------------------------------------- compilation
 
 
-@pytest.fixture
-def fresh_compiler():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
 # Compiling takes seconds: each class once, and in turn each variant with and without pool sizes.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "variant", "output_pool_sizes"),
     [
@@ -777,6 +772,7 @@ def test_pool_sizes_come_out_of_parts_that_are_compiled_by_themselves(case, fres
     assert_same_outputs(run(model, case, output_pool_sizes=True), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @every_family
 def test_pool_sizes_are_not_those_of_a_compiled_model_in_another_thread(case, fresh_compiler):
     model, compiled = case.model(), torch.compile(case.model(), backend="eager")
@@ -792,6 +788,7 @@ def test_pool_sizes_are_not_those_of_a_compiled_model_in_another_thread(case, fr
     assert_same_outputs(run(model, case, output_pool_sizes=True), expected)
 
 
+@pytest.mark.slow
 def test_compiled_models_of_different_classes_do_not_count_as_recompilations_of_one(fresh_compiler):
     with torch._dynamo.config.patch(recompile_limit=1):
         for case in BARE_MODELS:
@@ -807,15 +804,23 @@ def test_a_traced_model_passes_the_tracer_s_own_check(case):
         torch.jit.trace(model, example_kwarg_inputs=inputs, strict=False)
 
 
+# Of a sequence, a grid and a feature map: the graphs of all classes are captured above, and what inductor makes of one
+# takes half a minute of a C++ compiler.
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="needs a C++ compiler")
-@every_family
+@over([case for case in BARE_MODELS if str(case) in ("CPBertModel", "CPViTModel", "CPResNetModel")])
 def test_inductor_gives_the_same_outputs(case, fresh_compiler):
     model = case.model(**case.variants["heads"], **({"num_hidden_layers": 1} if case.has_layers else {}))
     assert_same_outputs(run(torch.compile(model, fullgraph=True), case), run(model, case), atol=1e-5)
 
 
-@pytest.mark.parametrize("output_pool_sizes", [False, True], ids="pool_sizes={}".format)
-@every_family
+# Exporting takes seconds as well: each family once, in turn with and without pool sizes.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("case", "output_pool_sizes"),
+    list(zip(BARE_MODELS, cycle([False, True]))),
+    ids=lambda value: f"pool_sizes={value}" if isinstance(value, bool) else str(value),
+)
 def test_an_exported_model_has_the_same_outputs_for_other_shapes(case, output_pool_sizes):
     model = case.model(**case.variants["heads"], output_pool_sizes=output_pool_sizes)
     inputs = case.inputs()
@@ -827,7 +832,7 @@ def test_an_exported_model_has_the_same_outputs_for_other_shapes(case, output_po
 # -------------------------------------------------------------------------------------------------------- the rest
 
 
-@over_variants(BARE_MODELS)
+@over_variants(BARE_MODELS, strided=False)
 def test_pools_are_built_as_the_config_says(case, variant):
     sizes = {"pool_range": 0.7, "pool_max_offset": 1.5}
     options = {"pool_hidden_size": 7, "pool_kernel_size": 5, "pool_num_heads": 4, "pool_gate": True}

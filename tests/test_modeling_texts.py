@@ -15,7 +15,18 @@ from model_cases import (
     tensors,
     text_inputs,
 )
-from text_cases import BASE, CLASSIFIER, MASKED_LM, OF_BERT, TEXTS, every_one_row_text, every_text, every_variant, run
+from text_cases import (
+    BASE,
+    CLASSIFIER,
+    MASKED_LM,
+    OF_BERT,
+    TEXTS,
+    every_one_row_text,
+    every_text,
+    every_unstrided_variant,
+    every_variant,
+    run,
+)
 from torch import nn
 from transformers import DynamicCache
 
@@ -276,7 +287,7 @@ def test_pooling_the_block_pools_the_residual_stream(case):
     assert all((a - b).abs().max() > 1e-3 for a, b in zip(tensors(run(model, inputs)), tensors(expected)))
 
 
-@every_variant
+@every_unstrided_variant
 def test_attention_sees_pooled_tokens_and_the_block_its_own(variant):
     model, inputs = BASE.model(**variant), BASE.inputs()
     seen = {}

@@ -12,12 +12,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from experiment_cases import experiment_of
 
 from cp_transformers import CPBertConfig, CPResNetConfig, CPViTConfig
 from cp_transformers.benchmark import ACCELERATOR_POOLS, DENSE, SPREAD
 from cp_transformers.tasks import demo_digits, demo_image, demo_text
 from cp_transformers.tasks.experiment_tasks import TASKS
-from cp_transformers.tasks.experiments import Experiment, paired_interval, read_results, values
+from cp_transformers.tasks.experiments import paired_interval, read_results, values
 
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +39,7 @@ RATED, RATES = "CP-MiniLM, 4 layers, not distilled", (", pooling's rate 0.0003",
 STOCK, CUT, LESS_CUT = "BERT, 2 layers", "MiniLM, 2 layers", "MiniLM, 4 layers"
 
 
+@pytest.mark.slow
 def test_the_code_runs(tmp_path):
     pages = [README, *((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("onnx.md", "sharing.md"))]
     blocks = re.findall(r"```python\n(.*?)```", "\n".join(pages), flags=re.DOTALL)
@@ -154,7 +156,7 @@ def difference(name: str, arm: str, control: str, metric: str) -> tuple[float, f
     """Of five seeds, paired, and half of its confidence interval; of the first size of training sets, or of that which
     stands after the name."""
     name, *size = name.split()
-    experiment = Experiment.read(ROOT / "configs" / "experiments" / f"{name}.yaml")
+    experiment = experiment_of(name)
     rows = read_results(experiment, ROOT / "results" / f"{name}.csv")
     of = next(each for each in TASKS[experiment.task].metrics if each.name == metric)
     samples = int(size[0]) if size else experiment.train_samples[0]
@@ -174,7 +176,7 @@ def sections() -> dict[str, str]:
 
 def compared(name: str) -> set[tuple[str, str]]:
     """All differences and halves of intervals in the table of an experiment, as they may be rounded."""
-    experiment = Experiment.read(ROOT / "configs" / "experiments" / f"{name}.yaml")
+    experiment = experiment_of(name)
     rows = read_results(experiment, ROOT / "results" / f"{name}.csv")
     found = set()
     for arms in experiment.comparisons:
@@ -233,7 +235,7 @@ def test_the_time_that_the_experiments_took_is_what_results_hold():
 
 def mean(name: str, arm: str, metric: str) -> float:
     """Over five seeds."""
-    experiment = Experiment.read(ROOT / "configs" / "experiments" / f"{name}.yaml")
+    experiment = experiment_of(name)
     of = next(each for each in TASKS[experiment.task].metrics if each.name == metric)
     reached = values(read_results(experiment, ROOT / "results" / f"{name}.csv"), of, arm, experiment.train_samples[0])
     assert len(reached) == 5

@@ -14,6 +14,7 @@ from cp_transformers.context_pool import ContextPool, context_pool
 
 
 pytest.importorskip("triton")
+pytestmark = pytest.mark.slow  # test_implementations.py has the kernels in the fast tier
 
 NAMES = ("hidden_states", "weights", "sigma", "offsets")
 

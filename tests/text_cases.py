@@ -14,6 +14,8 @@ OF_BERT = {case.model_class.__name__.removeprefix("CPBert"): case for case in CA
 BASE, MASKED_LM, CLASSIFIER = (OF_BERT[head] for head in ("Model", "ForMaskedLM", "ForSequenceClassification"))
 
 every_variant = pytest.mark.parametrize("variant", TEXT_VARIANTS.values(), ids=TEXT_VARIANTS)
+UNSTRIDED = {name: variant for name, variant in TEXT_VARIANTS.items() if "pool_strides" not in variant}
+every_unstrided_variant = pytest.mark.parametrize("variant", UNSTRIDED.values(), ids=UNSTRIDED)
 every_text = over(TEXTS)
 every_one_row_text = over([case for case in TEXTS if case.inputs()["input_ids"].ndim == 2])
 

@@ -338,6 +338,25 @@ def _sentence_files(folder: Path) -> list[str]:
     return [*SENTENCE_FILES, *paths]
 
 
+def sentence_pooling(folder: Path) -> str | None:
+    """How a checkpoint of sentence-transformers makes an embedding of its hidden states: `mean` of the tokens, `cls`
+    (the class token) or another of its modes, several joined by "and"; None for any other checkpoint.
+
+    Raises:
+        CheckpointError: a file is damaged.
+    """
+    modules = read_json(folder / "modules.json") if _sentence_files(folder) else []
+    path = next((each["path"] for each in modules if each["type"].endswith(".Pooling")), None)
+    if path is None or not (folder / path / CONFIG_NAME).is_file():
+        return None
+    options = read_json(folder / path / CONFIG_NAME)
+    # Version 6 has the names of the modes in one field, earlier ones a switch for each, such as `mean_tokens`.
+    prefix = "pooling_mode_"
+    switched = [name.removeprefix(prefix) for name in options if name.startswith(prefix) and options[name]]
+    modes = options.get("pooling_mode") or [name.split("_token")[0] for name in switched] or "mean"
+    return modes if isinstance(modes, str) else " and ".join(modes)
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a checkpoint, each of which can be opened.
 

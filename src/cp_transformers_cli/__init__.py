@@ -16,7 +16,7 @@ COMMANDS = {
     "glue": ("cp_transformers.tasks.glue", "fine-tune, evaluate and predict on GLUE, or on sentences of your own"),
     "imagenet": ("cp_transformers.tasks.imagenet", "evaluate, fine-tune and train on ImageNet or other images"),
     "mlm": ("cp_transformers.tasks.mlm", "train CP or stock BERT as a masked language model"),
-    "distill": ("cp_transformers.tasks.distill", "let a model that was cut to fewer layers learn from the uncut one"),
+    "distill": ("cp_transformers.tasks.distill", "let a cut or halved model learn from the whole one"),
     "convert": ("cp_transformers.conversion", "turn a pretrained checkpoint into its ContextPool variant"),
     "export": ("cp_transformers.hub:export", "write a CP checkpoint that works with transformers alone"),
     "push": ("cp_transformers.hub:push", "check a CP checkpoint and push it to the Hub"),

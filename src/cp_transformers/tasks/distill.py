@@ -1,16 +1,19 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
-"""Recovery after a cut: a model with fewer layers learns from the uncut one on texts or images without labels, by the
-losses of [`distillation`][cp_transformers.tasks.distillation]."""
+"""Recovery: a model that was cut to fewer layers, or keeps fewer tokens, learns from the whole one on texts or images
+without labels, by the losses of [`distillation`][cp_transformers.tasks.distillation]."""
 
 import copy
 import dataclasses
+import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from transformers import (
@@ -24,17 +27,22 @@ from transformers import (
 )
 from transformers.utils import ModelOutput
 
+from ..checkpoints import fetch, sentence_pooling
 from ..families import max_tokens
 from .arguments import ArgumentParser
 from .distillation import (
     DistillationArguments,
     DistillationTrainer,
+    class_token,
+    cosine_distance,
     hidden_state_loss,
     load_teacher_tokenizer,
     make_layer_map,
     match_outputs,
+    mean_token,
     same_tokens,
     soft_label_loss,
+    widths_of,
 )
 from .image_data import (
     Augmentation,
@@ -42,6 +50,7 @@ from .image_data import (
     DrawImage,
     Preprocessing,
     TrainingImages,
+    as_pair,
     decode,
     load_folder,
     load_images,
@@ -50,6 +59,7 @@ from .image_data import (
     resolve_preprocessing,
 )
 from .image_training import CorruptImages, load_teacher
+from .metrics import Spearman
 from .mlm import MlmArguments, check_files, encode, load_texts
 from .records import finish, prepare, push
 from .runs import (
@@ -73,9 +83,18 @@ from .runs import (
 # The metrics, and what they are.
 SCORES = {
     "hidden": "mean squared error of hidden states",
+    "embedding": "1 - cosine of the embeddings",
+    "class_token": "1 - cosine of the class tokens",
+    "rho": "rank correlation of similarities",
     "logits": "divergence of the outputs",
     "agreement": "same largest output",
 }
+# Metrics that come with a loss of another name.
+COMES_WITH = {"rho": "embedding", "agreement": "logits"}
+# How last hidden states become an embedding, by the names of sentence-transformers.
+EMBED = {"mean": mean_token, "cls": class_token}
+# Of the held-out rows, the first so many have their similarities compared: their pairs are two millions.
+RHO_ROWS = 2000
 # Heads that give logits, by the end of their classes' names.
 WITH_LOGITS = (
     "ImageClassification",
@@ -87,10 +106,45 @@ WITH_LOGITS = (
 
 
 @dataclass
-class DistillArguments:
-    """What a run needs besides [`DistillationArguments`] and transformers' TrainingArguments."""
+class RecoveryArguments(DistillationArguments):
+    """The options of distillation without labels."""
 
-    model_name_or_path: str = field(metadata={"help": "the checkpoint that learns, such as `convert --layers` writes"})
+    distillation_hidden_weight: float | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata={
+            "help": "weight of the mean squared error against the teacher's hidden states; default: 1, or 0 for a "
+            "checkpoint of sentence-transformers, unless its distillation_embedding_weight is 0"
+        },
+    )
+    distillation_embedding_weight: float | None = field(
+        default=None,
+        metadata={
+            "help": "weight of 1 - cosine of the student's and the teacher's embeddings, each the mean of the last "
+            "hidden states of a text's tokens or an image's patches, or for a checkpoint of sentence-transformers "
+            "what its 1_Pooling/config.json says, the mean or the class token; default: 1 for such a checkpoint, "
+            "else 0"
+        },
+    )
+    distillation_class_token_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "weight of 1 - cosine of the student's and the teacher's last hidden states of the class token, "
+            "a text's first token"
+        },
+    )
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weights of the losses that are learned, by the names of their metrics."""
+        given = {name: getattr(self, f"distillation_{name}_weight", None) for name in SCORES}
+        return {name: float(weight) for name, weight in given.items() if weight}
+
+
+@dataclass
+class DistillArguments:
+    """What a run needs besides [`RecoveryArguments`] and transformers' TrainingArguments."""
+
+    model_name_or_path: str = field(metadata={"help": "the checkpoint that learns, such as `convert` writes"})
     dataset_name: str | None = field(
         default=None,
         metadata={"help": "texts or images on the Hub, or those of a package: review-texts, digits"},
@@ -150,19 +204,19 @@ class _Data:
     validation: Any = None
 
 
-def run(
-    arguments: DistillArguments, training: TrainingArguments, distillation: DistillationArguments
-) -> dict[str, Any]:
+def run(arguments: DistillArguments, training: TrainingArguments, distillation: RecoveryArguments) -> dict[str, Any]:
     """Trains and evaluates as `training.do_train` and `do_eval` say, and writes the model with its tokenizer or image
     processor, the resolved arguments and `results.json` to `training.output_dir`.
 
-    The loss is that of the hidden states and, where both models have the same kind of head, that of its outputs, each
-    with its weight in `distillation`. Labels have no part in it.
+    The loss is the sum of those that have a weight in `distillation`: of hidden states, embeddings, class tokens and,
+    where both models have the same kind of head, of its outputs. Labels have no part in it.
 
     Returns:
-        What is written to `results.json`: the losses on the held-out part `before` and `after` training; `hidden`, the
-        mean squared error over layers, tokens and channels, and, of heads that are compared, `logits`, their
-        divergence, and `agreement`, how often their largest outputs are the same.
+        What is written to `results.json`: the losses that are learned, with their weights (`learned`), and what they
+        are on the held-out part `before` and `after` training: `hidden`, the mean squared error over layers, tokens
+        and channels; `embedding` and `class_token`, 1 - cosine; of embeddings also `rho`, Spearman's correlation of
+        the student's and the teacher's similarities (cosines) of all pairs of the first 2,000 rows; of heads `logits`,
+        their divergence, and `agreement`, how often their largest outputs are the same.
 
     Raises:
         ValueError: an argument, the data or a checkpoint is not what is needed, or the models do not fit each other.
@@ -178,11 +232,12 @@ def run(
         return results
     config = load_config(arguments.model_name_or_path, AutoModel)
     teacher_config = load_config(str(distillation.teacher), AutoModel)
-    compared, head = _compared(config, teacher_config, distillation)
-    check_metrics(training, ("loss", *(SCORES if head else ("hidden",))))
+    compared, pooling = _compared(arguments.model_name_or_path, config, teacher_config, distillation)
+    measured = [name for name in SCORES if COMES_WITH.get(name, name) in compared.weights]
+    check_metrics(training, ("loss", *measured))
     with training.main_process_first():  # the others then find what it has cached
         load = _load_images if hasattr(config, "num_channels") else _load_texts
-        data = load(arguments, training, compared, config, head)
+        data = load(arguments, training, compared, config)
     training = start_output(training, arguments, distillation)
     training.remove_unused_columns = False
     resume(training, output)
@@ -196,7 +251,8 @@ def run(
         train_dataset=data.train,
         eval_dataset=data.validation,
         processing_class=data.processing,
-        compute_metrics=partial(mean_scores, distillation=data.teacher["distillation"]),
+        compute_metrics=partial(mean_scores, distillation=compared),
+        embed=EMBED[pooling],
         pool_learning_rate=arguments.pool_learning_rate,
         source=arguments.model_name_or_path,
         callbacks=[EpochCallback(), BestCallback()],
@@ -222,6 +278,7 @@ def run(
         "model": arguments.model_name_or_path,
         "teacher": distillation.teacher,
         "parameters": model.num_parameters(),
+        "learned": compared.weights,
         "layers": [f"{ours}:{theirs}" for ours, theirs in trainer.layer_map],
         "rows": {name: len(rows) for name in ("train", "validation") if (rows := getattr(data, name)) is not None},
         "metrics": metrics,
@@ -230,8 +287,8 @@ def run(
     figures = [
         {
             "split": arguments.validation_split,
-            "metric": "agreement" if name == "agreement" else "loss",
-            "name": f"{name} against the teacher",
+            "metric": "agreement" if name in ("agreement", "rho") else "loss",
+            "name": f"{name.replace('_', ' ')} against the teacher",
             "value": value,
         }
         for name, value in metrics.get("after", {}).items()
@@ -240,7 +297,7 @@ def run(
     return results
 
 
-def _check(arguments: DistillArguments, training: TrainingArguments, distillation: DistillationArguments) -> None:
+def _check(arguments: DistillArguments, training: TrainingArguments, distillation: RecoveryArguments) -> None:
     """What can be known to be wrong before anything is loaded."""
     if not (training.do_train or training.do_eval):
         raise ValueError("There is nothing to do: give --do_train or --do_eval.")
@@ -265,26 +322,55 @@ def _auto_class(head: str) -> Any:
 
 
 def _compared(
-    config: PreTrainedConfig, teacher: PreTrainedConfig, distillation: DistillationArguments
-) -> tuple[DistillationArguments, bool]:
-    """The options less the loss of the outputs where they cannot be compared, and whether they can."""
-    heads = {_head(config), _head(teacher)}
-    if distillation.distillation_logits_weight and len(heads) == 1 and heads <= {*WITH_LOGITS}:
-        return distillation, True
-    if not distillation.distillation_hidden_weight:
+    name: str, config: PreTrainedConfig, teacher: PreTrainedConfig, distillation: RecoveryArguments
+) -> tuple[RecoveryArguments, str]:
+    """The options with their defaults for the student of this name, less the loss of outputs that cannot be compared;
+    and how its embedding is made, a key of [`EMBED`].
+
+    Raises:
+        ValueError: there is nothing to compare, or it cannot be.
+    """
+    pooling = theirs = None
+    if distillation.distillation_embedding_weight != 0:
+        pooling, theirs = (sentence_pooling(fetch(each)[0]) for each in (name, str(distillation.teacher)))
+    if pooling is not None and pooling not in EMBED:
         raise ValueError(
-            "distillation_hidden_weight is 0, and the two models have no outputs that could be compared: both need "
-            f"the same head, one of {', '.join(WITH_LOGITS)}, and distillation_logits_weight must not be 0."
+            f"{name} makes its embedding by {pooling} of the tokens, and mean or cls alone can be learned: give "
+            "--distillation_embedding_weight 0, and it learns the hidden states."
         )
-    return replace(distillation, distillation_logits_weight=0.0), False
+    if pooling is not None and theirs not in (None, pooling):
+        raise ValueError(
+            f"The teacher {distillation.teacher} makes its embedding by {theirs} of the tokens, and {name} by "
+            f"{pooling}: give --distillation_embedding_weight 0, and the model learns the hidden states."
+        )
+    of_sentences = float(pooling is not None)
+    defaults = {"distillation_embedding_weight": of_sentences, "distillation_hidden_weight": 1 - of_sentences}
+    filled: dict[str, Any] = {each: value for each, value in defaults.items() if getattr(distillation, each) is None}
+    heads = {_head(config), _head(teacher)}
+    if len(heads) > 1 or not heads <= {*WITH_LOGITS}:
+        filled["distillation_logits_weight"] = 0.0
+    distillation = replace(distillation, **filled)
+    if not distillation.weights:
+        raise ValueError(
+            "There is nothing to learn: distillation_hidden_weight, distillation_embedding_weight and "
+            "distillation_class_token_weight are 0, and the two models have no outputs that could be compared: both "
+            f"need the same head, one of {', '.join(WITH_LOGITS)}, and distillation_logits_weight must not be 0."
+        )
+    vectors = {"embedding", "class_token"} & distillation.weights.keys()
+    widths = [widths_of(each)[-1] for each in (config, teacher)] if vectors else []
+    if len({*widths}) > 1:
+        raise ValueError(
+            f"The model's last hidden state has {widths[0]} channels and the teacher's has {widths[1]}: neither "
+            "embeddings nor class tokens can be compared; choose another teacher."
+        )
+    return distillation, pooling or "mean"
 
 
 def _load_texts(
     arguments: DistillArguments,
     training: TrainingArguments,
-    distillation: DistillationArguments,
+    distillation: RecoveryArguments,
     config: PreTrainedConfig,
-    head: bool,
 ) -> _Data:
     name, teacher = arguments.model_name_or_path, str(distillation.teacher)
     if arguments.data_dir is not None:
@@ -296,7 +382,8 @@ def _load_texts(
     theirs = load_teacher_tokenizer(teacher, teacher_config, tokenizer, arguments.max_length)
     if distillation.distillation_hidden_weight:
         make_layer_map(config, teacher_config, distillation.layer_map)
-    labels = match_outputs(config, teacher_config, teacher) if head and _head(config) != "MaskedLM" else None
+    head = _head(config) if distillation.distillation_logits_weight else ""
+    labels = match_outputs(config, teacher_config, teacher) if head not in ("", "MaskedLM") else None
     options = {"distillation": distillation, "teacher_labels": labels}
     of_texts = arguments.of_texts()
     rows = {}
@@ -309,16 +396,15 @@ def _load_texts(
             raise ValueError(
                 f"The tokenizer of the teacher {teacher} makes other tokens of the texts than the model's."
             )
-    options["teacher"] = load_model(teacher, _auto_class(_head(teacher_config) if head else ""))
+    options["teacher"] = load_model(teacher, _auto_class(head))
     return _Data(tokenizer, DataCollatorWithPadding(tokenizer), options, **rows)
 
 
 def _load_images(
     arguments: DistillArguments,
     training: TrainingArguments,
-    distillation: DistillationArguments,
+    distillation: RecoveryArguments,
     config: PreTrainedConfig,
-    head: bool,
 ) -> _Data:
     name = arguments.model_name_or_path
     if arguments.train_file is not None or arguments.validation_file is not None:
@@ -351,7 +437,23 @@ def _load_images(
     if training.do_eval or training.eval_strategy != "no":
         data.validation = HeldOutImages(load("validation", arguments.max_eval_samples), preprocess, report)
     data.teacher = load_teacher(distillation, config, preprocess)
+    models = {name: config, str(distillation.teacher): data.teacher["teacher"].config}
+    if distillation.distillation_class_token_weight:
+        for each, of_model in models.items():
+            _check_class_token(each, of_model)
     return data
+
+
+def _check_class_token(name: str, config: PreTrainedConfig) -> None:
+    """Refuses a model of images that has no class token.
+
+    Raises:
+        ValueError: it has none.
+    """
+    with torch.device("meta"):
+        model = AutoModel.from_config(config)
+    if not any(re.search("cls_token|class_token|class_embedding", each) for each, _ in model.named_parameters()):
+        raise ValueError(f"{name} has no class token: leave out --distillation_class_token_weight.")
 
 
 @dataclass
@@ -382,22 +484,72 @@ class HeldOutImages(torch.utils.data.Dataset):
 
 
 class RecoveryTrainer(DistillationTrainer):
-    """Evaluates by what it learns from, over all tokens of all examples."""
+    """Learns embeddings and class tokens as well, and evaluates by what it learns from, over all tokens of all
+    examples.
+
+    Args:
+        embed: makes the embeddings of last hidden states, one of [`EMBED`].
+    """
+
+    distillation: RecoveryArguments
+
+    def __init__(self, *args: Any, embed: Callable = mean_token, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        vectors = {"embedding": embed, "class_token": class_token}
+        self.vectors = {name: make for name, make in vectors.items() if name in self.distillation.weights}
+        self.output_hidden_states = bool(self.layer_map or self.vectors)
+        self.evaluated = 0
+
+    def state_loss(self, outputs: Any, taught: Any, inputs: dict[str, Any]) -> torch.Tensor | float:
+        """With the weighted losses of the embeddings and class tokens."""
+        loss = super().state_loss(outputs, taught, inputs)
+        for name, pair in self.compared_vectors(outputs, taught, inputs).items():
+            loss = loss + self.distillation.weights[name] * cosine_distance(*pair).mean()
+        return loss
+
+    def compared_vectors(
+        self, outputs: Any, taught: Any, inputs: dict[str, Any]
+    ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """The student's and the teacher's embeddings and class tokens, as far as they are learned."""
+        if not self.vectors:
+            return {}
+        bare = "last_hidden_state" in outputs and "last_hidden_state" in taught  # without a head, both
+        mask, pixels, sides = inputs.get("attention_mask"), inputs.get("pixel_values"), []
+        for each, model in ((outputs, self.model), (taught, self.teacher)):
+            states = each.last_hidden_state if bare else each.hidden_states[-1]
+            sides.append((states, mask, _patches(model.config, pixels)))  # type: ignore[union-attr]
+        return {name: (embed(*sides[0]), embed(*sides[1])) for name, embed in self.vectors.items()}
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        self.evaluated = 0
+        return super().evaluate(*args, **kwargs)
 
     def prediction_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
-    ) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
-        """A row an example: hidden loss times tokens, tokens, logits' loss times rows, agreements, rows."""
+    ) -> tuple[torch.Tensor | None, Any, torch.Tensor]:
+        """A row an example: hidden loss times tokens, tokens, logits' loss times rows, agreements, rows, losses of the
+        embedding and the class token, 1. And, where embeddings are learned, the first of the student's and the
+        teacher's."""
         inputs = self._prepare_inputs(inputs)
         readable = inputs.pop("readable", None)
         with torch.no_grad(), self.compute_loss_context_manager():
-            outputs, taught = model(**inputs, output_hidden_states=bool(self.layer_map)), self.teach(inputs)
+            outputs = model(**inputs, output_hidden_states=self.output_hidden_states)
+            taught = self.teach(inputs)
         examples = range(len(next(iter(inputs.values()))))
         scores = [self._score(_one(outputs, index), _one(taught, index), _one(inputs, index)) for index in examples]
         values = torch.tensor(scores, dtype=torch.float64, device=self.args.device)
+        vectors = self.compared_vectors(outputs, taught, inputs)
+        for column, name in enumerate(("embedding", "class_token"), start=5):
+            if name in vectors:
+                values[:, column] = cosine_distance(*vectors[name]).double()
         if readable is not None:
             values[~readable] = 0
-        return None, values, values  # as labels as well, without which Trainer computes no metrics
+        predictions: Any = values
+        if "embedding" in vectors:
+            kept = len(values) if self.evaluated < RHO_ROWS else 0
+            predictions = (values, *(each[:kept] for each in vectors["embedding"]))
+            self.evaluated += len(values) * self.args.world_size
+        return None, predictions, values  # as labels as well, without which Trainer computes no metrics
 
     def _score(self, outputs: ModelOutput, taught: ModelOutput, inputs: ModelOutput) -> list[float]:
         mask = inputs.get("attention_mask")
@@ -408,7 +560,14 @@ class RecoveryTrainer(DistillationTrainer):
             ours, theirs = self.compared_logits(outputs, taught, mask)
             rows, soft = len(ours), float(soft_label_loss(ours, theirs, self.distillation.distillation_temperature))
             agreed = float((ours.argmax(-1) == theirs.argmax(-1)).sum())
-        return [hidden * tokens, tokens, soft * rows, agreed, rows]
+        return [hidden * tokens, tokens, soft * rows, agreed, rows, 0.0, 0.0, 1.0]
+
+
+def _patches(config: PreTrainedConfig, pixels: torch.Tensor | None) -> int:
+    """The number of patches that a model makes of images; 0 where it makes none."""
+    if pixels is None or getattr(config, "patch_size", None) is None:
+        return 0
+    return math.prod(side // edge for side, edge in zip(pixels.shape[-2:], as_pair(config.patch_size)))
 
 
 def _one(batch: Mapping[str, Any], index: int) -> ModelOutput:
@@ -423,18 +582,34 @@ def _one(batch: Mapping[str, Any], index: int) -> ModelOutput:
     )
 
 
-def mean_scores(prediction: EvalPrediction, distillation: DistillationArguments) -> dict[str, float]:
-    """Of all tokens, or rows of logits, each with the same weight; what was not compared is left out. The loss is that
-    of training."""
-    hidden, tokens, soft, agreed, rows = prediction.predictions.sum(axis=0).tolist()
-    if not tokens:
+def mean_scores(prediction: EvalPrediction, distillation: RecoveryArguments) -> dict[str, float]:
+    """Of all tokens, rows of logits or examples, each with the same weight; what is not learned is left out. The loss
+    is that of training."""
+    values, *embeddings = prediction.predictions if distillation.weights.get("embedding") else [prediction.predictions]
+    hidden, tokens, soft, agreed, rows, embedding, first, examples = values.sum(axis=0).tolist()
+    if not examples:
         raise ValueError("None of the held-out images can be read.")
-    scores = {"hidden": hidden / tokens}
-    loss = distillation.distillation_hidden_weight * scores["hidden"]
-    if rows:
-        scores |= {"logits": soft / rows, "agreement": agreed / rows}
-        loss += distillation.distillation_logits_weight * scores["logits"]
+    sums = {"hidden": (hidden, tokens), "logits": (soft, rows)}
+    sums |= {"embedding": (embedding, examples), "class_token": (first, examples)}
+    weights = distillation.weights
+    scores = {name: sums[name][0] / sums[name][1] for name in weights}
+    loss = sum(weights[name] * score for name, score in scores.items())
+    if embeddings:
+        readable = values[: len(embeddings[0]), -1] > 0
+        scores["rho"] = rank_correlation(*(each[readable][:RHO_ROWS] for each in embeddings))
+    if "logits" in scores:
+        scores["agreement"] = agreed / rows
     return {"loss": loss, **scores}
+
+
+def rank_correlation(student: np.ndarray, teacher: np.ndarray) -> float:
+    """Spearman's rho of the student's and the teacher's similarities, the cosines of all pairs of their embeddings,
+    `(rows, channels)` each; 0 where there are no two pairs to compare."""
+    similarities = []
+    for each in (student, teacher):
+        unit = each / np.linalg.norm(each, axis=-1, keepdims=True).clip(1e-12)
+        similarities.append((unit @ unit.T)[np.triu_indices(len(unit), k=1)])
+    return Spearman().score(*similarities) if len(similarities[0]) else 0.0
 
 
 def report(results: dict[str, Any]) -> str:
@@ -449,10 +624,10 @@ def report(results: dict[str, Any]) -> str:
 def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     """The command `cp-transformers distill`, and scripts/run_distill.py; returns what [`run`] returns."""
     parser = ArgumentParser(
-        [DistillArguments, DistillationArguments, TrainingArguments],
+        [DistillArguments, RecoveryArguments, TrainingArguments],
         prog="cp-transformers distill",
-        description="Let a model that was cut to fewer layers learn from the uncut one, on texts or images without "
-        "labels.",
+        description="Let a model that was cut to fewer layers, or keeps fewer tokens, learn from the whole one, on "
+        "texts or images without labels.",
     )
     arguments, distillation, training = parser.parse(args)
     results = run(arguments, training, distillation)

@@ -1,7 +1,7 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """Distillation: a student learns from a teacher's soft labels (Hinton, Vinyals, Dean, 2015) and hidden states (Jiao et
-al., "TinyBERT", 2020), so that a model that was cut to fewer layers recovers."""
+al., "TinyBERT", 2020), so that a model that was cut to fewer layers, or keeps fewer tokens, recovers."""
 
 import inspect
 import json
@@ -38,17 +38,23 @@ class DistillationArguments:
     )
     distillation_logits_weight: float = field(
         default=0.5,
-        metadata={"help": "of the loss against the teacher's outputs; that of labels, if there are any, has the rest"},
+        metadata={
+            "help": "weight of the loss against the outputs of the teacher's head; the loss of labels, if there are "
+            "any, has the rest"
+        },
     )
-    distillation_temperature: float = field(default=2.0, metadata={"help": "that softens both outputs"})
+    distillation_temperature: float = field(
+        default=2.0, metadata={"help": "temperature that softens the outputs of both heads"}
+    )
     distillation_hidden_weight: float = field(
-        default=1.0, metadata={"help": "of the mean squared error against the teacher's hidden states"}
+        default=1.0, metadata={"help": "weight of the mean squared error against the teacher's hidden states"}
     )
     layer_map: list[str] = field(
         default_factory=list,
         metadata={
             "help": "which hidden state of the student learns from which of the teacher's, as student:teacher, where "
-            "0 is the embeddings; default: all of the student's, spread evenly over the teacher's"
+            "0 is the embeddings; default: all of the student's that have every token, spread evenly over the "
+            "teacher's"
         },
     )
 
@@ -57,8 +63,10 @@ class DistillationArguments:
             raise ValueError(f"distillation_logits_weight must be from 0 to 1, not {self.distillation_logits_weight}.")
         if not self.distillation_temperature > 0:
             raise ValueError(f"distillation_temperature must be positive, not {self.distillation_temperature}.")
-        if not self.distillation_hidden_weight >= 0:
-            raise ValueError(f"distillation_hidden_weight must not be negative: {self.distillation_hidden_weight}.")
+        for name in ("hidden", "embedding", "class_token"):  # the last two of a subclass
+            weight = getattr(self, f"distillation_{name}_weight", None)
+            if weight is not None and not weight >= 0:
+                raise ValueError(f"distillation_{name}_weight must not be negative: {weight}.")
 
 
 def make_layer_map(
@@ -70,13 +78,14 @@ def make_layer_map(
         student: its configuration.
         teacher: its configuration.
         layer_map: the pairs as `student:teacher`; empty: each of the student's with the one at the same fraction of
-            the teacher's depth.
+            the teacher's depth, where both have every token.
 
     Raises:
-        ValueError: a pair is not of this form, or one of its models has no such hidden state, or states that are
-            paired have different widths.
+        ValueError: a pair is not of this form, or one of its models has no such hidden state or has it for groups of
+            tokens, or states that are paired have different widths.
     """
-    depths = [len(_widths(config)) - 1 for config in (student, teacher)]
+    depths = [len(widths_of(config)) - 1 for config in (student, teacher)]
+    whole = [_of_every_token(config) for config in (student, teacher)]
     if layer_map:
         pairs = []
         for entry in layer_map:
@@ -85,12 +94,18 @@ def make_layer_map(
                 raise ValueError(f"layer_map takes pairs of numbers such as 1:2, not {entry!r}.")
             pairs.append((int(numbers[0]), int(numbers[1])))
     else:
-        pairs = [(index, round(index * depths[1] / depths[0])) for index in range(depths[0] + 1)]
+        pairs = [(index, round(index * depths[1] / depths[0])) for index in whole[0]]
+        pairs = [pair for pair in pairs if pair[1] in whole[1]]
     for pair in pairs:
-        for who, index, depth in zip(("student", "teacher"), pair, depths):
+        for who, index, depth, named in zip(("student", "teacher"), pair, depths, whole):
             if index > depth:
                 raise ValueError(f"layer_map has {pair[0]}:{pair[1]}, but the {who} has hidden states 0 to {depth}.")
-        widths = _widths(student)[pair[0]], _widths(teacher)[pair[1]]
+            if index not in named:
+                raise ValueError(
+                    f"layer_map has {pair[0]}:{pair[1]}, but the {who}'s hidden state {index} is of groups of tokens; "
+                    f"those of every token are {', '.join(map(str, named))}."
+                )
+        widths = widths_of(student)[pair[0]], widths_of(teacher)[pair[1]]
         if widths[0] != widths[1]:
             raise ValueError(
                 f"The student's hidden state {pair[0]} has {widths[0]} channels and the teacher's {pair[1]} has "
@@ -99,11 +114,23 @@ def make_layer_map(
     return pairs
 
 
-def _widths(config: PreTrainedConfig) -> list[int]:
+def widths_of(config: PreTrainedConfig) -> list[int]:
     """The channels of each hidden state."""
     if hasattr(config, "hidden_sizes"):
         return [config.embedding_size, *config.hidden_sizes]
     return [config.hidden_size] * (config.num_hidden_layers + 1)
+
+
+def _of_every_token(config: PreTrainedConfig) -> list[int]:
+    """The hidden states that have a row for each token of the input. Of a model that pools its tokens into groups
+    (`pool_strides`) they are those up to the input of the layer that does, those after the layer that has the tokens
+    back (`pool_restore_layer`), and the last."""
+    depth = len(widths_of(config)) - 1
+    strides = getattr(config, "pool_strides", None) or []
+    first = next((layer for layer, stride in enumerate(strides) if stride > 1), depth)
+    restored = getattr(config, "pool_restore_layer", None)
+    after = depth if restored is None else min(restored + 1, depth)
+    return [index for index in range(depth + 1) if index <= first or index >= after]
 
 
 def check_shapes(
@@ -243,6 +270,35 @@ def hidden_state_loss(
     return torch.stack(errors).mean()
 
 
+def mean_token(states: torch.Tensor, mask: torch.Tensor | None = None, patches: int = 0) -> torch.Tensor:
+    """The mean of a text's valid tokens or of an image's patches, `(batch, channels)`.
+
+    Args:
+        states: tokens, `(batch, tokens, channels)`, or a feature map, `(batch, channels, rows, columns)`.
+        mask: `(batch, tokens)`, 1 or True where a token is valid. None: all are.
+        patches: the number of an image's patches, behind its class and register tokens; 0: all tokens are patches.
+    """
+    states = states.float()
+    if states.dim() == 4:
+        return states.mean(dim=(2, 3))
+    if mask is None:
+        return states[:, -patches:].mean(dim=1)
+    valid = mask.bool()[..., None]
+    return states.masked_fill(~valid, 0.0).sum(dim=1) / valid.sum(dim=1)
+
+
+def class_token(states: torch.Tensor, mask: torch.Tensor | None = None, patches: int = 0) -> torch.Tensor:
+    """A text's first valid token or an image's class token, `(batch, channels)`, of what [`mean_token`] takes."""
+    if mask is None:
+        return states[:, 0]
+    return states[torch.arange(len(states), device=states.device), mask.int().argmax(dim=1)]
+
+
+def cosine_distance(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """1 - cosine of each pair of vectors, `(batch,)`, from `(batch, channels)`."""
+    return 1 - F.cosine_similarity(student.float(), teacher.float(), dim=-1)
+
+
 def match_outputs(student: PreTrainedConfig, teacher: PreTrainedConfig, name: str) -> list[int] | None:
     """For each label of the student, its number among the teacher's outputs; None: they are in the same order.
 
@@ -290,6 +346,7 @@ class DistillationTrainer(TaskTrainer):
         self.layer_map = []
         if self.distillation.distillation_hidden_weight:
             self.layer_map = make_layer_map(self.model.config, teacher.config, self.distillation.layer_map)
+        self.output_hidden_states = bool(self.layer_map)
         teacher.eval().requires_grad_(False).to(self.args.device)
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -310,7 +367,7 @@ class DistillationTrainer(TaskTrainer):
         if self.teacher is None or (labelled and not model.training):
             return super().compute_loss(model, inputs, return_outputs=return_outputs)
         options, mask = self.distillation, inputs.get("attention_mask")
-        asked = {**inputs, "output_hidden_states": bool(self.layer_map)}
+        asked = {**inputs, "output_hidden_states": self.output_hidden_states}
         loss: Any = 0.0
         if labelled:
             loss, outputs = super().compute_loss(model, asked, return_outputs=True)
@@ -321,10 +378,16 @@ class DistillationTrainer(TaskTrainer):
         if weight > 0:
             soft = soft_label_loss(*self.compared_logits(outputs, taught, mask), options.distillation_temperature)
             loss = (1 - weight) * loss + weight * soft
-        if self.layer_map:
-            hidden = hidden_state_loss(outputs.hidden_states, taught.hidden_states, self.layer_map, mask)
-            loss = loss + options.distillation_hidden_weight * hidden
+        loss = loss + self.state_loss(outputs, taught, inputs)
         return (loss, outputs) if return_outputs else loss
+
+    def state_loss(self, outputs: Any, taught: Any, inputs: dict[str, Any]) -> torch.Tensor | float:
+        """The weighted loss of the hidden states; 0 where none are compared."""
+        if not self.layer_map:
+            return 0.0
+        mask = inputs.get("attention_mask")
+        hidden = hidden_state_loss(outputs.hidden_states, taught.hidden_states, self.layer_map, mask)
+        return self.distillation.distillation_hidden_weight * hidden
 
     @torch.no_grad()
     def teach(self, inputs: dict[str, Any]) -> Any:
@@ -334,7 +397,7 @@ class DistillationTrainer(TaskTrainer):
             accepted = inspect.signature(self.teacher.forward).parameters  # type: ignore[union-attr]
             shared = {name: value for name, value in own.items() if name in accepted}
         with self.accelerator.autocast():
-            return self.teacher(**shared, output_hidden_states=bool(self.layer_map))  # type: ignore[misc]
+            return self.teacher(**shared, output_hidden_states=self.output_hidden_states)  # type: ignore[misc]
 
     def compared_logits(
         self, outputs: Any, taught: Any, mask: torch.Tensor | None

@@ -36,8 +36,7 @@ from .comparison import make_trainer
 from .demo_digits import LABEL_NAMES, encode, make_processor
 from .demo_text import minilm_folder
 from .digits import load_digits, load_small_digits
-from .distill import RecoveryTrainer, mean_scores
-from .distillation import DistillationArguments
+from .distill import RecoveryArguments, RecoveryTrainer, mean_scores
 from .film_reviews import load_film_reviews, load_product_reviews, load_review_texts
 from .metrics import Accuracy, Spearman
 from .mlm import IGNORED, Collator, Masking, MlmArguments, encode as encode_texts, train_tokenizer
@@ -350,7 +349,8 @@ class Pretrained(Task):
         """The error of the hidden states on held-out sentences."""
         data = self.data()
         teacher = AutoModel.from_pretrained(minilm_folder())
-        of_hidden_states = {"teacher": teacher, "distillation": DistillationArguments(distillation_logits_weight=0.0)}
+        options = RecoveryArguments(distillation_logits_weight=0.0, distillation_hidden_weight=1.0)
+        of_hidden_states = {"teacher": teacher, "distillation": options}
         steps = run.options["distillation"] * run.steps
         distillation = replace(run, steps=steps, learning_rate=DISTILLATION_RATE)
         rows = [{"input_ids": row["input_ids"]} for row in data["film_reviews"][run.split][: run.held_out]]
@@ -361,7 +361,7 @@ class Pretrained(Task):
             DataCollatorWithPadding(data["tokenizer"]),
             **self.pool_rates(run, DISTILLATION_POOL_RATE),
             trainer_class=partial(RecoveryTrainer, **of_hidden_states),
-            metrics=partial(mean_scores, distillation=of_hidden_states["distillation"]),
+            metrics=partial(mean_scores, distillation=options),
         ) as trainer:
             return trainer.evaluate(rows)["eval_hidden"]
 

@@ -67,7 +67,7 @@ lr_scheduler_kwargs neftune_noise_alpha dataloader_drop_last train_sampling_stra
 metric_for_best_model greater_is_better
 """.split()
 # Metrics of which the best is the lowest.
-LOWER_IS_BETTER = {"loss", "perplexity", "hidden", "logits"}
+LOWER_IS_BETTER = {"loss", "perplexity", "hidden", "embedding", "class_token", "logits"}
 # Of so many texts one is held out, where there is one file to train and to evaluate on.
 HELD_OUT = 20
 # Of the tasks' own arguments, what training has nothing to do with.

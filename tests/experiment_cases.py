@@ -1,0 +1,20 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""The experiments of configs/."""
+
+from pathlib import Path
+
+import yaml
+
+from cp_transformers.tasks.arguments import Loader
+from cp_transformers.tasks.experiments import Experiment
+
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = {path.stem: path for path in sorted((ROOT / "configs" / "experiments").glob("*.yaml"))}
+
+
+def experiment_of(name: str) -> Experiment:
+    """As its file says. `Experiment.read` makes a model of every arm besides, which for `pretrained` takes half a
+    minute; test_experiment_tasks.py reads all in that way."""
+    return Experiment(**yaml.load(CONFIGS[name].read_text(encoding="utf-8"), Loader))
