@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from pool_reference import predictor_weights, randomize, reference_context_pool
+from pool_reference import randomize, reference_context_pool, reference_numbers
 from torch.testing import assert_close
 
 from cp_transformers.benchmark import PeakMemory
@@ -47,35 +47,17 @@ every_module = pytest.mark.parametrize(
 
 
 def reference_module(module, hidden_states, mask=None, grid_size=None):
-    """The module's two outputs from its parameters, the convolution written as a sum over neighbours."""
+    """The module's two outputs from its parameters, in plain loops."""
     batch_size, num_tokens, _ = hidden_states.shape
-    rows, columns = (1, num_tokens) if grid_size is None else grid_size
-    num_heads, num_dims = module.pool_num_heads, 1 if grid_size is None else 2
     mask = torch.ones(batch_size, num_tokens, dtype=torch.bool) if mask is None else mask.bool()
-    weights, sigma = torch.zeros(2, batch_size, num_heads, num_tokens, dtype=torch.float64)
-    offsets = torch.zeros(batch_size, num_heads, num_tokens, num_dims, dtype=torch.float64)
-    kernel, last_weight = predictor_weights(module)
-
+    numbers = reference_numbers(module, hidden_states, mask, grid_size)
+    offsets = module.pool_max_offset * torch.tanh(numbers[..., 2:]) if module.pool_max_offset else None
+    sigma = torch.zeros(numbers.shape[:3], dtype=torch.float64)
     for b in range(batch_size):
         extent = int(mask[b].sum()) if grid_size is None else max(grid_size)
-        for i in range(num_tokens):
-            features = module.conv.bias
-            for row in range(rows):
-                for column in range(columns):
-                    down = row - i // columns + kernel.shape[2] // 2
-                    right = column - i % columns + kernel.shape[3] // 2
-                    inside = 0 <= down < kernel.shape[2] and 0 <= right < kernel.shape[3]
-                    if inside and mask[b, row * columns + column]:
-                        features = features + kernel[:, :, down, right] @ hidden_states[b, row * columns + column]
-            features = features * (1 + torch.erf(features / math.sqrt(2))) / 2
-            prediction = last_weight @ features + module.proj.bias
-            for h, numbers in enumerate(prediction.chunk(num_heads)):
-                weights[b, h, i] = numbers[0]
-                sigma[b, h, i] = max(module.pool_range * extent / (1 + math.exp(-numbers[1])), MIN_SIGMA)
-                if module.pool_max_offset:
-                    offsets[b, h, i] = module.pool_max_offset * torch.tanh(numbers[2:])
+        sigma[b] = torch.clamp(module.pool_range * extent * torch.sigmoid(numbers[b, ..., 1]), min=MIN_SIGMA)
 
-    pooled = reference_context_pool(hidden_states, weights, sigma, offsets, mask, grid_size)
+    pooled = reference_context_pool(hidden_states, numbers[..., 0], sigma, offsets, mask, grid_size)
     if module.gate is not None:
         pooled = (1 - module.gate) * hidden_states + module.gate * pooled
     return pooled, sigma * mask[:, None]

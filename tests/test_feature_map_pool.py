@@ -123,7 +123,7 @@ def gated_by_hand(module, pooled, original):
 
 def reference_windowed_module(module, hidden_states, original=None):
     """The module's two outputs from its parameters."""
-    numbers, stride = predictions_by_hand(module, hidden_states), module.stride
+    numbers, stride = predictions_by_hand(module, hidden_states), module.window_stride
     own_numbers = numbers[..., ::stride, ::stride]
     sigma = torch.clamp(module.pool_range * module.window / (1 + torch.exp(-own_numbers[:, :, 1])), min=MIN_SIGMA)
     offsets = None
@@ -209,7 +209,7 @@ def test_the_window_is_seven_and_the_stride_one_by_default():
     inputs = random_inputs()
     assert_close(windowed_context_pool(*inputs), reference_windowed_context_pool(*inputs, window=7, stride=1))
     module = WindowedContextPool(HIDDEN_SIZE)
-    assert (module.window, module.stride) == (7, 1)
+    assert (module.window, module.window_stride) == (7, 1)
 
 
 @st.composite
@@ -246,7 +246,7 @@ def test_windowed_context_pool_equals_the_loops_for_any_shape(problem):
 @every_windowed_module
 def test_windowed_module_equals_its_reference(options):
     module, hidden_states = random_windowed_module(**options), random_map()
-    original = random_original(stride=module.stride)
+    original = random_original(stride=module.window_stride)
     with torch.no_grad():
         assert_close(module(hidden_states, original), reference_windowed_module(module, hidden_states, original))
 
@@ -518,7 +518,7 @@ def test_a_shifted_map_gives_the_shifted_output(stride, window):
 def test_a_shifted_map_gives_the_shifted_output_of_the_module(options):
     options = {**options, "pool_gate": False}
     module, hidden_states = random_windowed_module(**options), random_map((18, 23))
-    stride = module.stride
+    stride = module.window_stride
     margin = math.ceil((module.window // 2 + module.conv.weight.shape[-1] // 2) / stride)
     for result, shifted in zip(module(hidden_states), module(hidden_states[..., stride:, 2 * stride :])):
         assert_close(shifted[..., margin:, margin:], result[..., 1 + margin :, 2 + margin :])
@@ -635,7 +635,7 @@ def test_weights_of_float64_are_computed_in_float64():
 @every_windowed_module
 def test_half_precision_of_windowed_module_keeps_its_dtype_and_is_near_float32(dtype, tolerance, options):
     module, hidden_states = random_windowed_module(std=0.2, **options).to(dtype), random_map().to(dtype)
-    original = random_original(stride=module.stride).to(dtype)
+    original = random_original(stride=module.window_stride).to(dtype)
     pooled, sigma = module(hidden_states, original)
     expected, _ = module.float()(hidden_states.float(), original.float())
     assert pooled.dtype == dtype and sigma.dtype == torch.float32
@@ -680,7 +680,7 @@ def assert_autocast_is_near_float32(module, *inputs):
 @every_windowed_module
 def test_autocast_of_windowed_module_is_near_float32(options):
     module = random_windowed_module(std=0.2, **options).float()
-    original = random_original(stride=module.stride).float()
+    original = random_original(stride=module.window_stride).float()
     assert_autocast_is_near_float32(module, random_map().float(), original)
 
 
@@ -792,7 +792,7 @@ def test_a_gate_is_one_number_a_channel_and_starts_at_zero(module_class):
 def test_sigma_starts_at_half_its_range(options):
     module = WindowedContextPool(HIDDEN_SIZE, **{"pool_range": 0.7, **options})
     torch.nn.init.zeros_(module.proj.weight)
-    _, sigma = module(random_map().float(), random_original(stride=module.stride).float())
+    _, sigma = module(random_map().float(), random_original(stride=module.window_stride).float())
     assert_close(sigma, torch.full_like(sigma, module.pool_range * module.window * 0.5))
 
 
@@ -854,7 +854,7 @@ def test_global_module_takes_a_map_of_one_position_as_it_is():
 @every_windowed_module
 def test_an_example_is_the_same_alone_and_in_a_batch(options):
     module, hidden_states = random_windowed_module(**options), random_map()
-    original = random_original(stride=module.stride)
+    original = random_original(stride=module.window_stride)
     for in_the_batch, alone in zip(module(hidden_states, original), module(hidden_states[1:], original[1:])):
         assert_close(in_the_batch[1:], alone)
 
@@ -886,8 +886,8 @@ def test_an_error_tells_of_channels_that_heads_cannot_share():
 
 
 def test_the_modules_print_their_options():
-    windowed = WindowedContextPool(HIDDEN_SIZE, window=5, stride=2, pool_range=0.3)
-    assert "pool_range=0.3" in repr(windowed) and "window=5, stride=2" in repr(windowed)
+    windowed = WindowedContextPool(HIDDEN_SIZE, stride=2, window=5, pool_range=0.3)
+    assert "pool_range=0.3" in repr(windowed) and "window=5, window_stride=2" in repr(windowed)
     assert "pool_num_heads=3, pool_gate=True" in repr(GlobalContextPool(HIDDEN_SIZE, pool_num_heads=3, pool_gate=True))
 
 

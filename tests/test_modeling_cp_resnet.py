@@ -190,7 +190,7 @@ def test_the_stems_predictor_is_as_the_config_says(options, numbers):
     pool = model.embedder.pooler.context_pool
     assert pool.reduce.weight.shape == (6, 8, 1, 1)
     assert pool.conv.weight.shape == (6, 6, 5, 5) and pool.proj.weight.shape == (numbers, 6)
-    assert (pool.window, pool.stride, pool.pool_range) == (9, 2, 0.7)
+    assert (pool.window, pool.window_stride, pool.pool_range) == (9, 2, 0.7)
     assert pool.pool_max_offset == model.config.pool_max_offset
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from model_cases import CASES, ModelCase, every_family, images, text_inputs
+from model_cases import CASES, ModelCase, every_family, images, over, text_inputs
 from transformers.exporters import OnnxConfig, OnnxExporter, OnnxRuntimeDynamicConfig, OnnxRuntimeQuantizer
 
 from cp_transformers import CPResNetConfig, CPResNetModel
@@ -43,8 +43,17 @@ def batches(case: ModelCase):
 def test_the_graph_computes_what_the_model_does_for_other_shapes(case, tmp_path):
     # The graph of one layer, or of a small window, has fewer nodes, and is made in less time.
     smaller = {"num_hidden_layers": 1} if case.has_layers else {"pool_window": 3, "pool_max_offset": 1.0}
-    model = case.model(**{**case.variants["heads"], **smaller})
-    session = exported(model, tmp_path, case.inputs())
+    assert_the_graph_computes_what_the_model_does(case, case.model(**{**case.variants["heads"], **smaller}), tmp_path)
+
+
+@over([CASES["bert"][0], CASES["vit"][0]])
+def test_the_graph_of_a_model_that_drops_tokens_takes_other_shapes(case, tmp_path):
+    model = case.model(**{**case.variants["strided"], "num_hidden_layers": 1, "pool_strides": [2]})
+    assert_the_graph_computes_what_the_model_does(case, model, tmp_path)
+
+
+def assert_the_graph_computes_what_the_model_does(case: ModelCase, model, folder) -> None:
+    session = exported(model, folder, case.inputs())
     for inputs in [case.inputs(), *batches(case)]:
         with torch.no_grad():
             expected = model(**inputs)

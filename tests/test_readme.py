@@ -24,6 +24,7 @@ from cp_transformers.tasks.experiments import paired_interval, read_results, val
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+FASTER_MODELS = (ROOT / "docs" / "faster_models.md").read_text(encoding="utf-8")
 HEADS = ("one head", "two heads with offsets", "four heads with offsets")
 GENERAL = "bottleneck of as many parameters"
 BOTTLENECK = f"2 layers, {GENERAL} on the block"
@@ -41,9 +42,15 @@ STOCK, CUT, LESS_CUT = "BERT, 2 layers", "MiniLM, 2 layers", "MiniLM, 4 layers"
 
 @pytest.mark.slow
 def test_the_code_runs(tmp_path):
-    pages = [README, *((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("onnx.md", "sharing.md"))]
+    pages = [
+        README,
+        *(
+            (ROOT / "docs" / name).read_text(encoding="utf-8")
+            for name in ("onnx.md", "sharing.md", "faster_models.md")
+        ),
+    ]
     blocks = re.findall(r"```python\n(.*?)```", "\n".join(pages), flags=re.DOTALL)
-    assert len(blocks) == 10
+    assert len(blocks) == 11
     result = subprocess.run(
         [sys.executable, "-c", "\n".join(blocks)], cwd=tmp_path, capture_output=True, text=True, check=False
     )
@@ -52,6 +59,7 @@ def test_the_code_runs(tmp_path):
     assert "torch.Size([2, 4, 9])" in result.stdout  # the support sizes of two sentences, four heads, nine tokens
     assert "torch.Size([1, 4, 6, 6])" in result.stdout  # of an image, four heads, six by six patches
     assert "[torch.Size([1, 512, 12, 8]), torch.Size([1, 2048, 3, 2])]" in result.stdout
+    assert "[8, 8, 8, 5, 5, 5, 8]\ntorch.Size([1, 8, 384])" in result.stdout  # the tokens that each layer sees
     assert "\nTrue\ntorch.Size([1, 4, 8, 10])" in result.stdout  # equal logits; the pools of a larger image
 
 
@@ -368,6 +376,28 @@ def short_models_table(rows: list[dict[str, str]]) -> str:
     return "\n".join(lines)
 
 
+def strided_table(rows: list[dict[str, str]]) -> str:
+    """Throughputs in multiples of the stock model's, and what the multiplications that are left promise."""
+    stock = {row["group"]: float(row["gflops"]) for row in reversed(rows)}  # the first of a group comes last
+    lines = ["| model | by multiplications | forward | in training |", "|---|---|---|---|"]
+    for row in rows:
+        if row["pass"] == "forward" and row["ratio"] != "1.0":
+            name = f"{row['group']}: {row['model']}"
+            (trained,) = (
+                each["ratio"]
+                for each in rows
+                if (each["group"], each["model"], each["pass"]) == (row["group"], row["model"], "training")
+            )
+            promised = stock[row["group"]] / float(row["gflops"])
+            lines.append(f"| {name} | {promised:.2f} | {1 / float(row['ratio']):.2f} | {1 / float(trained):.2f} |")
+    return "\n".join(lines)
+
+
+def short_strided_table(rows: list[dict[str, str]]) -> str:
+    lines = strided_table(rows).splitlines()
+    return "\n".join([*lines[:2], *(line for line in lines[2:] if ": CP-" in line)])
+
+
 def profile_table(rows: list[dict[str, str]]) -> str:
     parts = ("pooling", "convolution", "prediction", "mixing", "arithmetic", "traffic")
     lines = [
@@ -496,6 +526,8 @@ def test_what_is_said_of_runtimes_is_what_results_hold():
         (short_cost_table, "benchmark_pooling", README),
         (short_models_table, "benchmark_models", README),
         (profile_table, "pooling_profile", RESULTS),
+        (strided_table, "benchmark_strided", RESULTS),
+        (short_strided_table, "benchmark_strided", FASTER_MODELS),
         (error_table, "linear_pool_error", RESULTS),
         (runtimes_table, "runtimes", RESULTS),
         (gpu_cost_table, "benchmark_pooling_cuda", RESULTS),
@@ -504,7 +536,8 @@ def test_what_is_said_of_runtimes_is_what_results_hold():
         (short_models_table, "benchmark_models_cuda", README),
     ],
     ids=[
-        *("pooling", "models", "pooling, short", "models, short", "profile", "error", "runtimes"),
+        *("pooling", "models", "pooling, short", "models, short", "profile", "strided", "strided, short", "error"),
+        "runtimes",
         *("pooling on a GPU", "models on a GPU", "pooling on a GPU, short", "models on a GPU, short"),
     ],
 )

@@ -17,7 +17,9 @@ class CapturedError(Exception):
     """Ends the compilation."""
 
 
-@pytest.mark.parametrize("options", [{}, {"pool_num_heads": 4, "pool_max_offset": 2.0, "pool_gate": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"pool_num_heads": 4, "pool_max_offset": 2.0, "pool_gate": True}, {"stride": 2}]
+)
 def test_the_kernels_are_captured_whole(options, monkeypatch):
     monkeypatch.setattr(module, "choose_implementation", lambda *args: "triton")
     monkeypatch.setattr(torch.utils._triton, "has_triton", lambda: True)  # as on a GPU, to know a kernel as such

@@ -52,12 +52,16 @@ def check(pool, tensors, tolerance=5e-5, mask=None, **options):
     valid = 1 if mask is None else mask[..., None]
     dense = with_gradients(context_pool, [each.double() for each in tensors], grad * valid, mask=mask, **options)
     dense["pooled"] = dense["pooled"] * valid
+    compare(ours, dense, tensors, tolerance)
+    return ours
+
+
+def compare(ours, dense, tensors, tolerance=5e-5):
     for name, expected in dense.items():
         number, like = ours[name], tensors[NAMES.index(name) if name in NAMES else 0]
         assert number.dtype == like.dtype, name
         error = (number.double() - expected).abs().max().item()
         assert error <= tolerance * expected.abs().max().item() + 1e-6, f"{name}: off by {error}"
-    return ours
 
 
 @pytest.mark.parametrize("gate", [False, True])
@@ -291,6 +295,146 @@ def test_autocast_casts_the_tokens(small_blocks, triton_device):
         pooled = small_blocks.triton_context_pool(*tensors)
     assert pooled.dtype == torch.bfloat16
     assert torch.equal(pooled, small_blocks.triton_context_pool(tensors[0].bfloat16(), *tensors[1:]))
+
+
+# Groups of tokens in the queries' place
+
+
+def make_strided_inputs(num_tokens, stride, grid_size=None, num_heads=2, width=5, groups=None, **options):
+    """`hidden_states`, `weights`, `sigma` and `offsets`, the last two of groups."""
+    groups = groups or math.prod(math.ceil(side / stride) for side in grid_size or (num_tokens,))
+    tensors = make_inputs(num_tokens, num_heads, width, num_dims=1 if grid_size is None else 2, **options)
+    return [*tensors[:2], *(each[:, :, :groups].contiguous() for each in tensors[2:])]
+
+
+@pytest.fixture
+def strided_check(small_blocks, monkeypatch):
+    """Compares results and gradients of [`context_pool`] with those of the dense form, relative to the largest number
+    of each."""
+    monkeypatch.setitem(sys.modules, "cp_transformers.triton_pool", small_blocks)
+    monkeypatch.setattr(sys.modules[ContextPool.__module__], "choose_implementation", lambda chosen, *args: chosen)
+
+    def check_strided(tensors, tolerance=5e-5, **options):
+        grad = torch.randn(*tensors[0].shape[:1], tensors[2].shape[-1], tensors[0].shape[-1])
+        ours = with_gradients(context_pool, tensors, grad, implementation="triton", **options)
+        exact = [each.double() for each in tensors]
+        dense = with_gradients(context_pool, exact, grad, implementation="dense", **options)
+        compare(ours, dense, tensors, tolerance)
+        return ours
+
+    return check_strided
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "stride", "masked"), [(70, 2, False), (71, 2, True), (100, 3, True), (5, 8, False)]
+)
+def test_groups_of_a_sequence(strided_check, num_tokens, stride, masked):
+    mask = None
+    if masked:  # on the right and, with whole groups among them, inner holes; and on the left
+        mask = torch.ones(2, num_tokens, dtype=torch.bool)
+        mask[0, num_tokens - 2 :] = mask[0, 25:34] = mask[1, :3] = False
+    strided_check(make_strided_inputs(num_tokens, stride, num_heads=1), mask=mask, stride=stride)
+
+
+@pytest.mark.parametrize(("grid_size", "stride"), [((9, 15), 2), ((7, 11), 3), ((1, 1), 2), ((4, 10), 2)])
+def test_groups_of_a_grid(strided_check, grid_size, stride):
+    num_tokens = math.prod(grid_size)
+    mask = torch.ones(2, num_tokens, dtype=torch.bool)
+    mask[0, num_tokens // 3 : num_tokens - 3] = False
+    strided_check(make_strided_inputs(num_tokens, stride, grid_size), mask=mask, grid_size=grid_size, stride=stride)
+
+
+def test_groups_without_offsets(strided_check):
+    strided_check(make_strided_inputs(20, 2)[:3], stride=2)
+    strided_check(make_strided_inputs(15, 2, (3, 5))[:3], grid_size=(3, 5), stride=2)
+
+
+@pytest.mark.parametrize("stride", [2, 3])
+def test_groups_of_packed_rows(strided_check, stride):
+    segments = torch.tensor([[0] * 7 + [3] * 20 + [-1] * 13, [0] * 1 + [1] * 2 + [2] * 30 + [3] * 7])
+    mask = torch.ones(2, 40, dtype=torch.bool)
+    mask[0, 30:] = mask[1, 5:9] = False
+    groups = [[7, 20, 3], [1, 2, 30, 7]]
+    longest = max(sum(math.ceil(length / stride) for length in row) for row in groups)
+    tensors = make_strided_inputs(40, stride, groups=longest)
+    strided_check(tensors, mask=mask, segments=segments, stride=stride)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 2e-2), (torch.float16, 3e-3)], ids=str)
+def test_groups_in_half_precision(strided_check, dtype, tolerance):
+    tensors = make_strided_inputs(140, 2, num_heads=1, width=20)
+    strided_check([tensors[0].to(dtype), *tensors[1:]], tolerance, stride=2)
+
+
+@pytest.mark.parametrize("case", ["own tokens differ", "outweighed", "spread", "offsets", "rows"])
+def test_no_block_that_matters_to_a_group_is_left_out(strided_check, case):
+    """Of narrow pools beside which blocks are small."""
+    grid_size = (12, 15) if case == "rows" else None
+    tensors = make_strided_inputs(180, 2, grid_size, num_heads=1, width=4, batch_size=1, spread=0.1)
+    tensors[2] = tensors[2].clamp(max=1.5)
+    weights, sigma, offsets = tensors[1:]
+    if case == "own tokens differ":  # one token of each group, in turn the first and the last
+        weights[..., ::4] -= 30.0
+        weights[..., 3::4] -= 30.0
+    if case == "outweighed":
+        sigma *= 8
+        weights[..., 170] += 60.0
+    if case == "spread":
+        weights *= 200
+        sigma.copy_(0.2 * 100 ** torch.rand_like(sigma))  # from 0.2 to 20
+    if case in ("offsets", "rows"):
+        offsets[:, :, :40, 0] += 50.0 if case == "offsets" else 4.0
+    strided_check(tensors, 2e-4, grid_size=grid_size, stride=2)
+
+
+def test_blocks_far_from_groups_are_left_out(small_blocks):
+    hidden_states, weights, sigma, offsets = make_strided_inputs(300, 2, num_heads=1, width=4, batch_size=1)
+    tensors = [each.requires_grad_() for each in (hidden_states, weights, sigma.clamp(max=1.5), offsets)]
+    pooled = small_blocks.triton_context_pool(*tensors, stride=2)
+    first, end = pooled.grad_fn.saved_tensors[-1]
+    num_blocks = end[-1]
+    assert len(first) == 5 and num_blocks == 10  # of groups, and of tokens
+    assert ((end - first) <= 4).all()
+
+
+@pytest.mark.parametrize("grid_size", [None, (5, 8)], ids=["sequence", "grid"])
+def test_groups_without_a_valid_token_are_zero(small_blocks, grid_size):
+    mask = torch.zeros(2, 40, dtype=torch.bool)
+    mask[0, 32:35] = True
+    tensors = make_strided_inputs(40, 2, grid_size)
+    tensors[0] = tensors[0] * mask[..., None]
+    options = {"mask": mask, "grid_size": grid_size, "stride": 2}
+    groups = tensors[2].shape[-1]
+    ours = with_gradients(small_blocks.triton_context_pool, tensors, torch.randn(2, groups, 10), **options)
+    valid = torch.zeros(2, groups, dtype=torch.bool)
+    valid[0, [16, 17] if grid_size is None else [8, 9]] = True
+    for number in (ours["pooled"], ours["sigma"].transpose(1, 2), ours["offsets"].transpose(1, 2)):
+        assert (number[~valid] == 0).all() and number[valid].any()
+    assert (ours["weights"].transpose(1, 2)[~mask] == 0).all() and (ours["hidden_states"][~mask] == 0).all()
+
+
+@pytest.mark.parametrize("grid_size", [None, (3, 5)], ids=["sequence", "grid"])
+def test_second_derivatives_of_groups_are_those_of_the_dense_form(strided_check, grid_size):
+    mask, direction = torch.ones(2, 15, dtype=torch.bool), torch.randn(2, 8 if grid_size is None else 6, 10)
+    mask[0, 11:] = False
+    found = []
+    tensors = make_strided_inputs(15, 2, grid_size)
+    for implementation, dtype in (("triton", torch.float32), ("dense", torch.float64)):
+        inputs = [each.to(dtype).requires_grad_() for each in tensors]
+        options = {"mask": mask, "grid_size": grid_size, "stride": 2, "implementation": implementation}
+        grads = torch.autograd.grad((context_pool(*inputs, **options) * direction).sum(), inputs, create_graph=True)
+        found.append([*grads, *torch.autograd.grad(sum(each.square().sum() for each in grads), inputs)])
+    for ours, dense in zip(*found):
+        assert_close(ours.double(), dense, rtol=1e-4, atol=1e-4 * dense.abs().max().item())
+
+
+def test_the_strided_module_trains(strided_check, monkeypatch):
+    hidden_states, mask = torch.randn(2, 21, 8), torch.ones(2, 21, dtype=torch.bool)
+    mask[0, :4] = False
+    pool, direction, found = ContextPool(8, pool_num_heads=2, stride=2), torch.randn(2, 11, 8), []
+    for pool.pool_implementation in ("dense", "triton"):
+        found.append(torch.autograd.grad((pool(hidden_states, mask)[0] * direction).sum(), list(pool.parameters())))
+    assert_close(found[1], found[0], rtol=1e-3, atol=1e-4)
 
 
 def test_errors(small_blocks):

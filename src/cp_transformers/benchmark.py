@@ -368,11 +368,14 @@ def main(args: Sequence[str] | None = None) -> None:
         description="Measure what pooling costs, side by side in one process. The suite `pooling` compares one "
         "layer's pooling with the block that it is put before, forward and in training, for the shapes of "
         f"{', '.join(dict.fromkeys(shape.model for shape in blocks()))}; `models` whole models with stock ones, with "
-        "fewer layers of these, and with what else transformers has. Each takes up to ten minutes on two cores, on a "
-        "GPU less. With --models it compares checkpoints of your own. Run it with nothing else on the machine.",
+        "fewer layers of these, and with what else transformers has; `strided` those that keep fewer tokens. "
+        "Each takes up to ten minutes on two cores, on a GPU less. With --models it compares checkpoints of your own. "
+        "Run it with nothing else on the machine.",
     )
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--suite", choices=("pooling", "models"), default="pooling", help="default: %(default)s")
+    what.add_argument(
+        "--suite", choices=("pooling", "models", "strided"), default="pooling", help="default: %(default)s"
+    )
     what.add_argument(
         "--models",
         nargs="+",
@@ -438,6 +441,9 @@ def main(args: Sequence[str] | None = None) -> None:
     if options.suite == "pooling":
         run_pooling(output, options.rounds, options.threads, seconds=20.0, device=options.device)
     else:
+        from .benchmark_strided import run_strided
+
         keep_freed_memory()
-        run_models(output, options.rounds, options.threads, seconds=35.0, device=options.device)
+        run_whole = run_models if options.suite == "models" else run_strided
+        run_whole(output, options.rounds, options.threads, seconds=35.0, device=options.device)
     print(f"\nWritten to {output} and {output.with_suffix('.png')}.")

@@ -101,13 +101,15 @@ def pooling_weights(
         token; and so are weights of at most `MIN_WEIGHT`. Rows of groups without a valid token are zero.
 
     Raises:
-        ValueError: `grid_size` does not hold as many positions as there are tokens, or `offsets` or `sigma` has the
-            wrong shape.
+        ValueError: `grid_size` does not hold as many positions as there are tokens; `offsets` or `sigma` has the wrong
+            shape; `stride` is less than 1; or, with a `stride`, there are segments in a grid or in a traced graph.
     """
-    if stride == 1:
-        return _pooling_weights(weights, sigma, offsets, mask, grid_size, segments)
     num_tokens = weights.shape[-1]
     _check_grid(grid_size, num_tokens)
+    _check_offsets(offsets, grid_size)
+    _check_stride(stride, grid_size, segments)
+    if stride == 1:
+        return _pooling_weights(weights, sigma, offsets, mask, grid_size, segments)
     mask = None if mask is None else mask.bool()
     layout = lay_out(mask, segments, stride) if grid_size is None else None
     if layout is not None:
@@ -169,8 +171,6 @@ def _pooling_weights(
     # From token j to token i, exact in floating point however long the sequence; (tokens, tokens) a dimension.
     distances = [centre[:, None] - position for centre, position in zip(centres, positions)]
     if offsets is not None:
-        if offsets.shape[-1] != len(positions):
-            raise ValueError(f"offsets need {len(positions)} coordinates a token, not {offsets.shape[-1]}.")
         distances = [distance + offset[..., None] for distance, offset in zip(distances, offsets.to(dtype).unbind(-1))]
     squared_distance = distances[0] ** 2 if len(distances) == 1 else distances[0] ** 2 + distances[1] ** 2
 
@@ -200,8 +200,8 @@ def context_pool(
     """Pools `hidden_states` of shape `(batch, tokens, channels)` with the weights of [`pooling_weights`].
 
     Head `h` of `heads` pools the `h`-th of `heads` equal slices of the channels. The result has the shape and dtype of
-    `hidden_states`; with a `stride` the shape is `(batch, groups, channels)`, and groups without a valid token are
-    zero. What `hidden_states` and `weights` hold at invalid tokens, NaN included, reaches neither the result nor a
+    `hidden_states`; with a `stride` its shape is `(batch, groups, channels)`, with zeros at groups without a valid
+    token. What `hidden_states` and `weights` hold at invalid tokens, NaN included, reaches neither the result nor a
     gradient; an example without any valid token gives zeros.
 
     Of the implementations, which differ in cost alone,
@@ -233,9 +233,8 @@ def context_pool(
     if hidden_states.shape[-1] % num_heads:
         raise ValueError(f"{hidden_states.shape[-1]} channels cannot be split into {num_heads} pooling heads.")
     _check_grid(grid_size, hidden_states.shape[1])
-    num_dims = 1 if grid_size is None else 2
-    if offsets is not None and offsets.shape[-1] != num_dims:
-        raise ValueError(f"offsets need {num_dims} coordinates a token, not {offsets.shape[-1]}.")
+    _check_offsets(offsets, grid_size)
+    _check_stride(stride, grid_size, segments)
     if stride > 1:
         mask = None if mask is None else mask.bool()
         if grid_size is None and (layout := lay_out(mask, segments, stride)) is not None:
@@ -552,11 +551,8 @@ class ContextPool(BaseContextPool):
     def sizes_and_offsets(
         self, numbers: torch.Tensor, extent: float | torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`sigma` and, where predicted, `offsets` of what [`predict_numbers`] gives, for pools that reach at most
-        `pool_range * extent`, or by the stride."""
-        if self.stride > 1:
-            sigma = self.stride * (MIN_STRIDED_SIGMA + STRIDED_SIGMA_RANGE * numbers[..., 1].sigmoid())
-            return sigma, self.pool_max_offset * numbers[..., 2:].tanh()
+        """`sigma` and, where predicted, `offsets` of what [`predict_numbers`] gives, for pools of tokens that reach at
+        most `pool_range * extent`."""
         sigma = (self.pool_range * extent * numbers[..., 1].sigmoid()).clamp(min=MIN_SIGMA)
         return sigma, self.pool_max_offset * numbers[..., 2:].tanh() if self.pool_max_offset else None
 
@@ -580,7 +576,8 @@ class ContextPool(BaseContextPool):
             each = numbers.movedim(-1, 2).flatten(1, 2)  # (batch, heads * numbers, tokens)
             means = group_means(each, None if mask is None else mask.bool(), grid_size, self.stride)
             means = means.unflatten(1, (self.pool_num_heads, self.numbers_a_head)).movedim(2, -1)
-            return numbers[..., 0], *self.sizes_and_offsets(means, 0)
+            sigma = self.stride * (MIN_STRIDED_SIGMA + STRIDED_SIGMA_RANGE * means[..., 1].sigmoid())
+            return numbers[..., 0], sigma, self.pool_max_offset * means[..., 2:].tanh()
         extent: float | torch.Tensor
         if grid_size is not None and torch.jit.is_tracing():  # to which max() would be that of the example
             extent = torch.maximum(*map(torch.as_tensor, grid_size))
@@ -717,6 +714,19 @@ def _check_tokens(hidden_states: torch.Tensor) -> None:
 def _check_grid(grid_size: tuple[int, int] | None, num_tokens: int) -> None:
     if grid_size is not None and grid_size[0] * grid_size[1] != num_tokens:
         raise ValueError(f"grid_size {grid_size[0]} x {grid_size[1]} does not hold {num_tokens} tokens.")
+
+
+def _check_offsets(offsets: torch.Tensor | None, grid_size: tuple[int, int] | None) -> None:
+    num_dims = 1 if grid_size is None else 2
+    if offsets is not None and offsets.shape[-1] != num_dims:
+        raise ValueError(f"offsets need {num_dims} coordinates a token, not {offsets.shape[-1]}.")
+
+
+def _check_stride(stride: int, grid_size: tuple[int, int] | None, segments: torch.Tensor | None) -> None:
+    if stride < 1:
+        raise ValueError(f"stride must be at least 1, not {stride}.")
+    if stride > 1 and grid_size is not None and segments is not None:
+        raise ValueError("With a stride, segments are for sequences.")
 
 
 def _same_segment(segments: torch.Tensor) -> torch.Tensor:

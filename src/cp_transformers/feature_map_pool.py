@@ -121,7 +121,7 @@ class WindowedContextPool(ContextPool):
         super().__init__(hidden_size, num_dims=2, **options)
         _check_window(window)
         self.window = window
-        self.stride = stride
+        self.window_stride = stride
 
     def forward(  # type: ignore[override]
         self, hidden_states: torch.Tensor, original: torch.Tensor | None = None
@@ -137,14 +137,16 @@ class WindowedContextPool(ContextPool):
             input positions, `(batch, heads, out_rows, out_columns)` in float32.
         """
         numbers = self.predict_numbers(hidden_states).unflatten(2, hidden_states.shape[-2:])
-        sigma, offsets = self.sizes_and_offsets(numbers[:, :, :: self.stride, :: self.stride], self.window)
+        sigma, offsets = self.sizes_and_offsets(
+            numbers[:, :, :: self.window_stride, :: self.window_stride], self.window
+        )
         pooled = windowed_context_pool(
-            hidden_states, numbers[..., 0], sigma, offsets, window=self.window, stride=self.stride
+            hidden_states, numbers[..., 0], sigma, offsets, window=self.window, stride=self.window_stride
         )
         return _gated(self.gate, pooled, original), sigma
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, window={self.window}, stride={self.stride}"
+        return f"{super().extra_repr()}, window={self.window}, window_stride={self.window_stride}"
 
 
 class GlobalContextPool(BaseContextPool):

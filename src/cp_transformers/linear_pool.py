@@ -81,7 +81,7 @@ def linear_context_pool(
 
     # In what follows (batch, heads, rows, columns, ...), where a sequence is one row.
     values = hidden_states.unflatten(1, (rows, columns)).unflatten(-1, (num_heads, -1)).permute(0, 3, 1, 2, 4)
-    groups = (-(-rows // stride) if num_dims == 2 else 1, -(-columns // stride))
+    groups = ((rows + stride - 1) // stride, (columns + stride - 1) // stride)
     log_weights, sigma = log_weights.unflatten(-1, (rows, columns)), sigma.to(dtype).unflatten(-1, groups)
     if offsets is not None:
         offsets = offsets.to(dtype).unflatten(-2, groups)
@@ -172,10 +172,10 @@ class Cells:
         max_offset: float,
         stride: int = 1,
     ) -> torch.Tensor:
-        """What the `selected` tokens, `(batch, heads, rows, columns)`, pool from these cells; zeros at all others. Or
-        what groups pool, whose middles are `stride` tokens apart."""
+        """What the `selected` tokens, `(batch, heads, rows, columns)`, pool from these cells; zeros at all others.
+        With a stride, groups in their place, whose middles are `stride` tokens apart."""
         rows, columns = sigma.shape[2:]
-        # A block of tokens, or groups, is one of `height` x `width` on `cells_high` rows of `cells_wide` cells.
+        # A block of tokens is one of `height` x `width` tokens, or groups, on `cells_high` rows of `cells_wide` cells.
         cells_high, height = 1, 1
         if num_dims == 2:
             tokens_high = math.lcm(self.spacing, stride)

@@ -119,17 +119,19 @@ def _reduce(
     prefix, kept = start, None
     others = None if attended is None else attended[:, :start]
     apart = None if mask is None or start or num_kept == 0 else ~mask if attended is None else attended & ~mask
+    index = torch.arange(num_tokens, device=states.device)[None]
     if apart is not None:  # the tokens that are not pooled may be anywhere
-        prefix = int(apart.sum(dim=1).max()) if num_kept is None else num_kept
-        kept = (~apart).to(torch.uint8).argsort(dim=1, stable=True)[:, :prefix]
-        others = apart.gather(1, kept)
+        count = apart.sum(dim=1, keepdim=True)
+        prefix = int(count.max()) if num_kept is None else num_kept
+        target = torch.where(apart, apart.cumsum(dim=1) - 1, prefix)  # the pooled ones go where nobody looks
+        kept = index.new_zeros(batch_size, prefix + 1).scatter(1, target, index.expand(batch_size, -1))[:, :prefix]
+        others = torch.arange(prefix, device=states.device) < count
     layout = lay_out(mask, segments, stride) if grid_size is None else None
     if layout is not None:
         mask, segments = layout.mask, layout.segments
 
     rows, columns = group_grid(grid_size, num_tokens - start if mask is None else mask.shape[1], stride)
     groups = None if mask is None else valid_groups(mask, grid_size, stride)
-    index = torch.arange(num_tokens, device=states.device)[None]
     if grid_size is None:
         goes = (index - start if layout is None else F.pad(layout.places, (start, 0))) // stride
     else:

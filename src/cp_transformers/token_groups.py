@@ -94,17 +94,20 @@ def _lay_out_packed(mask: torch.Tensor | None, segments: torch.Tensor, stride: i
 
 def group_grid(grid_size: tuple[int, int] | None, num_tokens: int, stride: int) -> tuple[int, int]:
     """The (rows, columns) of groups; a sequence is one row."""
-    rows, columns = grid_size or (1, num_tokens)
-    return rows if grid_size is None else -(-rows // stride), -(-columns // stride)
+    # Everywhere in this one form: an exporter must see that counts of groups are equal for any number of tokens.
+    down, across = ((side + stride - 1) // stride for side in grid_size or (1, num_tokens))
+    return down, across
 
 
 def in_groups(numbers: torch.Tensor, grid_size: tuple[int, int] | None, stride: int) -> torch.Tensor:
     """From `(..., tokens)` to `(..., groups, tokens of a group)`, with zeros beyond the ends."""
+    num_tokens = numbers.shape[-1]
+    down, across = group_grid(grid_size, num_tokens, stride)
     if grid_size is None:
-        return F.pad(numbers, (0, -numbers.shape[-1] % stride)).unflatten(-1, (-1, stride))
+        return F.pad(numbers, (0, across * stride - num_tokens)).unflatten(-1, (across, stride))
     rows, columns = grid_size
-    numbers = F.pad(numbers.unflatten(-1, (rows, columns)), (0, -columns % stride, 0, -rows % stride))
-    squares = numbers.unflatten(-1, (-1, stride)).unflatten(-3, (-1, stride)).transpose(-3, -2)
+    numbers = F.pad(numbers.unflatten(-1, (rows, columns)), (0, across * stride - columns, 0, down * stride - rows))
+    squares = numbers.unflatten(-1, (across, stride)).unflatten(-3, (down, stride)).transpose(-3, -2)
     return squares.flatten(-2).flatten(-3, -2)
 
 

@@ -20,10 +20,13 @@ and the offsets are sums of `dlogit_ij` times each distance's difference from it
 what is left of two terms that nearly cancel: so `delta_i` is corrected by that sum. Nothing is added up by atomics:
 results do not change from run to run.
 
-Blocks of keys are left out where no query of a block can give them a weight above exp(-MARGIN). As a valid query
-enters its own pool, and no weight is above the largest `w` of the row, that is where
+With a stride, a query is a group: `STRIDE` tokens, or a square of `STRIDE` x `STRIDE`, around whose middle its centre
+stands. Without one it is a group of one token.
 
-    |centre_i - position_j|^2 > |offset_i|^2 + 2 sigma_i^2 (max_k w_k - w_i + MARGIN)
+Blocks of keys are left out where no query of a block can give them a weight above exp(-MARGIN). As the valid tokens
+`k` of a group enter its pool, and no weight is above the largest `w` of the row, that is where, for any of them,
+
+    |centre_i - position_j|^2 > |centre_i - position_k|^2 + 2 sigma_i^2 (max w - w_k + MARGIN)
 
 On a grid the rows between them are the distance.
 """
@@ -33,6 +36,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+
+from .token_groups import group_grid, valid_groups
 
 
 # transformers looks through the code of a checkpoint on the Hub, and refuses all of it where a package is missing that
@@ -67,24 +72,31 @@ def triton_context_pool(
     mask: torch.Tensor | None = None,
     grid_size: tuple[int, int] | None = None,
     segments: torch.Tensor | None = None,
+    stride: int = 1,
 ) -> torch.Tensor:
     """What [`~cp_transformers.context_pool.context_pool`] computes, in memory that grows with the tokens only.
 
-    All but the products with `hidden_states` is computed in float32, and those are added up in it. Invalid tokens get
-    zeros. Under autocast the tokens are cast to its dtype first, as in the products of the dense form.
+    All but the products with `hidden_states` is computed in float32, and those are added up in it. Invalid tokens, and
+    groups without a valid token, get zeros. Under autocast the tokens are cast to its dtype first, as in the products
+    of the dense form.
 
     Args:
         hidden_states: `(batch, tokens, channels)`, in float32, bfloat16 or float16; zero where `mask` is False.
         weights: `(batch, heads, tokens)`, the logarithm of each token's weight in anybody's pool.
-        sigma: `(batch, heads, tokens)`, positive, the width of each token's Gaussian in positions.
+        sigma: `(batch, heads, tokens)`, positive, the width of each token's Gaussian in positions; with a `stride`
+            `(batch, heads, groups)`, each group's.
         offsets: `(batch, heads, tokens, 1)` for a sequence, `(batch, heads, tokens, 2)` (rows, columns) for a grid:
-            the centre of each token's Gaussian relative to the token, in positions. None: the token itself.
+            the centre of each token's Gaussian relative to the token, in positions. None: the token itself. With a
+            `stride` there are as many as groups, each relative to the middle of the group's positions.
         mask: `(batch, tokens)`, boolean or 0/1, True where a token is valid. None: all are.
         grid_size: (rows, columns) of a grid whose tokens come row by row. None: the tokens are a sequence.
-        segments: `(batch, tokens)`, integers: tokens with different ones do not pool each other. None: all may.
+        segments: `(batch, tokens)`, integers: tokens with different ones do not pool each other. None: all may. With
+            a `stride` they must be equal within each group of a sequence; a grid has none.
+        stride: the positions of a group, along each dimension, one group after the other from the first position on.
 
     Returns:
-        The pooled tokens, of the shape and dtype of `hidden_states`, under autocast of its dtype.
+        The pooled tokens, of the shape and dtype of `hidden_states`, under autocast of its dtype; with a `stride`
+        `(batch, groups, channels)`.
 
     Raises:
         ValueError: the channels are not divisible by the number of heads, `grid_size` does not hold as many positions
@@ -101,9 +113,10 @@ def triton_context_pool(
     if offsets is not None and offsets.shape[-1] != num_dims:
         raise ValueError(f"offsets need {num_dims} coordinates a token, not {offsets.shape[-1]}.")
 
-    size = hidden_states.shape[0], weights.shape[1], num_tokens
-    weights, sigma = weights.expand(size), sigma.expand(size)
-    offsets = None if offsets is None else offsets.expand(*size, num_dims)
+    size = hidden_states.shape[0], weights.shape[1]
+    num_groups = math.prod(group_grid(grid_size, num_tokens, stride))
+    weights, sigma = weights.expand(*size, num_tokens), sigma.expand(*size, num_groups)
+    offsets = None if offsets is None else offsets.expand(*size, num_groups, num_dims)
     segments = None if segments is None else segments.expand(size[0], num_tokens)
     if torch.is_autocast_enabled(hidden_states.device.type):  # as for the products of the dense form
         hidden_states = hidden_states.to(torch.get_autocast_dtype(hidden_states.device.type))
@@ -113,14 +126,13 @@ def triton_context_pool(
     columns = 0 if grid_size is None else grid_size[1]
     offsets = None if offsets is None else offsets.float().contiguous()
     segments = None if segments is None else segments.contiguous()
-    return _TritonPool.apply(
-        hidden_states.contiguous(), log_weights.contiguous(), sigma.float().contiguous(), offsets, segments, columns
-    )
+    inputs = hidden_states.contiguous(), log_weights.contiguous(), sigma.float().contiguous(), offsets, segments
+    return _TritonPool.apply(*inputs, columns, stride)
 
 
 class _TritonPool(torch.autograd.Function):
     """From `(batch, tokens, channels)`; `(batch, heads, tokens)`, -infinity at invalid tokens; `(batch, heads,
-    tokens)`; `(batch, heads, tokens, dims)` or None; and `(batch, tokens)` or None: all contiguous."""
+    groups)`; `(batch, heads, groups, dims)` or None; and `(batch, tokens)` or None: all contiguous."""
 
     @staticmethod
     def forward(
@@ -131,29 +143,35 @@ class _TritonPool(torch.autograd.Function):
         offsets: torch.Tensor | None,
         segments: torch.Tensor | None,
         columns: int,
+        stride: int,
     ) -> torch.Tensor:
-        num_heads, num_tokens = log_weights.shape[1:]
+        batch_size, num_heads, num_groups = sigma.shape
+        num_tokens = log_weights.shape[2]
         width = hidden_states.shape[-1] // num_heads
         block_tokens, block_channels = BLOCK_TOKENS, BLOCK_CHANNELS
         if hidden_states.dtype == torch.float32:
             block_tokens, block_channels = block_tokens // 2, max(16, block_channels // 4)
         block_tokens = min(block_tokens, max(STEP, triton.next_power_of_2(num_tokens)))
         block_channels = min(block_channels, max(16, triton.next_power_of_2(width)))
-        blocks, channel_blocks = triton.cdiv(num_tokens, block_tokens), triton.cdiv(width, block_channels)
+        blocks, channel_blocks = triton.cdiv(num_groups, block_tokens), triton.cdiv(width, block_channels)
         # Blocks of tokens first: programs that run at the same time share their example's tokens in the cache.
-        ctx.grid = log_weights.shape[0] * num_heads * blocks, channel_blocks
+        ctx.grid = batch_size * num_heads * blocks, channel_blocks
+        ctx.key_grid = batch_size * num_heads * triton.cdiv(num_tokens, block_tokens), channel_blocks
+        ctx.blocks = triton.next_power_of_2(blocks)
         ctx.sizes = num_tokens, num_heads, width, columns
         ctx.options = {
             "GRID": columns > 0,
             "OFFSETS": offsets is not None,
             "SEGMENTS": segments is not None,
+            "STRIDE": stride,
             "BLOCK_TOKENS": block_tokens,
             "STEP": min(STEP, block_tokens),
             "BLOCK_CHANNELS": block_channels,
             **LAUNCH,
         }
 
-        pooled, log_sums = torch.empty_like(hidden_states), torch.empty_like(log_weights)
+        pooled = hidden_states.new_empty(batch_size, num_groups, hidden_states.shape[-1])
+        log_sums = torch.empty_like(sigma)
         # For each block of queries, the first of the blocks of keys that it pools, and the end of those.
         reached = log_weights.new_empty(2, ctx.grid[0], dtype=torch.int32)
         inputs = hidden_states, log_weights, sigma, offsets, segments
@@ -167,7 +185,7 @@ class _TritonPool(torch.autograd.Function):
         *inputs, pooled, log_sums, reached = ctx.saved_tensors
         # For create_graph, and for batches of gradients: the dense form has second derivatives, and can be vectorised.
         if torch.is_grad_enabled() or _is_vectorised(grad):
-            return *_dense_grads(inputs, grad, ctx.sizes), None, None
+            return *_dense_grads(inputs, grad, ctx.sizes, ctx.options["STRIDE"]), None, None, None
         hidden_states, log_weights, sigma, offsets, _ = inputs
         inputs += [grad.contiguous(), log_sums]
         deltas, sigma_grads, hidden_grads = (torch.empty_like(each) for each in (sigma, sigma, hidden_states))
@@ -179,9 +197,11 @@ class _TritonPool(torch.autograd.Function):
             _query_grads_kernel[ctx.grid[:1]](
                 *inputs, pooled, deltas, sigma_grads, offset_grads, *reached, *ctx.sizes, **options
             )
-            options = ctx.options | {"BLOCKS": triton.next_power_of_2(ctx.grid[0] // log_weights[..., 0].numel())}
-            _key_grads_kernel[ctx.grid](*inputs, deltas, hidden_grads, weight_grads, *reached, *ctx.sizes, **options)
-        return hidden_grads, weight_grads.sum(dim=2), sigma_grads, offset_grads, None, None
+            options = ctx.options | {"BLOCKS": ctx.blocks}
+            _key_grads_kernel[ctx.key_grid](
+                *inputs, deltas, hidden_grads, weight_grads, *reached, *ctx.sizes, **options
+            )
+        return hidden_grads, weight_grads.sum(dim=2), sigma_grads, offset_grads, None, None, None
 
 
 def _is_vectorised(grad: torch.Tensor) -> bool:
@@ -193,9 +213,11 @@ def _launched_on(device: torch.device) -> AbstractContextManager:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-def _dense_grads(inputs: list[torch.Tensor], grad: torch.Tensor, sizes: tuple[int, ...]) -> list[torch.Tensor | None]:
+def _dense_grads(
+    inputs: list[torch.Tensor], grad: torch.Tensor, sizes: tuple[int, ...], stride: int
+) -> list[torch.Tensor | None]:
     """The gradients of all but the segments, as part of a graph."""
-    from .context_pool import context_pool
+    from .context_pool import _mix, _pooling_weights
 
     hidden_states, log_weights, sigma, offsets, segments = inputs
     num_tokens, _, _, columns = sizes
@@ -203,8 +225,9 @@ def _dense_grads(inputs: list[torch.Tensor], grad: torch.Tensor, sizes: tuple[in
     grid_size = (num_tokens // columns, columns) if columns else None
     wanted = [each for each in inputs[:4] if each is not None and each.requires_grad]
     with torch.enable_grad():
-        pooled = context_pool(hidden_states, log_weights, sigma, offsets, mask, grid_size, segments, "dense")
-        found = iter(torch.autograd.grad(pooled * mask[..., None], wanted, grad, create_graph=True))
+        p = _pooling_weights(log_weights, sigma, offsets, mask, grid_size, segments, stride)
+        pooled = _mix(hidden_states, p) * valid_groups(mask, grid_size, stride)[..., None]
+        found = iter(torch.autograd.grad(pooled, wanted, grad, create_graph=True))
     return [next(found) if each is not None and each.requires_grad else None for each in inputs[:4]]
 
 
@@ -212,16 +235,18 @@ def _dense_grads(inputs: list[torch.Tensor], grad: torch.Tensor, sizes: tuple[in
 def _pool_kernel(
     hidden_states, log_weights, sigma, offsets, segments, pooled, log_sums, first_blocks, end_blocks,
     num_tokens, num_heads, width, columns,
-    GRID: tl.constexpr, OFFSETS: tl.constexpr, SEGMENTS: tl.constexpr,
+    GRID: tl.constexpr, OFFSETS: tl.constexpr, SEGMENTS: tl.constexpr, STRIDE: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr, STEP: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    row, queries = _row_and_tokens(num_tokens, BLOCK_TOKENS)
+    num_groups = _num_groups(num_tokens, columns, GRID, STRIDE)
+    row, queries = _row_and_tokens(num_groups, BLOCK_TOKENS)
     queries = queries[:, None]
     channels = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)[None, :]
-    gaussians = _gaussians(sigma, offsets, segments, row, queries, num_tokens, num_heads, GRID, OFFSETS, SEGMENTS)
-    query_weight = _log_weights(log_weights, row, queries, num_tokens)
-    first, end = _reached_keys(
-        log_weights, row, queries, query_weight, gaussians, num_tokens, columns, GRID, BLOCK_TOKENS
+    gaussians = _gaussians(
+        sigma, offsets, segments, row, queries, num_groups, num_tokens, num_heads, GRID, OFFSETS, SEGMENTS, STRIDE
+    )
+    valid, first, end = _reached_keys(
+        log_weights, row, queries, gaussians, num_tokens, columns, GRID, STRIDE, BLOCK_TOKENS
     )
     # Finite, so that a block without any valid key leaves the other numbers zero instead of NaN.
     largest = tl.full([BLOCK_TOKENS, 1], -3e38, tl.float32)
@@ -233,8 +258,9 @@ def _pool_kernel(
         keys = keys[None, :]
         key_weight = _log_weights(log_weights, row, keys, num_tokens)
         logits, _, _ = _logits(
-            gaussians, queries, key_weight, segments, row, keys, num_tokens, num_heads, columns, GRID, SEGMENTS
-        )
+            gaussians, queries, key_weight, segments, row, keys, num_tokens, num_heads, columns,
+            GRID, SEGMENTS, STRIDE,
+        )  # fmt: skip
         logits = _as_product(logits, hidden_states.dtype.element_ty)
         new_largest = tl.maximum(largest, tl.max(logits, 1, keep_dims=True))
         p = tl.exp2(logits - new_largest)
@@ -242,14 +268,14 @@ def _pool_kernel(
         mixed = tl.dot(p.to(x.dtype), x, mixed * shrink, input_precision="ieee")
         total = total * shrink + tl.sum(p, 1, keep_dims=True)
         largest = new_largest
-    empty = (total == 0) | (query_weight == -float("inf"))
+    empty = (total == 0) | (valid == 0)
     total = tl.where(empty, 1.0, total)
     mixed = tl.where(empty, 0.0, mixed / total)
-    _store(pooled, mixed, row, queries, channels, num_tokens, num_heads, width)
+    _store(pooled, mixed, row, queries, channels, num_groups, num_heads, width)
     # Infinite: backward's p are zero, too.
     log_sum = tl.where(empty, float("inf"), largest + tl.log2(total))
     if tl.program_id(1) == 0:
-        tl.store(log_sums + row * num_tokens + queries, log_sum, queries < num_tokens)
+        tl.store(log_sums + row * num_groups + queries, log_sum, queries < num_groups)
         tl.store(first_blocks + tl.program_id(0), first)
         tl.store(end_blocks + tl.program_id(0), end)
 
@@ -258,20 +284,23 @@ def _pool_kernel(
 def _query_grads_kernel(
     hidden_states, log_weights, sigma, offsets, segments, grads, log_sums, pooled, deltas, sigma_grads, offset_grads,
     first_blocks, end_blocks, num_tokens, num_heads, width, columns,
-    GRID: tl.constexpr, OFFSETS: tl.constexpr, SEGMENTS: tl.constexpr,
+    GRID: tl.constexpr, OFFSETS: tl.constexpr, SEGMENTS: tl.constexpr, STRIDE: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr, STEP: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, CHANNEL_BLOCKS: tl.constexpr,
 ):  # fmt: skip
-    row, queries = _row_and_tokens(num_tokens, BLOCK_TOKENS)
+    num_groups = _num_groups(num_tokens, columns, GRID, STRIDE)
+    row, queries = _row_and_tokens(num_groups, BLOCK_TOKENS)
     queries = queries[:, None]
     channels = tl.arange(0, BLOCK_CHANNELS)[None, :]
-    inside, tokens = queries < num_tokens, row * num_tokens + queries
-    log_sum = tl.load(log_sums + tokens, inside, float("inf"))
-    gaussians = _gaussians(sigma, offsets, segments, row, queries, num_tokens, num_heads, GRID, OFFSETS, SEGMENTS)
+    inside, groups = queries < num_groups, row * num_groups + queries
+    log_sum = tl.load(log_sums + groups, inside, float("inf"))
+    gaussians = _gaussians(
+        sigma, offsets, segments, row, queries, num_groups, num_tokens, num_heads, GRID, OFFSETS, SEGMENTS, STRIDE
+    )
     delta = tl.full([BLOCK_TOKENS, 1], 0.0, tl.float32)
     for part in tl.static_range(CHANNEL_BLOCKS):
         own = part * BLOCK_CHANNELS + channels
-        dy = _load(grads, row, queries, own, num_tokens, num_heads, width)
-        y = _load(pooled, row, queries, own, num_tokens, num_heads, width)
+        dy = _load(grads, row, queries, own, num_groups, num_heads, width)
+        y = _load(pooled, row, queries, own, num_groups, num_heads, width)
         delta += tl.sum(dy.to(tl.float32) * y.to(tl.float32), 1, keep_dims=True)
 
     excess = tl.full([BLOCK_TOKENS, 1], 0.0, tl.float32)
@@ -291,14 +320,15 @@ def _query_grads_kernel(
         else:
             for block in range(CHANNEL_BLOCKS):
                 own = block * BLOCK_CHANNELS + channels
-                dy = _load(grads, row, queries, own, num_tokens, num_heads, width)
+                dy = _load(grads, row, queries, own, num_groups, num_heads, width)
                 x = _load(hidden_states, row, keys[:, None], own, num_tokens, num_heads, width)
                 dp = tl.dot(dy, tl.trans(x), dp, input_precision="ieee")
         keys = keys[None, :]
         key_weight = _log_weights(log_weights, row, keys, num_tokens)
         logits, down, right = _logits(
-            gaussians, queries, key_weight, segments, row, keys, num_tokens, num_heads, columns, GRID, SEGMENTS
-        )
+            gaussians, queries, key_weight, segments, row, keys, num_tokens, num_heads, columns,
+            GRID, SEGMENTS, STRIDE,
+        )  # fmt: skip
         p = tl.exp2(_as_product(logits, hidden_states.dtype.element_ty) - log_sum)
         logit_grads = p * (dp - delta)
         square = right * right
@@ -313,25 +343,25 @@ def _query_grads_kernel(
             if GRID:
                 down_sum += tl.sum(logit_grads * down, 1, keep_dims=True)
                 down_mean += tl.sum(p * down, 1, keep_dims=True)
-    tl.store(deltas + tokens, delta + excess, inside)  # with which the gradients of a query's logits sum to zero
-    own_sigma = tl.load(sigma + tokens, inside, 1.0)
+    tl.store(deltas + groups, delta + excess, inside)  # with which the gradients of a query's logits sum to zero
+    own_sigma = tl.load(sigma + groups, inside, 1.0)
     square_sum = (square_sum - excess * square_mean) / (own_sigma * own_sigma * own_sigma)
-    tl.store(sigma_grads + tokens, square_sum, inside)
+    tl.store(sigma_grads + groups, square_sum, inside)
     if OFFSETS:
         right_sum = (excess * right_mean - right_sum) / (own_sigma * own_sigma)
         if GRID:
             down_sum = (excess * down_mean - down_sum) / (own_sigma * own_sigma)
-            tl.store(offset_grads + 2 * tokens, down_sum, inside)
-            tl.store(offset_grads + 2 * tokens + 1, right_sum, inside)
+            tl.store(offset_grads + 2 * groups, down_sum, inside)
+            tl.store(offset_grads + 2 * groups + 1, right_sum, inside)
         else:
-            tl.store(offset_grads + tokens, right_sum, inside)
+            tl.store(offset_grads + groups, right_sum, inside)
 
 
 @triton.jit
 def _key_grads_kernel(
     hidden_states, log_weights, sigma, offsets, segments, grads, log_sums, deltas, hidden_grads, weight_grads,
     first_blocks, end_blocks, num_tokens, num_heads, width, columns,
-    GRID: tl.constexpr, OFFSETS: tl.constexpr, SEGMENTS: tl.constexpr,
+    GRID: tl.constexpr, OFFSETS: tl.constexpr, SEGMENTS: tl.constexpr, STRIDE: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr, STEP: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
     row, keys = _row_and_tokens(num_tokens, BLOCK_TOKENS)
@@ -339,11 +369,12 @@ def _key_grads_kernel(
     key_weight = _log_weights(log_weights, row, keys[:, None], num_tokens)
 
     # From the first to the last of the blocks of queries that reach these keys.
-    num_blocks = (num_tokens + BLOCK_TOKENS - 1) // BLOCK_TOKENS
+    num_groups = _num_groups(num_tokens, columns, GRID, STRIDE)
+    num_blocks = (num_groups + BLOCK_TOKENS - 1) // BLOCK_TOKENS
     blocks = tl.arange(0, BLOCKS)
     firsts = tl.load(first_blocks + row * num_blocks + blocks, blocks < num_blocks, num_blocks)
     ends = tl.load(end_blocks + row * num_blocks + blocks, blocks < num_blocks, 0)
-    own_block = tl.program_id(0) % num_blocks
+    own_block = tl.program_id(0) % ((num_tokens + BLOCK_TOKENS - 1) // BLOCK_TOKENS)
     reaching = (firsts <= own_block) & (ends > own_block)
     first = tl.min(tl.where(reaching, blocks, BLOCKS))
     end = tl.max(tl.where(reaching, blocks, -1)) + 1
@@ -352,15 +383,18 @@ def _key_grads_kernel(
     delta_sum = tl.full([BLOCK_TOKENS, 1], 0.0, tl.float32)
     for step in range(0, (end - first) * (BLOCK_TOKENS // STEP)):
         queries = first * BLOCK_TOKENS + step * STEP + tl.arange(0, STEP)
-        dy = _load(grads, row, queries[:, None], channels, num_tokens, num_heads, width)
+        dy = _load(grads, row, queries[:, None], channels, num_groups, num_heads, width)
         queries = queries[None, :]
-        inside, tokens = queries < num_tokens, row * num_tokens + queries
-        log_sum = tl.load(log_sums + tokens, inside, float("inf"))
-        delta = tl.load(deltas + tokens, inside, 0.0)
-        gaussians = _gaussians(sigma, offsets, segments, row, queries, num_tokens, num_heads, GRID, OFFSETS, SEGMENTS)
+        inside, groups = queries < num_groups, row * num_groups + queries
+        log_sum = tl.load(log_sums + groups, inside, float("inf"))
+        delta = tl.load(deltas + groups, inside, 0.0)
+        gaussians = _gaussians(
+            sigma, offsets, segments, row, queries, num_groups, num_tokens, num_heads,
+            GRID, OFFSETS, SEGMENTS, STRIDE,
+        )  # fmt: skip
         logits, _, _ = _logits(
             gaussians, queries, key_weight, segments, row, keys[:, None], num_tokens, num_heads, columns,
-            GRID, SEGMENTS,
+            GRID, SEGMENTS, STRIDE,
         )  # fmt: skip
         p = tl.exp2(_as_product(logits, hidden_states.dtype.element_ty) - log_sum).to(dy.dtype)
         dx = tl.dot(p, dy, dx, input_precision="ieee")
@@ -373,6 +407,24 @@ def _key_grads_kernel(
         dw -= tl.sum(delta_sum, 1)
     pointers = weight_grads + (row * tl.num_programs(1) + tl.program_id(1)) * num_tokens + keys
     tl.store(pointers, dw, keys < num_tokens)
+
+
+@triton.jit
+def _num_groups(num_tokens, columns, GRID: tl.constexpr, STRIDE: tl.constexpr):
+    if GRID and STRIDE > 1:
+        return (num_tokens // columns + STRIDE - 1) // STRIDE * ((columns + STRIDE - 1) // STRIDE)
+    else:
+        return (num_tokens + STRIDE - 1) // STRIDE
+
+
+@triton.jit
+def _first_positions(queries, columns, GRID: tl.constexpr, STRIDE: tl.constexpr):
+    """The row and the column of the first token of each group."""
+    if GRID:
+        group_columns = (columns + STRIDE - 1) // STRIDE
+        return queries // group_columns * STRIDE, queries % group_columns * STRIDE
+    else:
+        return queries * 0, queries * STRIDE
 
 
 @triton.jit
@@ -391,45 +443,64 @@ def _log_weights(log_weights, row, tokens, num_tokens):
 
 @triton.jit
 def _gaussians(
-    sigma, offsets, segments, row, queries, num_tokens, num_heads,
-    GRID: tl.constexpr, OFFSETS: tl.constexpr, SEGMENTS: tl.constexpr,
+    sigma, offsets, segments, row, queries, num_groups, num_tokens, num_heads,
+    GRID: tl.constexpr, OFFSETS: tl.constexpr, SEGMENTS: tl.constexpr, STRIDE: tl.constexpr,
 ):  # fmt: skip
-    """The precision of each query, the two coordinates of its offset, and its segment."""
-    inside, tokens = queries < num_tokens, row * num_tokens + queries
-    own_sigma = tl.load(sigma + tokens, inside, 1.0)
+    """The precision of each query, the two coordinates of its centre from the first of its tokens, and its segment."""
+    inside, groups = queries < num_groups, row * num_groups + queries
+    own_sigma = tl.load(sigma + groups, inside, 1.0)
     precision = -0.5 / (own_sigma * own_sigma)
     down = tl.where(inside, 0.0, 0.0)
     right = down
     if OFFSETS:
         if GRID:
-            down = tl.load(offsets + 2 * tokens, inside, 0.0)
-            right = tl.load(offsets + 2 * tokens + 1, inside, 0.0)
+            down = tl.load(offsets + 2 * groups, inside, 0.0)
+            right = tl.load(offsets + 2 * groups + 1, inside, 0.0)
         else:
-            right = tl.load(offsets + tokens, inside, 0.0)
+            right = tl.load(offsets + groups, inside, 0.0)
+    if STRIDE > 1:
+        right += (STRIDE - 1) / 2
+        if GRID:
+            down += (STRIDE - 1) / 2
     segment = queries
     if SEGMENTS:
-        segment = tl.load(segments + row // num_heads * num_tokens + queries, inside, 0)
+        segment = tl.load(segments + row // num_heads * num_tokens + queries * STRIDE, inside, 0)
     return precision, down, right, segment
 
 
 @triton.jit
 def _reached_keys(
-    log_weights, row, queries, query_weight, gaussians, num_tokens, columns,
-    GRID: tl.constexpr, BLOCK_TOKENS: tl.constexpr,
+    log_weights, row, queries, gaussians, num_tokens, columns,
+    GRID: tl.constexpr, STRIDE: tl.constexpr, BLOCK_TOKENS: tl.constexpr,
 ):  # fmt: skip
-    """The first block of keys that matters to any of a block of queries, and the end of those that do. A weight that
-    is NaN matters everywhere, to be handed on."""
+    """Which of a block of queries have a valid token, the first block of keys that matters to any of them, and the end
+    of those that do. A weight that is NaN matters everywhere, to be handed on."""
     precision, down, right, _ = gaussians
     weights = tl.full([4 * BLOCK_TOKENS], -float("inf"), tl.float32)
     for start in range(0, num_tokens, 4 * BLOCK_TOKENS):
         loaded = _log_weights(log_weights, row, start + tl.arange(0, 4 * BLOCK_TOKENS), num_tokens)
         weights = tl.maximum(weights, tl.where(loaded == loaded, loaded, float("inf")))
-    valid = query_weight != -float("inf")
-    headroom = tl.where(valid, tl.max(weights) - query_weight, 0.0) + MARGIN
-    reach = tl.sqrt(down * down + right * right - headroom / precision)
-    position, offset, extent = queries, right, num_tokens
+    largest = tl.max(weights)
+    top, left = _first_positions(queries, columns, GRID, STRIDE)
+    valid = queries < 0
+    square = tl.full([BLOCK_TOKENS, 1], float("inf"), tl.float32)  # of the reach, by the best of a group's tokens
+    for part in range(STRIDE * STRIDE if GRID else STRIDE):
+        below, beside = part // STRIDE, part % STRIDE
+        tokens, inside = left + beside, left + beside < num_tokens
+        if GRID:
+            tokens += (top + below) * columns
+            inside = (left + beside < columns) & (top + below < num_tokens // columns)
+        weight = tl.load(log_weights + row * num_tokens + tokens, inside, -float("inf"))
+        counted = weight != -float("inf")
+        headroom = tl.where(counted, largest - weight, 0.0) + MARGIN
+        to_centre = (down - below) * (down - below) + (right - beside) * (right - beside)
+        own = to_centre - headroom / precision
+        square = tl.where(counted & ((own < square) | (own != own)), own, square)
+        valid |= counted
+    reach = tl.sqrt(square)
+    position, offset, extent = left, right, num_tokens
     if GRID:
-        position, offset, extent = queries // columns, down, num_tokens // columns
+        position, offset, extent = top, down, num_tokens // columns
     lowest = tl.where(offset - reach > -_FAR, offset - reach, -_FAR)
     highest = tl.where(offset + reach < _FAR, offset + reach, _FAR)
     first = tl.min(tl.where(valid, position.to(tl.float32) + lowest, _FAR))
@@ -439,23 +510,24 @@ def _reached_keys(
     if GRID:
         first *= columns
         end *= columns
-    return first // BLOCK_TOKENS, (end + BLOCK_TOKENS - 1) // BLOCK_TOKENS
+    return valid, first // BLOCK_TOKENS, (end + BLOCK_TOKENS - 1) // BLOCK_TOKENS
 
 
 @triton.jit
 def _logits(
     gaussians, queries, key_weight, segments, row, keys, num_tokens, num_heads, columns,
-    GRID: tl.constexpr, SEGMENTS: tl.constexpr,
+    GRID: tl.constexpr, SEGMENTS: tl.constexpr, STRIDE: tl.constexpr,
 ):  # fmt: skip
     """The logits of a block, to base 2, and how far each query's centre lies below and to the right of each key."""
     precision, down, right, segment = gaussians
+    top, left = _first_positions(queries, columns, GRID, STRIDE)
     # Distances between positions first: exact however long the sequence.
     if GRID:
-        right = (queries % columns).to(tl.float32) - (keys % columns).to(tl.float32) + right
-        down = (queries // columns).to(tl.float32) - (keys // columns).to(tl.float32) + down
+        right = left.to(tl.float32) - (keys % columns).to(tl.float32) + right
+        down = top.to(tl.float32) - (keys // columns).to(tl.float32) + down
         square = down * down + right * right
     else:
-        right = queries.to(tl.float32) - keys.to(tl.float32) + right
+        right = left.to(tl.float32) - keys.to(tl.float32) + right
         square = right * right
     logits = key_weight * _LOG2_E + square * (precision * _LOG2_E)
     if SEGMENTS:
