@@ -45,7 +45,16 @@ PATCH, CROP = 14, 140  # pixels: crops are 10 x 10 patches
 BATCH, TRAIN_CROPS, TEST_CROPS = 8, 960, 140
 SHOWN = 1  # of the photographs that are not trained on, the one in the picture
 # What results/demo_image.json holds, which no package brings.
-RECORDED: dict[str, Any] = {"settings": {"seed": 0, "steps": 200}, "error": {}, "torch": ""}
+RECORDED: dict[str, Any] = {
+    "settings": {"seed": 0, "steps": 200, "learning_rate": 0.0001, "pool_learning_rate": 0.001},
+    "error": {
+        "all layers and patches": 4.002026149204799e-08,
+        "6 of the layers": 0.7359452000686101,
+        "means of 2 x 2": 0.5424892072166715,
+        "ContextPool of 2 x 2": 0.5424824348517827,
+    },
+    "torch": "2.14.1+cu130",
+}
 FILES = (
     "results.json, error.png, pooled.png, and the checkpoints dinov2-small (stock), cp-dinov2-small-halved "
     "(converted) and cp-dinov2-small-distilled (trained)"

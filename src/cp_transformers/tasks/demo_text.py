@@ -42,7 +42,16 @@ BATCH = 32
 MAX_TRAIN_TOKENS, MAX_TOKENS = 48, 64
 SENTENCE = "It is not funny, it is not moving, and it is far too long."
 # What results/demo_text.json holds, which no package brings.
-RECORDED: dict[str, Any] = {"settings": {"seed": 0, "steps": 200}, "error": {}, "torch": ""}
+RECORDED: dict[str, Any] = {
+    "settings": {"seed": 0, "steps": 200, "learning_rate": 0.0002, "pool_learning_rate": 0.001},
+    "error": {
+        "all layers and tokens": 3.534555435180664e-08,
+        "4 of the layers": 0.1098358171582222,
+        "means of pairs": 0.06961256527900696,
+        "ContextPool of pairs": 0.0518764066696167,
+    },
+    "torch": "2.14.1+cu130",
+}
 FILES = "results.json, error.png, and the checkpoints cp-minilm-halved (converted) and cp-minilm-distilled (trained)"
 
 
