@@ -220,6 +220,7 @@ def test_the_blocks_are_those_of_the_models_they_are_named_after():
         ("MiniLM", 384, 12),
         ("ViT-B/16", 768, 12),
         ("ViT-S/16", 384, 6),
+        ("DINOv2-small", 384, 6),
     }
     assert all(shape.grid is None or shape.tokens == 1 + shape.grid[0] * shape.grid[1] for shape in blocks())
     batches = {(shape.model, shape.tokens): shape.batch for shape in blocks()}

@@ -11,16 +11,17 @@ from pool_reference import randomize
 from torch.export import Dim
 from torch.testing import assert_close
 
-from cp_transformers import modeling_context_pool
+from cp_transformers import pool_inputs
 from cp_transformers.context_pool import ContextPool
-from cp_transformers.modeling_context_pool import PooledTextModel, class_tokens, pool_tokens
+from cp_transformers.modeling_context_pool import PooledTextModel, pool_tokens
+from cp_transformers.pool_inputs import class_tokens
 
 
 PADDED = {"none": (0, NUM_TOKENS), "right": (0, 5), "left": (NUM_TOKENS - 5, NUM_TOKENS), "alone": (2, 3)}
 
 
 def pool_all_but_class_tokens(pool, hidden_states, mask=None, segments=None, valid=None):
-    model = Mock(config=Mock(pool_class_token=False, _attn_implementation="sdpa"))
+    model = Mock(config=Mock(pool_class_token=False, is_strided=False, _attn_implementation="sdpa"))
     arguments = {"inputs_embeds": hidden_states, "pool_mask": mask, "pool_segments": segments}
     arguments["attention_mask"] = mask if valid is None else valid
     return pool_tokens(pool, hidden_states, **PooledTextModel.make_pool_inputs(model, arguments))
@@ -50,7 +51,7 @@ def test_it_is_the_same_where_the_mask_cannot_be_read(mask, monkeypatch):
     valid = valid | (mask == "none")
     found = []
     for traced in (False, True):
-        monkeypatch.setattr(modeling_context_pool, "is_traced", Mock(return_value=traced))
+        monkeypatch.setattr(pool_inputs, "is_traced", Mock(return_value=traced))
         pooled = pool_all_but_class_tokens(*arguments)[valid]
         found.append((pooled, *torch.autograd.grad(pooled.square().sum(), pool.parameters())))
     assert_close(found[1], found[0])

@@ -49,6 +49,8 @@ LAYER_DEFAULTS = {
     "pool_num_heads": 4,
     "pool_placement": "attention",
     "pool_layers": None,
+    "pool_strides": None,
+    "pool_restore_layer": None,
     "pool_implementation": "auto",
 }
 LAYER_OTHERS = {**OTHERS, "pool_placement": "block", "pool_layers": [0, 1], "pool_implementation": "linear"}

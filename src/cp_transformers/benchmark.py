@@ -57,7 +57,8 @@ def blocks() -> list[Shape]:
     found = []
     for family in FAMILIES.values():
         for name, size in family.sizes.items() if family.has_layers else ():
-            grid = None if family.is_text else (14, 14)  # of 224 x 224 pixels, in patches of 16
+            side = 224 // size.get("patch_size", 16)  # of the grid of an image of 224 x 224 pixels
+            grid = None if family.is_text else (side, side)
             for tokens in size["tokens"] if grid is None else (1 + grid[0] * grid[1],):
                 fitting = max(1, BATCH_NUMBERS // (tokens * size["hidden_size"]))
                 batch = 2 ** int(math.log2(fitting))

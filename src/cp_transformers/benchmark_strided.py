@@ -20,12 +20,11 @@ from transformers import FunnelConfig, PreTrainedConfig, PreTrainedModel
 
 from .benchmark import ACCELERATOR_TOKENS, dtype_on
 from .benchmark_models import COLUMNS, PATCHES, Group, build, measure_side_by_side, named, show
-from .families import FAMILIES, register
+from .families import register
 from .files import write_csv
 from .token_groups import in_groups
 
 
-DINOV2_SMALL = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "image_size": 224}
 MERGING = "merging by similarity"  # what the names of such models begin with
 
 
@@ -108,14 +107,9 @@ def groups() -> list[Group]:
         for tokens, batch in lengths.items():
             others = {f"Funnel, {3 * third} layers": funnel}
             found.append(_group(name, batch, tokens, classes, sizes, fewer, halvings, others))
-    vit, dino = named("ViT-B/16")[0], FAMILIES["dinov2"]
-    found.append(
-        _group(
-            "ViT-B/16", 1, None, (vit.stock_config_class, vit.config_class), named("ViT-B/16")[1], 6, [(4,), (3, 7)]
-        )
-    )
-    classes = dino.stock_config_class, dino.config_class
-    found.append(_group("DINOv2-small", 4, None, classes, DINOV2_SMALL, 6, [(4,)]))
+    for name, batch, halvings in (("ViT-B/16", 1, [(4,), (3, 7)]), ("DINOv2-small", 4, [(4,)])):
+        family, sizes = named(name)
+        found.append(_group(name, batch, None, (family.stock_config_class, family.config_class), sizes, 6, halvings))
     return found
 
 

@@ -124,6 +124,7 @@ class Family:
 
 BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 MINI = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
+SMALL_OF_14 = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "patch_size": 14}
 SMALL = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "intermediate_size": 1536}
 
 # by upstream's model type
@@ -143,7 +144,12 @@ FAMILIES: dict[str, Family] = {
         Family(CPXLMRobertaConfig, modeling_cp_xlm_roberta, "XLMRobertaTokenizer", positions_from_padding=True),
         Family(CPDistilBertConfig, modeling_cp_distilbert, "BertTokenizer"),
         Family(CPViTConfig, modeling_cp_vit, "ViTImageProcessor", sizes={"ViT-B/16": BASE, "ViT-S/16": SMALL}),
-        Family(CPDinov2Config, modeling_cp_dinov2, "BitImageProcessor"),
+        Family(
+            CPDinov2Config,
+            modeling_cp_dinov2,
+            "BitImageProcessor",
+            sizes={"DINOv2-small": {**SMALL_OF_14, "image_size": 224}},
+        ),
         Family(CPDinov2WithRegistersConfig, modeling_cp_dinov2_with_registers, "BitImageProcessor"),
         Family(CPResNetConfig, modeling_cp_resnet, "ConvNextImageProcessor", sizes={"ResNet-50": {}}),
     )

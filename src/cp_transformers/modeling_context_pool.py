@@ -26,17 +26,16 @@ from transformers.conversion_mapping import (
 )
 
 from .context_pool import BaseContextPool, ContextPool, FactoredConv, PoolProjection
-from .linear_pool import can_be_read, is_traced
 from .pool_inputs import (
     ContextRestore,
     PoolInputs,
-    class_tokens,
     of_rows,
     packed_segments,
     reduce_tokens,
     repeat_tokens,
     restore_tokens,
     with_reductions,
+    without_class_tokens,
 )
 
 
@@ -431,32 +430,14 @@ class PooledTextModel(PooledModel):
             )
         valid: torch.Tensor | None = reduce(and_, masks) if masks else None
         mask = valid if pool_mask is None else pool_mask.bool() if valid is None else valid & pool_mask.bool()
-        inputs, num_kept = self._without_class_tokens(tokens, valid, mask, segments, strided and pool_mask is not None)
+        inputs, num_kept = without_class_tokens(
+            self.config, tokens, valid, mask, segments, others_pass=strided and pool_mask is not None
+        )
         if strided:
             states = tokens.new_empty(*tokens.shape[:2], 0, dtype=self.dtype)
             counted = pool_mask is not None or segments is not None
             inputs = with_reductions(self.config, inputs, states, valid, attention_mask, None if counted else num_kept)
         return {"pool_inputs": inputs}
-
-    def _without_class_tokens(
-        self,
-        tokens: torch.Tensor,
-        valid: torch.Tensor | None,
-        mask: torch.Tensor | None,
-        segments: torch.Tensor | None,
-        others_pass: bool,
-    ) -> tuple[PoolInputs, int]:
-        """What is pooled of the tokens of `mask`, and how many class tokens a row has. `others_pass`: that others than
-        class tokens may be seen by attention and not be pooled has to be known of each token."""
-        if self.config.pool_class_token:
-            return PoolInputs(mask, segments), 0
-        # Where the class token is the first of every row a slice does, and nothing need be copied to make it zero.
-        first = valid is None or (can_be_read(valid) and bool(valid[:, 0].all()))
-        if first and segments is None and tokens.shape[1] > 1 and not is_traced(tokens) and not others_pass:
-            return PoolInputs(None if mask is None else mask[:, 1:], prefix=1), 1
-        valid = tokens.new_ones(tokens.shape[:2], dtype=torch.bool) if valid is None else valid
-        others = ~class_tokens(valid, segments)
-        return PoolInputs(others if mask is None else mask & others, segments), 1
 
 
 class PooledImageModel(PooledModel):

@@ -12,7 +12,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils.generic import is_flash_attention_requested
 
 from .context_pool import ContextPool
-from .linear_pool import is_traced
+from .linear_pool import can_be_read, is_traced
 from .token_groups import group_grid, lay_out, repeat_groups, take, valid_groups
 
 
@@ -273,3 +273,29 @@ def class_tokens(valid: torch.Tensor, segments: torch.Tensor | None = None) -> t
         return valid & (valid.cumsum(dim=1) == 1)
     of_one = segments[:, :, None] == segments[:, None, :]
     return valid & ~(of_one & valid[:, None]).tril(-1).any(dim=-1)
+
+
+def without_class_tokens(
+    config: PreTrainedConfig,
+    tokens: torch.Tensor,
+    valid: torch.Tensor | None,
+    mask: torch.Tensor | None,
+    segments: torch.Tensor | None,
+    others_pass: bool,
+) -> tuple[PoolInputs, int]:
+    """What is pooled of a text's tokens of `mask`, and how many class tokens a row has that are not.
+
+    Args:
+        tokens: the ids or embeddings, of which the shape is asked.
+        valid, mask, segments: `(batch, tokens)`, see [`PooledTextModel`]; the class token is the first valid one.
+        others_pass: whether it must be known of each token if attention sees it and the pools do not.
+    """
+    if config.pool_class_token:
+        return PoolInputs(mask, segments), 0
+    # Where the class token is the first of every row a slice does, and nothing need be copied to make it zero.
+    first = valid is None or (can_be_read(valid) and bool(valid[:, 0].all()))
+    if first and segments is None and tokens.shape[1] > 1 and not is_traced(tokens) and not others_pass:
+        return PoolInputs(None if mask is None else mask[:, 1:], prefix=1), 1
+    valid = tokens.new_ones(tokens.shape[:2], dtype=torch.bool) if valid is None else valid
+    others = ~class_tokens(valid, segments)
+    return PoolInputs(others if mask is None else mask & others, segments), 1
