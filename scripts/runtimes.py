@@ -2,7 +2,7 @@
 
 Each model, stock and with pooling, runs in PyTorch as it is, compiled, with the dense and with the linear form of the
 pooling, and as an ONNX graph in ONNX Runtime, in float32 and with its linear layers quantised to int8 (dynamically:
-weights beforehand, activations as they come). The small models are trained first, on the demo's film reviews and
+weights beforehand, activations as they come). The small models are trained first, on film reviews and the demo's
 digits, and their accuracy is that on the validation examples; the models of usual size have random weights. Times are
 ratios, round by round, to the same model in PyTorch as it is. Takes about 15 minutes on two cores; run it with nothing
 else on the machine.
@@ -22,6 +22,7 @@ import onnxruntime
 import torch
 from transformers import (
     AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
     PreTrainedModel,
@@ -35,8 +36,9 @@ from cp_transformers.benchmark import environment, interleaved, ratio_to, rounde
 from cp_transformers.context_pool import ContextPool
 from cp_transformers.conversion import convert_model, cut_layers
 from cp_transformers.files import write_csv
-from cp_transformers.tasks import demo_image, demo_text
+from cp_transformers.tasks import demo_digits
 from cp_transformers.tasks.comparison import make_trainer
+from cp_transformers.tasks.demo_text import minilm_folder
 from cp_transformers.tasks.digits import load_digits
 from cp_transformers.tasks.film_reviews import load_film_reviews
 
@@ -67,10 +69,14 @@ def main() -> None:
 
 
 def text_models(quick: bool) -> Iterator[tuple[str, str, PreTrainedModel, list[Batch]]]:
-    """MiniLM cut to four layers, without pooling and with it, fine-tuned as in the demo."""
-    source = demo_text.minilm_folder()
+    """MiniLM cut to four layers, without pooling and with it, fine-tuned on film reviews."""
+    source = minilm_folder()
     tokenizer = AutoTokenizer.from_pretrained(source)
-    data = demo_text.tokenize(load_film_reviews(), tokenizer)
+    data = load_film_reviews().map(
+        lambda batch: {**tokenizer(batch["sentence"], truncation=True, max_length=128)},
+        batched=True,
+        remove_columns=["sentence", "rating"],
+    )
     data["train"] = data["train"].select(range(64 if quick else 2000))
     if quick:
         data["validation"] = data["validation"].select(range(2 * BATCH))
@@ -89,7 +95,8 @@ def text_models(quick: bool) -> Iterator[tuple[str, str, PreTrainedModel, list[B
         f"{TOKENS} tokens": split(tokenizer.pad(short, max_length=TOKENS, **arguments), BATCH),
         f"{LONG} tokens": split(tokenizer.pad(texts, max_length=LONG, **arguments), 4),
     }
-    cut = cut_layers(demo_text.load_stock(source, SEED), demo_text.KEPT_LAYERS)
+    torch.manual_seed(SEED)
+    cut = cut_layers(AutoModelForSequenceClassification.from_pretrained(source, num_labels=2), [0, 1, 2, 3])
     for name, model in {"BERT": cut, "CP-BERT": convert_model(cut)}.items():
         train(model, data["train"], tokenizer, 1.0, 1e-4, 0.01, data_collator=DataCollatorWithPadding(tokenizer))
         for length, batches in examples.items():
@@ -98,15 +105,15 @@ def text_models(quick: bool) -> Iterator[tuple[str, str, PreTrainedModel, list[B
 
 def digit_models(quick: bool) -> Iterator[tuple[str, str, PreTrainedModel, list[Batch]]]:
     """Some of the demo's models of digits, trained as there."""
-    digits, processor = load_digits(), demo_image.make_processor()
-    train_set = demo_image.encode(digits["train"].select(range(64 if quick else 600)), processor)
-    validation = demo_image.encode(digits["validation"].select(range(2 * BATCH if quick else 1000)), processor)
+    digits, processor = load_digits(), demo_digits.make_processor()
+    train_set = demo_digits.encode(digits["train"].select(range(64 if quick else 600)), processor)
+    validation = demo_digits.encode(digits["validation"].select(range(2 * BATCH if quick else 1000)), processor)
     batches = {
         "pixel_values": torch.stack([example["pixel_values"] for example in validation]),
         "label": torch.tensor([example["labels"] for example in validation]),
     }
     for name in ("ViT, 2 layers", "CP-ViT, 2 layers", "ResNet", "CP-ResNet"):
-        model = demo_image.make_model(name, SEED)
+        model = demo_digits.make_model(name, SEED)
         train(model, train_set, processor, 1.0 if quick else 60.0, 1e-3, 0.05)
         yield name, "trained on 600 digits", model, split(batches, BATCH)
 

@@ -68,6 +68,24 @@ def test_a_bottleneck_has_about_as_many_parameters_as_what_it_replaces(kernel_si
     assert ours == pytest.approx(theirs, rel=0.01)
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_the_mean_of_a_group_is_that_of_its_valid_tokens(seeded, first):
+    """Groups are counted from the first valid token: of five tokens the last is alone."""
+    tokens, mask = torch.randn(1, 7, 8), torch.tensor([[first <= index < first + 5 for index in range(7)]])
+    pool = ContextPool(8, stride=2, pool_num_heads=2)
+    groups, sizes = CONTROLS["group_mean"](pool)(tokens.masked_fill(~mask[..., None], 1e3), mask=mask)
+    own = tokens[0, first : first + 5]
+    torch.testing.assert_close(groups[0, :3], torch.stack([own[:2].mean(dim=0), own[2:4].mean(dim=0), own[4]]))
+    assert groups.shape == pool(tokens, mask=mask)[0].shape and sizes.shape == pool(tokens, mask=mask)[1].shape
+
+
+def test_the_mean_of_a_group_on_a_grid_is_that_of_its_square(seeded):
+    tokens = torch.randn(2, 12, 8)
+    groups, _ = CONTROLS["group_mean"](ContextPool(8, stride=2, num_dims=2))(tokens, grid_size=(3, 4))
+    torch.testing.assert_close(groups[:, 0], tokens[:, [0, 1, 4, 5]].mean(dim=1))
+    torch.testing.assert_close(groups[:, 3], tokens[:, [10, 11]].mean(dim=1))
+
+
 def test_the_mean_is_that_of_valid_neighbours(pool, inputs):
     tokens, mask = inputs
     mixed, _ = CONTROLS["mean"](pool)(tokens, mask=mask, grid_size=(3, 4))

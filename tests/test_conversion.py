@@ -41,7 +41,7 @@ from cp_transformers.conversion import (
 )
 from cp_transformers.hub import export_checkpoint
 from cp_transformers.tasks.comparison import make_trainer
-from cp_transformers.tasks.demo_image import encode, make_model, make_processor
+from cp_transformers.tasks.demo_digits import encode, make_model, make_processor
 from cp_transformers.tasks.demo_text import minilm_folder
 from cp_transformers.tasks.digits import load_digits
 

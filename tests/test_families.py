@@ -119,7 +119,7 @@ FILES = [path for path in sorted(SOURCE.rglob("*.py")) if not path.stem.startswi
 PREFIXES = {family.stock_config_class.__name__.removesuffix("Config") for family in FAMILIES.values()}
 TYPES = {model_type for family in FAMILIES.values() for model_type in (family.model_type, f"cp_{family.model_type}")}
 # Files that show particular models to people, as a user's script would: there the types are arguments.
-SHOWING = {"demo_image"}
+SHOWING = {"demo_digits", "dinov2_small"}
 
 
 def is_of_a_family(name: str) -> bool:

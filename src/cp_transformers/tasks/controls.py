@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..context_pool import ContextPool
+from ..token_groups import group_means, lay_out
 
 
 def channels_of(pool: ContextPool) -> int:
@@ -133,11 +134,35 @@ class ConvBottleneck(LocalControl):
         return feature_map + self.out(nn.functional.gelu(self.conv(feature_map)))
 
 
+class GroupMean(nn.Module):
+    """The mean of each group's valid tokens, in the place of a strided ContextPool; it has no parameters."""
+
+    def __init__(self, pool: ContextPool):
+        super().__init__()
+        self.stride, self.num_dims, self.num_heads = pool.stride, pool.num_dims, pool.pool_num_heads
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        grid_size: tuple[int, int] | None = None,
+        segments: torch.Tensor | None = None,
+        laid_out: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As the strided [`ContextPool`]'s; the sizes are zeros."""
+        mask = None if mask is None else mask.bool()
+        if self.num_dims == 1 and not laid_out and (layout := lay_out(mask, segments, self.stride)) is not None:
+            hidden_states, mask = layout.take(hidden_states), layout.mask
+        means = group_means(hidden_states.transpose(1, 2), mask, grid_size, self.stride).transpose(1, 2)
+        return means, means.new_zeros(len(means), self.num_heads, means.shape[1], dtype=torch.float32)
+
+
 CONTROLS: dict[str, type[nn.Module]] = {
     "fixed": FixedContextPool,
     "depthwise": DepthwiseConv,
     "mean": Mean,
     "bottleneck": ConvBottleneck,
+    "group_mean": GroupMean,
 }
 
 

@@ -1,334 +1,306 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
-"""The demo on real images: train small models from scratch on few handwritten digits, compare, convert.
+"""The demo on real weights and real images: a pretrained ViT at about half the cost, three ways.
 
-Trains ViT with one, two and four layers, CP-ViT with one and two, ResNet and CP-ResNet under one seed and one budget,
-and shows what each costs and reaches, and how far the pools reach. Then converts the stock models that it has trained.
+Takes the weights of DINOv2-small. Leaves out half of its layers, or keeps one of 2 x 2 patches from its fifth layer
+on, by their mean or by ContextPool; lets each learn the full model's class token and patches on crops of photographs
+for the same number of steps; and shows what each costs, and how far it is from the full model on other photographs.
 """
 
 import os
-import tempfile
+import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
-from datasets import Dataset
-from transformers import (
-    AutoConfig,
-    AutoModelForImageClassification,
-    PreTrainedModel,
-    ViTImageProcessorPil,
-    pipeline,
-    set_seed,
-)
+import torch.nn.functional as F
+from transformers import AutoModel, PreTrainedModel, set_seed
 
-from ..conversion import convert_checkpoint
+from ..checkpoints import copy_processor
+from ..conversion import convert_checkpoint, convert_model, cut_layers
 from .comparison import (
     QUICK,
-    arm,
+    aligned,
     beside_recorded,
     check_positive,
-    draw_accuracy_against_cost,
-    make_trainer,
+    draw_against_cost,
+    group_weights,
+    learn,
     milliseconds,
     paired_difference,
-    table,
     write_results,
 )
-from .digits import LABELS, load_digits
+from .controls import replace_pools
+from .dinov2_small import MEAN, STD, onnx_file, save_stock
+from .photographs import load_photographs
 
 
-LABEL_NAMES = {"id2label": dict(enumerate(LABELS)), "label2id": {label: index for index, label in enumerate(LABELS)}}
-VIT: dict[str, Any] = {
-    "hidden_size": 64,
-    "num_attention_heads": 4,
-    "intermediate_size": 128,
-    "image_size": 28,
-    "patch_size": 4,
-    **LABEL_NAMES,
-}
-# The grid is of 7 x 7 patches: a tenth of it would reach no neighbour.
-VIT_POOL: dict[str, Any] = {"pool_range": 0.3}
-RESNET: dict[str, Any] = {
-    "embedding_size": 32,
-    "hidden_sizes": [32, 64],
-    "depths": [1, 1],
-    "layer_type": "basic",
-    **LABEL_NAMES,
-}
-FIELDS = {"ViT": VIT, "CP-ViT": {**VIT, **VIT_POOL}, "ResNet": RESNET, "CP-ResNet": RESNET}
-# model -> its layers, and the model whose time its own is compared with
-MODELS: dict[str, tuple[int, str]] = {
-    "ViT, 4 layers": (4, "ViT, 4 layers"),
-    "ViT, 2 layers": (2, "ViT, 4 layers"),
-    "ViT, 1 layer": (1, "ViT, 4 layers"),
-    "CP-ViT, 2 layers": (2, "ViT, 4 layers"),
-    "CP-ViT, 1 layer": (1, "ViT, 4 layers"),
-    "ResNet": (2, "ResNet"),
-    "CP-ResNet": (2, "ResNet"),
-}
-# What is said of pairs of them: the model, and its control.
-PAIRS = [
-    ("CP-ViT, 2 layers", "ViT, 4 layers"),
-    ("CP-ViT, 2 layers", "ViT, 2 layers"),
-    ("CP-ViT, 1 layer", "ViT, 2 layers"),
-    ("CP-ViT, 1 layer", "ViT, 1 layer"),
-    ("CP-ResNet", "ResNet"),
-]
+FULL, CUT, MEANS, POOL = "all layers and patches", "6 of the layers", "means of 2 x 2", "ContextPool of 2 x 2"
+KEPT_LAYERS = [0, 2, 4, 6, 8, 11]
+HALVED_BEFORE = 4
+PATCH, CROP = 14, 140  # pixels: crops are 10 x 10 patches
+BATCH, TRAIN_CROPS, TEST_CROPS = 8, 960, 140
+SHOWN = 1  # of the photographs that are not trained on, the one in the picture
 # What results/demo_image.json holds, which no package brings.
 RECORDED: dict[str, Any] = {
-    "settings": {"seed": 0, "train_samples": 600, "epochs": 60.0, "learning_rate": 1e-3, "pool_learning_rate": None},
-    "accuracy": {
-        "ViT, 4 layers": 0.8025,
-        "ViT, 2 layers": 0.8045,
-        "ViT, 1 layer": 0.795,
-        "CP-ViT, 2 layers": 0.864,
-        "CP-ViT, 1 layer": 0.8515,
-        "ResNet": 0.9465,
-        "CP-ResNet": 0.968,
+    "settings": {"seed": 0, "steps": 200, "learning_rate": 0.0001, "pool_learning_rate": 0.001},
+    "error": {
+        "all layers and patches": 4.002026149204799e-08,
+        "6 of the layers": 0.7359452000686101,
+        "means of 2 x 2": 0.5424892072166715,
+        "ContextPool of 2 x 2": 0.5424824348517827,
     },
     "torch": "2.14.1+cu130",
 }
 FILES = (
-    "results.json, accuracy.png, support_sizes.png, and the checkpoints vit-l4-digits, resnet-digits (stock), "
-    "cp-vit-l4-digits, cp-resnet-digits (those, converted), cp-vit-l2-digits and cp-resnet-scratch-digits (trained)"
+    "results.json, error.png, pooled.png, and the checkpoints dinov2-small (stock), cp-dinov2-small-halved "
+    "(converted) and cp-dinov2-small-distilled (trained)"
 )
 
 
-def make_model(name: str, seed: int) -> PreTrainedModel:
-    """A new model of [`MODELS`]."""
+def make_model(name: str, full: PreTrainedModel, seed: int) -> PreTrainedModel:
+    """A faster model with the weights of the full one, not yet trained."""
     set_seed(seed)
-    architecture = name.split(",")[0]
-    fields = FIELDS[architecture]
-    if fields is not RESNET:
-        fields = {**fields, "num_hidden_layers": MODELS[name][0]}
-    config = AutoConfig.for_model(architecture.lower().replace("-", "_"), **fields)
-    return AutoModelForImageClassification.from_config(config)
+    if name == CUT:
+        return cut_layers(full, KEPT_LAYERS)
+    model = convert_model(full, halve_before=[HALVED_BEFORE])
+    return replace_pools(model, "group_mean") if name == MEANS else model
 
 
-def make_processor() -> ViTImageProcessorPil:
-    """For images of any size and mode, as pipelines hand them over."""
-    return ViTImageProcessorPil(size={"height": 28, "width": 28}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+def normalized(image: PIL.Image.Image) -> torch.Tensor:
+    """`(3, height, width)`, of the colours that DINOv2 was trained on."""
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
+    return (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
 
 
-def encode(data: Dataset, processor: ViTImageProcessorPil) -> list[dict[str, Any]]:
-    """Digits as a data set of tensors, small enough to be held in memory."""
-    images = [image.convert("RGB") for image in data["image"]]
-    pixel_values = processor(images, return_tensors="pt")["pixel_values"]
-    return [{"pixel_values": pixels, "labels": label} for pixels, label in zip(pixel_values, data["label"])]
+def crops(images: Sequence[PIL.Image.Image], number: int, seed: int) -> torch.Tensor:
+    """`(number, 3, CROP, CROP)`: squares of random sizes, from 200 pixels a side on, as many of each photograph."""
+    generator, cut = random.Random(seed), []
+    for index in range(number):
+        image = images[index % len(images)]
+        side = generator.randrange(200, min(image.size) + 1)
+        left, top = (generator.randrange(length - side + 1) for length in image.size)
+        square = image.crop((left, top, left + side, top + side))
+        cut.append(normalized(square.resize((CROP, CROP), PIL.Image.Resampling.BICUBIC)))
+    return torch.stack(cut)
+
+
+def squares(hidden_states: torch.Tensor) -> torch.Tensor:
+    """The means of the patches' states in squares of 2 x 2, `(batch, channels, squares)`."""
+    side = CROP // PATCH
+    return F.avg_pool2d(hidden_states[:, 1:].transpose(1, 2).unflatten(2, (side, side)), 2).flatten(2)
+
+
+def differences(states: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
+    """1 - cosine of last hidden states to the full model's, `target`, for each image: of the class token, of the means
+    of 2 x 2 patches, and of the patches one by one."""
+    similar = {
+        "class_token": F.cosine_similarity(states[:, 0], target[:, 0], dim=-1),
+        "squares": F.cosine_similarity(squares(states), squares(target), dim=1).mean(dim=-1),
+        "patches": F.cosine_similarity(states[:, 1:], target[:, 1:], dim=-1).mean(dim=-1),
+    }
+    return {name: 1 - each for name, each in similar.items()}
+
+
+@torch.no_grad()
+def last_hidden_states(model: PreTrainedModel, pixel_values: torch.Tensor) -> torch.Tensor:
+    """`(batch, tokens, channels)`, computed in parts."""
+    return torch.cat([model(part).last_hidden_state for part in pixel_values.split(16)])
 
 
 def run(
     output: str | os.PathLike,
     *,
     seed: int = 0,
-    train_samples: int = 600,
-    epochs: float = 60.0,
-    learning_rate: float = 1e-3,
-    pool_learning_rate: float | None = None,
+    steps: int = 200,
+    learning_rate: float = 1e-4,
+    pool_learning_rate: float = 1e-3,
     quick: bool = False,
 ) -> dict[str, Any]:
-    """Runs the demo and writes `results.json`, `accuracy.png`, `support_sizes.png` and six checkpoints to `output`.
+    """Runs the demo and writes `results.json`, `error.png`, `pooled.png` and three checkpoints to `output`.
 
     Args:
         output: a folder; what an earlier run left there is replaced.
-        seed: of the models and the order of the data.
-        train_samples: training images, at most the whole training split.
-        epochs: passes over them.
-        learning_rate: of all models.
-        pool_learning_rate: of the pooling modules; None for the same.
-        quick: a run of under a minute on few images that only shows that everything works.
+        seed: of the pooling, the crops that are trained on and their order.
+        steps: of training, for each model, on batches of 8 crops.
+        learning_rate: of the pretrained weights.
+        pool_learning_rate: of the pooling.
+        quick: a run of under a minute on a handful of crops that only shows that everything works.
 
     Returns:
         What is written to `results.json`.
 
     Raises:
         ImportError: the `demo` extra is not installed.
-        OSError: `output` cannot be written.
+        OSError: the weights or photographs cannot be fetched, or `output` cannot be written.
         ValueError: an argument is out of its range.
     """
     import matplotlib  # noqa: F401  (before any work, so that a missing extra is found now)
+    import onnx  # noqa: F401
 
-    check_positive(
-        {
-            "train_samples": train_samples,
-            "epochs": epochs,
-            "learning_rate": learning_rate,
-            "pool_learning_rate": pool_learning_rate,
-        }
-    )
-    if quick:
-        train_samples, epochs = min(train_samples, 128), min(epochs, 2.0)
+    rates = {"learning_rate": learning_rate, "pool_learning_rate": pool_learning_rate}
+    check_positive({"steps": steps, **rates})
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
-
-    print("Reading the digits ...", flush=True)
-    digits, processor = load_digits(), make_processor()
-    digits["train"] = digits["train"].select(range(min(train_samples, len(digits["train"]))))
+    train_crops, test_crops = TRAIN_CROPS, TEST_CROPS
     if quick:
-        digits["test"] = digits["test"].select(range(256))
-    train, test = encode(digits["train"], processor), encode(digits["test"], processor)
+        steps, train_crops, test_crops = min(steps, 2), 16, 14
 
-    models: dict[str, PreTrainedModel] = {}
-    correct: dict[str, np.ndarray] = {}
-    arms: list[dict[str, Any]] = []
-    for name, (layers, _) in MODELS.items():
-        print(f"Training {name} on {len(train)} digits ...", flush=True)
-        models[name] = make_model(name, seed)
-        set_seed(seed)
-        with tempfile.TemporaryDirectory() as folder:
-            trainer = make_trainer(
-                models[name],
-                train,
-                processor,
-                folder,
-                epochs=epochs,
-                seed=seed,
-                learning_rate=learning_rate,
-                pool_learning_rate=pool_learning_rate,
-                weight_decay=0.05,
-            )
-            trainer.train()
-            prediction = trainer.predict(test)
-        correct[name] = np.argmax(prediction.predictions, axis=-1) == prediction.label_ids
-        arms.append(arm(name, models[name], correct[name], layers=layers))
+    print("Reading the photographs and DINOv2-small's weights ...", flush=True)
+    photographs = load_photographs()
+    train, test = crops(photographs["train"], train_crops, seed), crops(photographs["test"], test_crops, 0)
+    stock, converted = output / "dinov2-small", output / "cp-dinov2-small-halved"
+    save_stock(onnx_file(), stock)
+
+    print("Converting ...", flush=True)
+    record = convert_checkpoint(stock, converted, halve_before=[HALVED_BEFORE], overwrite=True)
+    difference = record["parity"]["max_abs_difference"]
+    print(f"  largest difference of any output from the source's, with all patches, in float32: {difference}")
+
+    full = AutoModel.from_pretrained(stock).eval()
+    print(f"Encoding {train_crops} crops with all layers and patches ...", flush=True)
+    targets, test_targets = (last_hidden_states(full, each) for each in (train, test))
+    generator = torch.Generator().manual_seed(seed)
+    passes = -(-steps * BATCH // train_crops)
+    order = torch.cat([torch.randperm(train_crops, generator=generator) for _ in range(passes)])
+
+    def loss(model: Any, step: int) -> torch.Tensor:
+        indices = order[step * BATCH : (step + 1) * BATCH]
+        found = differences(model(train[indices]).last_hidden_state, targets[indices])
+        return found["class_token"].mean() + found["squares"].mean()
+
+    models: dict[str, PreTrainedModel] = {FULL: full}
+    seconds = {FULL: 0.0}
+    for name in (CUT, MEANS, POOL):
+        print(f"Training: {name} ...", flush=True)
+        models[name] = make_model(name, full, seed)
+        seconds[name] = learn(name, models[name], loss, steps=steps, **rates)
 
     print("Measuring ...", flush=True)
-    batch = {"pixel_values": torch.stack([example["pixel_values"] for example in test[:32]])}
-    batch = {key: value.to(models["ResNet"].device) for key, value in batch.items()}
-    times = milliseconds({name: model.eval() for name, model in models.items()}, batch, rounds=5 if quick else 50)
-    for row in arms:
-        row["milliseconds_a_batch"] = times[row["model"]]
-        row["time_to_stock"] = times[row["model"]] / times[MODELS[row["model"]][1]]
+    times = milliseconds(models, {"pixel_values": test[:BATCH]}, rounds=3 if quick else 20)
+    arms: list[dict[str, Any]] = []
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for name, model in models.items():
+        each_kind = differences(last_hidden_states(model, test), test_targets)
+        found[name] = {kind: each.clamp(min=0).double().numpy() for kind, each in each_kind.items()}
+        error = found[name]["class_token"] + found[name]["squares"]
+        arms.append(
+            {
+                "model": name,
+                "parameters": model.num_parameters(),
+                "milliseconds_a_batch": times[name],
+                "time_to_full": times[name] / times[FULL],
+                **{part: float(each.mean()) for part, each in found[name].items()},
+                "error": float(error.mean()),
+                "error_standard_error": float(error.std(ddof=1) / len(error) ** 0.5),
+                "training_seconds": seconds[name],
+            }
+        )
 
-    print("Converting the stock models ...", flush=True)
-    conversions = {
-        "ViT, 4 layers": convert_trained(models["ViT, 4 layers"], processor, output, "vit-l4-digits", **VIT_POOL),
-        "ResNet": convert_trained(models["ResNet"], processor, output, "resnet-digits", pool_global=True),
-    }
-    for name, folder in (("CP-ViT, 2 layers", "cp-vit-l2-digits"), ("CP-ResNet", "cp-resnet-scratch-digits")):
-        save(models[name], processor, output / folder)
-
-    image = digits["test"][0]["image"].convert("RGB")
-    folders = ("vit-l4-digits", "cp-vit-l4-digits", "resnet-digits", "cp-resnet-digits")
+    trained = output / "cp-dinov2-small-distilled"
+    models[POOL].save_pretrained(trained)
+    copy_processor(stock, trained)
     results = {
         "quick": quick,
-        "parity": conversions,
+        "parity": difference,
         "arms": arms,
-        "gains": [
-            {"model": name, "control": control, "gain": gain, "standard_error": error}
-            for name, control in PAIRS
-            for gain, error in [paired_difference(correct[name], correct[control])]
-        ],
-        "batch": list(batch["pixel_values"].shape),
+        "gains_over_means": {
+            part: paired_difference(found[MEANS][part], found[POOL][part])
+            for part in ("class_token", "squares", "patches")
+        },
+        "batch": [BATCH, 3, CROP, CROP],
         "threads": torch.get_num_threads(),
-        "pipelines": {folder: pipeline("image-classification", str(output / folder))(image)[0] for folder in folders},
-        "label_of_the_first": LABELS[digits["test"][0]["label"]],
         "settings": {
             "seed": seed,
-            "train_samples": len(train),
-            "test_samples": len(test),
-            "epochs": epochs,
-            "learning_rate": learning_rate,
-            "pool_learning_rate": pool_learning_rate,
-            "vit_pool": VIT_POOL,
+            "steps": steps,
+            "photographs": {name: len(part) for name, part in photographs.items()},
+            "crops": {"train": train_crops, "test": test_crops},
+            **rates,
         },
     }
-    draw_accuracy_against_cost(
+    draw_against_cost(
         results,
-        output / "accuracy.png",
-        title=f"{len(train)} digits, from scratch",
-        accuracy_label="accuracy on held-out digits, %",
-        cost_label=f"a batch of {len(batch['pixel_values'])}",
+        output / "error.png",
+        title=f"DINOv2-small, {steps} steps of distillation",
+        label="1 - cosine to the full model, class token + patches",
+        cost_label=f"a batch of {BATCH}",
+        metric="error",
+        scale=1,
     )
-    firsts = [digits["test"]["label"].index(digit) for digit in (0, 1, 2, 4, 7, 8)]
-    draw_support_sizes(models, test, firsts, output / "support_sizes.png", quick)
+    draw_pooled(AutoModel.from_pretrained(trained).eval(), photographs["test"][SHOWN], output / "pooled.png", quick)
     write_results(results, output)
     return results
 
 
-def save(model: PreTrainedModel, processor: ViTImageProcessorPil, folder: Path) -> None:
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-
-
-def convert_trained(
-    model: PreTrainedModel, processor: ViTImageProcessorPil, output: Path, name: str, **pool_config: Any
-) -> float:
-    """Saves a trained stock model as `name`, converts that to `cp-{name}`, and returns the largest difference of the
-    logits that the two folders give on two seeded images."""
-    save(model, processor, output / name)
-    convert_checkpoint(output / name, output / f"cp-{name}", overwrite=True, **pool_config)
-    image = {"pixel_values": torch.rand(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))}
-    source, converted = (
-        AutoModelForImageClassification.from_pretrained(output / folder).eval() for folder in (name, f"cp-{name}")
-    )
-    with torch.no_grad():
-        return (source(**image).logits - converted(**image).logits).abs().max().item()
-
-
 def report(results: dict[str, Any]) -> str:
-    """The results as text: the table, the differences that matter, and the conversions."""
-    settings = results["settings"]
-    lines = [*table(results["arms"]), ""]
-    for pair in results["gains"]:
-        lines.append(
-            f"{pair['model']} against {pair['control']}: {100 * pair['gain']:+.2f} ± "
-            f"{100 * pair['standard_error']:.2f} points of accuracy"
-        )
-    lines += [
-        f"(paired, {settings['test_samples']} test images; ± is one standard error)",
-        f"One seed, {settings['train_samples']} training images, epochs: {settings['epochs']:g}; times: median "
-        f"forward pass, {results['batch'][0]} images,",
-        f"threads: {results['threads']}, relative to ViT with 4 layers or to ResNet.",
+    """The results as text: the table, and what was measured."""
+    settings, full = results["settings"], results["arms"][0]["milliseconds_a_batch"]
+    header = ["model", "parameters", "ms/batch", "speed", "class token", "2 x 2 patches", "each patch"]
+    rows = [
+        [
+            row["model"],
+            f"{row['parameters'] / 1e6:.1f} M",
+            f"{row['milliseconds_a_batch']:.1f}",
+            f"{full / row['milliseconds_a_batch']:.2f}x",
+            *(f"{row[part]:.3f}" for part in ("class_token", "squares", "patches")),
+        ]
+        for row in results["arms"]
+    ]
+    photographs, number = settings["photographs"], settings["crops"]
+    gains = [f"{gain:.3f} ± {error:.3f}" for gain, error in results["gains_over_means"].values()]
+    lines = [
+        *aligned(header, rows),
         "",
+        f"1 - cosine to the full model: of the class token, of the means of 2 x 2 patches, and of each patch, on "
+        f"{number['test']} crops of",
+        f"{photographs['test']} photographs that were not trained on. ContextPool is nearer than the means by",
+        f"{gains[0]}, {gains[1]} and {gains[2]} (paired over the crops; ± is one standard error).",
+        f"One seed; each learned class token and 2 x 2 patches for {settings['steps']} steps of {BATCH} of "
+        f"{number['train']} crops of {photographs['train']} photographs.",
+        f"Times: median forward pass, {BATCH} crops of {CROP} x {CROP} pixels, threads: {results['threads']}.",
     ]
     if results["quick"]:
-        lines += QUICK
-    for name, difference in results["parity"].items():
-        lines.append(f"{name}, converted: largest difference of a logit from the source's: {difference}")
-    lines.append(f"Pipelines on a test image of a {results['label_of_the_first']}:")
-    for folder, prediction in results["pipelines"].items():
-        lines.append(f"  {folder:<18} {prediction['label']} ({prediction['score']:.4f})")
-    return "\n".join([*lines, *beside_recorded(results, RECORDED)])
+        lines += ["", *QUICK]
+    return "\n".join([*lines, *beside_recorded(results, RECORDED, "error", "{:.4f}")])
 
 
-@torch.no_grad()
-def draw_support_sizes(
-    models: dict[str, PreTrainedModel], examples: list[dict[str, Any]], indices: list[int], path: Path, quick: bool
-) -> None:
-    """For some of `examples`, the image and the predicted sigma over it, averaged over the heads, of each pool."""
+def draw_pooled(model: PreTrainedModel, image: PIL.Image.Image, path: Path, quick: bool) -> None:
+    """A photograph, the squares of 2 x 2 patches, and the weights with which some of the tokens that are kept have
+    pooled the patches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
 
-    pixel_values = torch.stack([examples[index]["pixel_values"] for index in indices])
-    rows: list[tuple[str, np.ndarray]] = []
-    # In pixels: a patch is four of them, a position of the map that the stem pools two.
-    for name, pixels in (("CP-ViT, 2 layers", 4), ("CP-ResNet", 2)):
-        model = models[name].eval()
-        sizes = model(pixel_values.to(model.device), output_pool_sizes=True).pool_sizes
-        for number, layer in enumerate(sizes, start=1):
-            label = f"{name.split(',')[0]},\n" + (f"layer {number}" if len(sizes) > 1 else "stem")
-            rows.append((label, pixels * layer.mean(dim=1).cpu().numpy()))
+    side = min(image.size)
+    left, top = ((length - side) // 2 for length in image.size)
+    square = image.crop((left, top, left + side, top + side)).resize((CROP, CROP), PIL.Image.Resampling.BICUBIC)
+    patches = CROP // PATCH
+    groups = patches // 2
+    weights = group_weights(model, {"pixel_values": normalized(square)[None]})[0].unflatten(1, (patches, patches))
+    # Those that are furthest from the mean of their own four patches, in the order of the picture.
+    rows, columns = torch.arange(groups * groups) // groups, torch.arange(groups * groups) % groups
+    own = [weights[g, 2 * r : 2 * r + 2, 2 * c : 2 * c + 2] for g, (r, c) in enumerate(zip(rows, columns))]
+    apart = torch.stack([1 - each.clamp(max=0.25).sum() for each in own])
+    shown = apart.topk(8).indices.sort().values.tolist()
 
-    figure = Figure(figsize=(1.25 * len(indices) + 2.4, 1.3 * (len(rows) + 1)), layout="constrained")
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(rows) + 1, len(indices))
-    images, centres = pixel_values[:, 0].numpy(), np.arange(28) + 0.5
-    for axis, image in zip(axes[0], images):
-        axis.imshow(image, cmap="gray")
-    axes[0, 0].set_ylabel("image", rotation=0, ha="right", va="center")
-    for row, (label, maps) in zip(axes[1:], rows):
-        limits = {"vmin": maps.min(), "vmax": maps.max()}
-        for axis, image, sizes in zip(row, images, maps):
-            shown = axis.imshow(sizes, cmap="viridis", extent=(0, 28, 28, 0), **limits)
-            axis.contour(centres, centres, image, levels=[0.0], colors="white", linewidths=0.8)
-        row[0].set_ylabel(label, rotation=0, ha="right", va="center")
-        figure.colorbar(shown, ax=list(row), label="sigma, pixels")
+    axes = figure.subplots(2, 5)
+    extent = (0, patches, patches, 0)
     for axis in axes.flat:
-        axis.set_xticks([])
-        axis.set_yticks([])
-    title = "How far the pools reach: predicted support sizes" + (" (quick run: no evidence)" if quick else "")
-    figure.suptitle(title)
-    figure.savefig(path, dpi=150, bbox_inches="tight")
+        axis.imshow(np.asarray(square), extent=extent)
+        axis.set(xticks=[], yticks=[])
+    axes[1, 0].imshow(apart.view(groups, groups), extent=extent, alpha=0.7, cmap="magma")
+    axes[0, 0].set_title("photograph", fontsize="small")
+    axes[1, 0].set_title("weight outside of the mean\nof the token's own patches", fontsize="small")
+    for axis, index in zip(axes[:, 1:].flat, shown):
+        heat = axis.imshow(weights[index], extent=extent, alpha=0.75, cmap="viridis", vmin=0, vmax=0.5)
+        corner = (2 * int(columns[index]), 2 * int(rows[index]))
+        axis.add_patch(Rectangle(corner, 2, 2, fill=False, color="white"))
+    figure.colorbar(heat, ax=axes, shrink=0.8, label="weight of a patch, mean of the heads")
+    title = "What tokens that were kept have pooled (white: the four patches that each stands for)"
+    figure.suptitle(title + (" (quick run: no evidence)" if quick else ""))
+    figure.savefig(path, dpi=110)

@@ -33,7 +33,7 @@ from transformers import (
 from ..conversion import convert_model, cut_layers, quiet
 from ..families import family_of
 from .comparison import make_trainer
-from .demo_image import LABEL_NAMES, encode, make_processor
+from .demo_digits import LABEL_NAMES, encode, make_processor
 from .demo_text import minilm_folder
 from .digits import load_digits, load_small_digits
 from .distill import RecoveryArguments, RecoveryTrainer, mean_scores
