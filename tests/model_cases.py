@@ -191,6 +191,7 @@ def text_inputs(*rows: int) -> dict[str, torch.Tensor]:
 TEXT_SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY_SIZE,
     "hidden_size": 32,
+    "embedding_size": 24,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "intermediate_size": 40,
@@ -223,6 +224,7 @@ def token_labels(num_labels: int) -> torch.Tensor:
 
 # by the end of a class's name: what makes the arguments with which the head returns a loss, and fields of its own
 TEXT_HEADS: dict[str, tuple[Callable[[], dict[str, torch.Tensor]], dict[str, Any]]] = {
+    "ElectraForPreTraining": (lambda: {"labels": token_labels(2)}, {}),  # before that of others
     "ForPreTraining": (
         lambda: {"labels": token_labels(VOCABULARY_SIZE), "next_sentence_label": torch.tensor([0, 1, 1])},
         {},

@@ -104,6 +104,11 @@ def test_a_text_model_takes_as_many_tokens_as_the_table_says(model_type):
         assert of_first.grad.abs().sum(dim=1).nonzero().flatten().tolist() == [first_position(model.config)]
 
 
+def test_only_pretraining_with_masked_words_among_its_heads_stands_for_them_all():
+    names = {model_type: family.pretraining_model for model_type, family in FAMILIES.items()}
+    assert {model_type: name for model_type, name in names.items() if name} == {"bert": "BertForPreTraining"}
+
+
 def test_configs_with_a_head_are_cp_and_stock_ones():
     found = configs_with("ForMaskedImageModeling")
     assert found == {"cp_vit": families.CPViTConfig, "vit": transformers.ViTConfig}

@@ -6,6 +6,7 @@ from .configuration_cp_bert import CPBertConfig
 from .configuration_cp_dinov2 import CPDinov2Config
 from .configuration_cp_dinov2_with_registers import CPDinov2WithRegistersConfig
 from .configuration_cp_distilbert import CPDistilBertConfig
+from .configuration_cp_electra import CPElectraConfig
 from .configuration_cp_resnet import CPResNetConfig
 from .configuration_cp_roberta import CPRobertaConfig
 from .configuration_cp_vit import CPViTConfig
@@ -43,6 +44,16 @@ from .modeling_cp_distilbert import (
     CPDistilBertForTokenClassification,
     CPDistilBertModel,
     CPDistilBertPreTrainedModel,
+)
+from .modeling_cp_electra import (
+    CPElectraForMaskedLM,
+    CPElectraForMultipleChoice,
+    CPElectraForPreTraining,
+    CPElectraForQuestionAnswering,
+    CPElectraForSequenceClassification,
+    CPElectraForTokenClassification,
+    CPElectraModel,
+    CPElectraPreTrainedModel,
 )
 from .modeling_cp_resnet import (
     CPResNetBackbone,
@@ -107,6 +118,15 @@ __all__ = [
     "CPDistilBertForTokenClassification",
     "CPDistilBertModel",
     "CPDistilBertPreTrainedModel",
+    "CPElectraConfig",
+    "CPElectraForMaskedLM",
+    "CPElectraForMultipleChoice",
+    "CPElectraForPreTraining",
+    "CPElectraForQuestionAnswering",
+    "CPElectraForSequenceClassification",
+    "CPElectraForTokenClassification",
+    "CPElectraModel",
+    "CPElectraPreTrainedModel",
     "CPResNetBackbone",
     "CPResNetConfig",
     "CPResNetForImageClassification",

@@ -21,6 +21,7 @@ from . import (
     modeling_cp_dinov2,
     modeling_cp_dinov2_with_registers,
     modeling_cp_distilbert,
+    modeling_cp_electra,
     modeling_cp_resnet,
     modeling_cp_roberta,
     modeling_cp_vit,
@@ -31,6 +32,7 @@ from .configuration_cp_bert import CPBertConfig
 from .configuration_cp_dinov2 import CPDinov2Config
 from .configuration_cp_dinov2_with_registers import CPDinov2WithRegistersConfig
 from .configuration_cp_distilbert import CPDistilBertConfig
+from .configuration_cp_electra import CPElectraConfig
 from .configuration_cp_resnet import CPResNetConfig
 from .configuration_cp_roberta import CPRobertaConfig
 from .configuration_cp_vit import CPViTConfig
@@ -91,8 +93,10 @@ class Family:
 
     @property
     def pretraining_model(self) -> str | None:
-        """The name of upstream's model that has every pretraining head, if one has more than one."""
-        return next((name for name in self.models if name.endswith("ForPreTraining")), None)
+        """The name of upstream's model that has every pretraining head, that of a masked language model among them,
+        whose weights are tied; None where there is none, or one without it, such as ELECTRA's discriminator."""
+        pretraining = ((name, model) for name, model in self.models.items() if name.endswith("ForPreTraining"))
+        return next((name for name, model in pretraining if model._tied_weights_keys), None)
 
     @cached_property
     def layer_class(self) -> type[nn.Module] | None:
@@ -143,6 +147,7 @@ FAMILIES: dict[str, Family] = {
         Family(CPRobertaConfig, modeling_cp_roberta, "RobertaTokenizer", positions_from_padding=True),
         Family(CPXLMRobertaConfig, modeling_cp_xlm_roberta, "XLMRobertaTokenizer", positions_from_padding=True),
         Family(CPDistilBertConfig, modeling_cp_distilbert, "BertTokenizer"),
+        Family(CPElectraConfig, modeling_cp_electra, "BertTokenizer"),
         Family(CPViTConfig, modeling_cp_vit, "ViTImageProcessor", sizes={"ViT-B/16": BASE, "ViT-S/16": SMALL}),
         Family(
             CPDinov2Config,

@@ -57,7 +57,6 @@ PIPELINE_TAGS = {
     "ForQuestionAnswering": "question-answering",
     "ForMultipleChoice": "multiple-choice",
     "ForMaskedLM": "fill-mask",
-    "ForPreTraining": "fill-mask",
     "ForImageClassification": "image-classification",
     "Backbone": "image-feature-extraction",
 }
@@ -131,6 +130,8 @@ def make_card(
     family: Any = family_of(config)
     bare = "feature-extraction" if family.is_text else "image-feature-extraction"
     tags = {**PIPELINE_TAGS, "Model": bare}
+    if family.pretraining_model is not None:
+        tags["ForPreTraining"] = tags["ForMaskedLM"]
     pipeline_tag = next((tag for end, tag in tags.items() if class_name.endswith(end)), None)
     metadata = ModelCardData(
         model_name=name.split("/")[-1],

@@ -214,6 +214,7 @@ def with_pool_sizes(output_class: type, module: str = __name__) -> type:
 WITH_POOL_SIZES: dict[type, type] = {}  # from upstream's class to ours
 CPBackboneOutput = with_pool_sizes(outputs.BackboneOutput)
 CPBaseModelOutput = with_pool_sizes(outputs.BaseModelOutput)
+CPBaseModelOutputWithPastAndCrossAttentions = with_pool_sizes(outputs.BaseModelOutputWithPastAndCrossAttentions)
 CPBaseModelOutputWithPooling = with_pool_sizes(outputs.BaseModelOutputWithPooling)
 CPBaseModelOutputWithPoolingAndCrossAttentions = with_pool_sizes(outputs.BaseModelOutputWithPoolingAndCrossAttentions)
 CPBaseModelOutputWithPoolingAndNoAttention = with_pool_sizes(outputs.BaseModelOutputWithPoolingAndNoAttention)
