@@ -101,6 +101,7 @@ def test_the_other_defaults_are_those_of_the_stock_config(config_class):
     ours = config_class().to_dict()
     assert stock.pop("model_type") != ours.pop("model_type")
     assert ours.pop("auto_map") and ours.pop("context_pool_version")
+    assert not ours.pop("architectures") and not stock.pop("architectures")  # none, or an empty list
     assert ours == {**stock, **POOL_DEFAULTS[config_class]}
 
 

@@ -81,15 +81,18 @@ class Family:
         return issubclass(self.config_class, LayerPoolConfigMixin)
 
     @cached_property
-    def auto_models(self) -> dict[type[Any], type[PreTrainedModel]]:
-        """From each Auto class that knows the family to the model that it gives."""
+    def auto_models(self) -> dict[type[Any], tuple[type[PreTrainedModel], ...]]:
+        """From each Auto class that knows the family to the models that it gives, by default the first."""
         models = self.config_class.auto_models().items()
-        return {getattr(transformers, auto): getattr(self.modeling, name) for auto, name in models}
+        return {
+            getattr(transformers, auto): tuple(getattr(self.modeling, name) for name in names)
+            for auto, names in models
+        }
 
     @cached_property
     def models(self) -> dict[str, type[PooledModel]]:
         """From the name of upstream's model, with any of its heads, to the family's own."""
-        return {model.__bases__[-1].__name__: model for model in self.auto_models.values()}
+        return {model.__bases__[-1].__name__: model for models in self.auto_models.values() for model in models}
 
     @property
     def pretraining_model(self) -> str | None:
@@ -114,8 +117,8 @@ class Family:
     def register(self) -> None:
         """Makes the Auto classes know the family. The last copy of the package that registers it wins."""
         AutoConfig.register(self.config_class.model_type, self.config_class, exist_ok=True)
-        for auto_class, model_class in self.auto_models.items():
-            auto_class.register(self.config_class, model_class, exist_ok=True)
+        for auto_class, models in self.auto_models.items():
+            auto_class.register(self.config_class, models if len(models) > 1 else models[0], exist_ok=True)
         if self.is_text:
             tokenizer_class = getattr(transformers, self.processor)
             AutoTokenizer.register(self.config_class, tokenizer_class=tokenizer_class, exist_ok=True)
