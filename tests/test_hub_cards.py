@@ -193,6 +193,7 @@ def test_the_lines_that_load_the_model_load_it(case, tmp_path, monkeypatch):
     without = (
         "CPBertForNextSentencePrediction",
         "CPElectraForPreTraining",
+        "CPDeiTForMaskedImageModeling",
         "CPViTForMaskedImageModeling",
     )  # nameless there
     tags = {*PIPELINE_TAGS.values(), "feature-extraction"}

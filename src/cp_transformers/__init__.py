@@ -3,6 +3,7 @@
 """ContextPool variants of transformers' models; importing the package registers them with the Auto classes."""
 
 from .configuration_cp_bert import CPBertConfig
+from .configuration_cp_deit import CPDeiTConfig
 from .configuration_cp_dinov2 import CPDinov2Config
 from .configuration_cp_dinov2_with_registers import CPDinov2WithRegistersConfig
 from .configuration_cp_distilbert import CPDistilBertConfig
@@ -23,6 +24,13 @@ from .modeling_cp_bert import (
     CPBertForTokenClassification,
     CPBertModel,
     CPBertPreTrainedModel,
+)
+from .modeling_cp_deit import (
+    CPDeiTForImageClassification,
+    CPDeiTForImageClassificationWithTeacher,
+    CPDeiTForMaskedImageModeling,
+    CPDeiTModel,
+    CPDeiTPreTrainedModel,
 )
 from .modeling_cp_dinov2 import (
     CPDinov2Backbone,
@@ -100,6 +108,12 @@ __all__ = [
     "CPBertForTokenClassification",
     "CPBertModel",
     "CPBertPreTrainedModel",
+    "CPDeiTConfig",
+    "CPDeiTForImageClassification",
+    "CPDeiTForImageClassificationWithTeacher",
+    "CPDeiTForMaskedImageModeling",
+    "CPDeiTModel",
+    "CPDeiTPreTrainedModel",
     "CPDinov2Backbone",
     "CPDinov2Config",
     "CPDinov2ForImageClassification",

@@ -18,6 +18,7 @@ from transformers.utils import is_torchvision_available, is_vision_available
 
 from . import (
     modeling_cp_bert,
+    modeling_cp_deit,
     modeling_cp_dinov2,
     modeling_cp_dinov2_with_registers,
     modeling_cp_distilbert,
@@ -29,6 +30,7 @@ from . import (
 )
 from .configuration_context_pool import LayerPoolConfigMixin, TextPoolConfigMixin
 from .configuration_cp_bert import CPBertConfig
+from .configuration_cp_deit import CPDeiTConfig
 from .configuration_cp_dinov2 import CPDinov2Config
 from .configuration_cp_dinov2_with_registers import CPDinov2WithRegistersConfig
 from .configuration_cp_distilbert import CPDistilBertConfig
@@ -152,6 +154,7 @@ FAMILIES: dict[str, Family] = {
         Family(CPDistilBertConfig, modeling_cp_distilbert, "BertTokenizer"),
         Family(CPElectraConfig, modeling_cp_electra, "BertTokenizer"),
         Family(CPViTConfig, modeling_cp_vit, "ViTImageProcessor", sizes={"ViT-B/16": BASE, "ViT-S/16": SMALL}),
+        Family(CPDeiTConfig, modeling_cp_deit, "DeiTImageProcessor"),
         Family(
             CPDinov2Config,
             modeling_cp_dinov2,

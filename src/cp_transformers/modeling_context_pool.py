@@ -451,6 +451,15 @@ class PooledImageModel(PooledModel):
 
     pool_num_dims = 2
 
+    @staticmethod
+    def check_square(pixel_values: torch.Tensor | None) -> None:
+        """Of what upstream's masked image modelling takes, whose decoder restores the pixels of square images."""
+        if pixel_values is not None and pixel_values.shape[-2] != pixel_values.shape[-1]:
+            raise ValueError(
+                "Masked image modelling is for square images, of which upstream's decoder restores the pixels, not "
+                f"for {pixel_values.shape[-2]} x {pixel_values.shape[-1]} ones."
+            )
+
     @property
     def num_prefix_tokens(self) -> int:
         """The number of tokens before the patches."""
