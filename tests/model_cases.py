@@ -51,7 +51,7 @@ class ModelCase:
             heads.
         variants: configuration fields, by name.
         no_pools: configuration fields with which nothing pools.
-        labels: makes the arguments with which a head returns a loss; None for a model without a head.
+        labels: makes the arguments with which a head returns a loss; None for a model without a loss.
     """
 
     model_class: type[PreTrainedModel]
@@ -191,6 +191,7 @@ def text_inputs(*rows: int) -> dict[str, torch.Tensor]:
 TEXT_SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY_SIZE,
     "hidden_size": 32,
+    "embedding_size": 24,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "intermediate_size": 40,
@@ -223,6 +224,7 @@ def token_labels(num_labels: int) -> torch.Tensor:
 
 # by the end of a class's name: what makes the arguments with which the head returns a loss, and fields of its own
 TEXT_HEADS: dict[str, tuple[Callable[[], dict[str, torch.Tensor]], dict[str, Any]]] = {
+    "ElectraForPreTraining": (lambda: {"labels": token_labels(2)}, {}),  # before that of others
     "ForPreTraining": (
         lambda: {"labels": token_labels(VOCABULARY_SIZE), "next_sentence_label": torch.tensor([0, 1, 1])},
         {},
@@ -261,7 +263,7 @@ def text_case(family: Family, stock: str) -> ModelCase:
 def classes(family: Family, stock: str) -> dict[str, Any]:
     """The classes of a case: that of the family's own which is built on `stock`, this, and what loads it."""
     model_class = family.models[stock]
-    auto_class = next(auto for auto, model in family.auto_models.items() if model is model_class)
+    auto_class = next(auto for auto, models in family.auto_models.items() if model_class in models)
     return {"model_class": model_class, "stock_class": model_class.__bases__[-1], "auto_class": auto_class}
 
 
@@ -304,8 +306,9 @@ def class_labels() -> dict[str, torch.Tensor]:
     return {"labels": torch.tensor([0, 1, 2])}
 
 
-IMAGE_HEADS: dict[str, tuple[Callable[[], dict[str, torch.Tensor]], dict[str, Any]]] = {
+IMAGE_HEADS: dict[str, tuple[Callable[[], dict[str, torch.Tensor]] | None, dict[str, Any]]] = {
     "ForImageClassification": (class_labels, {"num_labels": 3}),
+    "ForImageClassificationWithTeacher": (None, {"num_labels": 3}),
     "ForMaskedImageModeling": (dict, {}),  # the images themselves
 }
 

@@ -300,6 +300,7 @@ def said_of(tmp_path: Path, capsys, name: str, *options: str) -> str:
         ("BertModel", "glue"),
         ("BertForSequenceClassification", "glue"),
         ("BertForPreTraining", "mlm"),
+        ("ElectraForPreTraining", None),
         ("ViTForImageClassification", "imagenet"),
         ("BertForQuestionAnswering", None),
     ],

@@ -54,10 +54,19 @@ def test_the_auto_classes_are_those_that_upstream_s_models_have(family):
             getattr(getattr(transformers, name), "_model_mapping", None) if name.startswith("AutoModel") else None
         )
         stock = None if mapping is None else mapping.get(family.stock_config_class, None)
-        if stock is not None and not stock.__name__.endswith(CAUSAL):
+        several = stock if isinstance(stock, tuple) else (stock,)
+        if stock is not None and not several[0].__name__.endswith(CAUSAL):
             own = family.auto_models[getattr(transformers, name)]
-            assert own.__bases__[-1] is stock
-            assert getattr(transformers, name)._model_mapping[family.config_class] is own
+            assert tuple(each.__bases__[-1] for each in own) == several
+            registered = getattr(transformers, name)._model_mapping[family.config_class]
+            assert registered == (own if isinstance(stock, tuple) else own[0])
+
+
+@every_row
+def test_of_several_models_an_auto_class_gives_the_first_by_default(family):
+    config = CASES[family.model_type][0].config()
+    for auto_class, models in family.auto_models.items():
+        assert type(auto_class.from_config(config)) is models[0]
 
 
 @every_row
@@ -104,9 +113,19 @@ def test_a_text_model_takes_as_many_tokens_as_the_table_says(model_type):
         assert of_first.grad.abs().sum(dim=1).nonzero().flatten().tolist() == [first_position(model.config)]
 
 
+def test_only_pretraining_with_masked_words_among_its_heads_stands_for_them_all():
+    names = {model_type: family.pretraining_model for model_type, family in FAMILIES.items()}
+    assert {model_type: name for model_type, name in names.items() if name} == {"bert": "BertForPreTraining"}
+
+
 def test_configs_with_a_head_are_cp_and_stock_ones():
     found = configs_with("ForMaskedImageModeling")
-    assert found == {"cp_vit": families.CPViTConfig, "vit": transformers.ViTConfig}
+    assert found == {
+        "cp_vit": families.CPViTConfig,
+        "vit": transformers.ViTConfig,
+        "cp_deit": families.CPDeiTConfig,
+        "deit": transformers.DeiTConfig,
+    }
 
 
 def test_a_model_of_relative_positions_has_none():

@@ -3,9 +3,11 @@
 """ContextPool variants of transformers' models; importing the package registers them with the Auto classes."""
 
 from .configuration_cp_bert import CPBertConfig
+from .configuration_cp_deit import CPDeiTConfig
 from .configuration_cp_dinov2 import CPDinov2Config
 from .configuration_cp_dinov2_with_registers import CPDinov2WithRegistersConfig
 from .configuration_cp_distilbert import CPDistilBertConfig
+from .configuration_cp_electra import CPElectraConfig
 from .configuration_cp_resnet import CPResNetConfig
 from .configuration_cp_roberta import CPRobertaConfig
 from .configuration_cp_vit import CPViTConfig
@@ -22,6 +24,13 @@ from .modeling_cp_bert import (
     CPBertForTokenClassification,
     CPBertModel,
     CPBertPreTrainedModel,
+)
+from .modeling_cp_deit import (
+    CPDeiTForImageClassification,
+    CPDeiTForImageClassificationWithTeacher,
+    CPDeiTForMaskedImageModeling,
+    CPDeiTModel,
+    CPDeiTPreTrainedModel,
 )
 from .modeling_cp_dinov2 import (
     CPDinov2Backbone,
@@ -43,6 +52,16 @@ from .modeling_cp_distilbert import (
     CPDistilBertForTokenClassification,
     CPDistilBertModel,
     CPDistilBertPreTrainedModel,
+)
+from .modeling_cp_electra import (
+    CPElectraForMaskedLM,
+    CPElectraForMultipleChoice,
+    CPElectraForPreTraining,
+    CPElectraForQuestionAnswering,
+    CPElectraForSequenceClassification,
+    CPElectraForTokenClassification,
+    CPElectraModel,
+    CPElectraPreTrainedModel,
 )
 from .modeling_cp_resnet import (
     CPResNetBackbone,
@@ -89,6 +108,12 @@ __all__ = [
     "CPBertForTokenClassification",
     "CPBertModel",
     "CPBertPreTrainedModel",
+    "CPDeiTConfig",
+    "CPDeiTForImageClassification",
+    "CPDeiTForImageClassificationWithTeacher",
+    "CPDeiTForMaskedImageModeling",
+    "CPDeiTModel",
+    "CPDeiTPreTrainedModel",
     "CPDinov2Backbone",
     "CPDinov2Config",
     "CPDinov2ForImageClassification",
@@ -107,6 +132,15 @@ __all__ = [
     "CPDistilBertForTokenClassification",
     "CPDistilBertModel",
     "CPDistilBertPreTrainedModel",
+    "CPElectraConfig",
+    "CPElectraForMaskedLM",
+    "CPElectraForMultipleChoice",
+    "CPElectraForPreTraining",
+    "CPElectraForQuestionAnswering",
+    "CPElectraForSequenceClassification",
+    "CPElectraForTokenClassification",
+    "CPElectraModel",
+    "CPElectraPreTrainedModel",
     "CPResNetBackbone",
     "CPResNetConfig",
     "CPResNetForImageClassification",

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from inspect import cleandoc
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 
 # Of the checkpoints: raised when what they hold comes to mean something else.
@@ -14,6 +14,13 @@ FORMAT_VERSION = 3
 
 # How pooling may be computed, see `context_pool`.
 POOL_IMPLEMENTATIONS = ("auto", "dense", "linear", "triton")
+
+# By what a model is called after its family's prefix: those Auto classes that are not named so.
+AUTO_CLASSES = {
+    "Model": "AutoModel",
+    "Backbone": "AutoBackbone",
+    "ForImageClassificationWithTeacher": "AutoModelForImageClassification",
+}
 
 
 @dataclass(repr=False, eq=False)
@@ -51,6 +58,9 @@ class ContextPoolConfigMixin:
     heads: ClassVar[tuple[str, ...]] = ()
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["pool_sizes"]
 
+    if TYPE_CHECKING:  # of the upstream configuration
+        architectures: list[str] | None
+
     pool_hidden_size: int = 64
     pool_kernel_size: int = 3
     pool_range: float | int = 0.1
@@ -75,11 +85,15 @@ class ContextPoolConfigMixin:
         return "heads" in vars(cls)
 
     @classmethod
-    def auto_models(cls) -> dict[str, str]:
-        """From the name of an Auto class to that of the family's model."""
+    def auto_models(cls) -> dict[str, tuple[str, ...]]:
+        """From the name of an Auto class to those of the family's models that it gives: that which a checkpoint names,
+        by default the first."""
         prefix = cls.__name__.removesuffix("Config")
-        auto_classes = {"Model": "AutoModel", "Backbone": "AutoBackbone"}
-        return {auto_classes.get(head, f"AutoModel{head}"): prefix + head for head in cls.heads}
+        models: dict[str, tuple[str, ...]] = {}
+        for head in cls.heads:
+            auto_class = AUTO_CLASSES.get(head, f"AutoModel{head}")
+            models[auto_class] = (*models.get(auto_class, ()), prefix + head)
+        return models
 
     def __post_init__(self, **kwargs):
         if isinstance(self.context_pool_version, int) and self.context_pool_version > FORMAT_VERSION:
@@ -95,9 +109,15 @@ class ContextPoolConfigMixin:
         self._check_names(kwargs)
         super().__post_init__(**kwargs)  # type: ignore[misc]
         if type(self).is_family():  # a subclass elsewhere is exported from where it is
-            family = type(self).model_type.replace("-", "_")  # type: ignore[attr-defined]
-            models = {auto: f"modeling_{family}.{name}" for auto, name in type(self).auto_models().items()}
-            self.auto_map = {"AutoConfig": f"configuration_{family}.{type(self).__name__}", **models}
+            self.auto_map = _auto_map(self)
+            if self.architectures is None and any(len(names) > 1 for names in type(self).auto_models().values()):
+                self.architectures = []  # over which upstream's Auto classes iterate
+
+    def save_pretrained(self, *args, **kwargs) -> None:
+        """Upstream's; by now `architectures` names the model that is saved."""
+        if type(self).is_family():
+            self.auto_map = _auto_map(self)
+        super().save_pretrained(*args, **kwargs)  # type: ignore[misc]
 
     @classmethod
     def _check_names(cls, names: Iterable[str]) -> None:
@@ -135,6 +155,15 @@ class ContextPoolConfigMixin:
                 f"pool_num_heads ({self.pool_num_heads}) must divide {name} ({channels}): "
                 "each pooling head owns an equal slice of the channels."
             )
+
+
+def _auto_map(config: Any) -> dict[str, str]:
+    """Where transformers finds what the Auto classes give for a family's configuration, in a checkpoint's folder."""
+    family, architectures = type(config).model_type.replace("-", "_"), config.architectures or ()
+    auto_map = {"AutoConfig": f"configuration_{family}.{type(config).__name__}"}
+    for auto_class, names in type(config).auto_models().items():
+        auto_map[auto_class] = f"modeling_{family}.{next((each for each in names if each in architectures), names[0])}"
+    return auto_map
 
 
 @dataclass(repr=False, eq=False)
@@ -250,7 +279,7 @@ class TextPoolConfigMixin(LayerPoolConfigMixin):
     pool_class_token: bool = False
 
     @classmethod
-    def auto_models(cls) -> dict[str, str]:
+    def auto_models(cls) -> dict[str, tuple[str, ...]]:
         models = super().auto_models()
         pretraining = models.get("AutoModelForPreTraining", models["AutoModelForMaskedLM"])
         return {**models, "AutoModelForTextEncoding": models["AutoModel"], "AutoModelForPreTraining": pretraining}

@@ -451,7 +451,6 @@ def main(args: Sequence[str] | None = None) -> None:
 COMMANDS = {
     "ForSequenceClassification": "glue",
     "ForMaskedLM": "mlm",
-    "ForPreTraining": "mlm",
     "ForImageClassification": "imagenet",
 }
 
@@ -489,6 +488,8 @@ def _what_comes_next(options: Mapping[str, Any], source_class: str) -> list[str]
     source, output = (shlex.quote(str(options[name])) for name in ("source", "output"))
     family = next(each for each in FAMILIES.values() if source_class in each.models)
     commands = {**COMMANDS, "Model": "glue" if family.is_text else "imagenet"}
+    if family.pretraining_model is not None:
+        commands["ForPreTraining"] = commands["ForMaskedLM"]
     command = next((each for end, each in commands.items() if source_class.endswith(end)), None)
     lines = [
         "The model is worse than the whole source until it is trained. Next, with data (see --help of each):",

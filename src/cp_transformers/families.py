@@ -18,9 +18,11 @@ from transformers.utils import is_torchvision_available, is_vision_available
 
 from . import (
     modeling_cp_bert,
+    modeling_cp_deit,
     modeling_cp_dinov2,
     modeling_cp_dinov2_with_registers,
     modeling_cp_distilbert,
+    modeling_cp_electra,
     modeling_cp_resnet,
     modeling_cp_roberta,
     modeling_cp_vit,
@@ -28,9 +30,11 @@ from . import (
 )
 from .configuration_context_pool import LayerPoolConfigMixin, TextPoolConfigMixin
 from .configuration_cp_bert import CPBertConfig
+from .configuration_cp_deit import CPDeiTConfig
 from .configuration_cp_dinov2 import CPDinov2Config
 from .configuration_cp_dinov2_with_registers import CPDinov2WithRegistersConfig
 from .configuration_cp_distilbert import CPDistilBertConfig
+from .configuration_cp_electra import CPElectraConfig
 from .configuration_cp_resnet import CPResNetConfig
 from .configuration_cp_roberta import CPRobertaConfig
 from .configuration_cp_vit import CPViTConfig
@@ -79,20 +83,25 @@ class Family:
         return issubclass(self.config_class, LayerPoolConfigMixin)
 
     @cached_property
-    def auto_models(self) -> dict[type[Any], type[PreTrainedModel]]:
-        """From each Auto class that knows the family to the model that it gives."""
+    def auto_models(self) -> dict[type[Any], tuple[type[PreTrainedModel], ...]]:
+        """From each Auto class that knows the family to the models that it gives, by default the first."""
         models = self.config_class.auto_models().items()
-        return {getattr(transformers, auto): getattr(self.modeling, name) for auto, name in models}
+        return {
+            getattr(transformers, auto): tuple(getattr(self.modeling, name) for name in names)
+            for auto, names in models
+        }
 
     @cached_property
     def models(self) -> dict[str, type[PooledModel]]:
         """From the name of upstream's model, with any of its heads, to the family's own."""
-        return {model.__bases__[-1].__name__: model for model in self.auto_models.values()}
+        return {model.__bases__[-1].__name__: model for models in self.auto_models.values() for model in models}
 
     @property
     def pretraining_model(self) -> str | None:
-        """The name of upstream's model that has every pretraining head, if one has more than one."""
-        return next((name for name in self.models if name.endswith("ForPreTraining")), None)
+        """The name of upstream's model that has every pretraining head, that of a masked language model among them,
+        whose weights are tied; None where there is none, or one without it, such as ELECTRA's discriminator."""
+        pretraining = ((name, model) for name, model in self.models.items() if name.endswith("ForPreTraining"))
+        return next((name for name, model in pretraining if model._tied_weights_keys), None)
 
     @cached_property
     def layer_class(self) -> type[nn.Module] | None:
@@ -110,8 +119,8 @@ class Family:
     def register(self) -> None:
         """Makes the Auto classes know the family. The last copy of the package that registers it wins."""
         AutoConfig.register(self.config_class.model_type, self.config_class, exist_ok=True)
-        for auto_class, model_class in self.auto_models.items():
-            auto_class.register(self.config_class, model_class, exist_ok=True)
+        for auto_class, models in self.auto_models.items():
+            auto_class.register(self.config_class, models if len(models) > 1 else models[0], exist_ok=True)
         if self.is_text:
             tokenizer_class = getattr(transformers, self.processor)
             AutoTokenizer.register(self.config_class, tokenizer_class=tokenizer_class, exist_ok=True)
@@ -143,7 +152,9 @@ FAMILIES: dict[str, Family] = {
         Family(CPRobertaConfig, modeling_cp_roberta, "RobertaTokenizer", positions_from_padding=True),
         Family(CPXLMRobertaConfig, modeling_cp_xlm_roberta, "XLMRobertaTokenizer", positions_from_padding=True),
         Family(CPDistilBertConfig, modeling_cp_distilbert, "BertTokenizer"),
+        Family(CPElectraConfig, modeling_cp_electra, "BertTokenizer"),
         Family(CPViTConfig, modeling_cp_vit, "ViTImageProcessor", sizes={"ViT-B/16": BASE, "ViT-S/16": SMALL}),
+        Family(CPDeiTConfig, modeling_cp_deit, "DeiTImageProcessor"),
         Family(
             CPDinov2Config,
             modeling_cp_dinov2,

@@ -121,7 +121,7 @@ def export_checkpoint(
     if origin is not None and origin.resolve() == Path(output).resolve():
         raise CheckpointError(f"{output} is the source itself; choose another output.")
     family = family_of(getattr(source, "config", ""))
-    if origin is None and (family is None or type(source) not in family.auto_models.values()):
+    if origin is None and (family is None or type(source) not in family.models.values()):
         raise CheckpointError(
             f"{type(source).__name__} is not one of this package's models: convert it, or merge its adapters, first; "
             "or load it without trust_remote_code, if it was loaded with that."

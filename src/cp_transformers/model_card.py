@@ -57,8 +57,8 @@ PIPELINE_TAGS = {
     "ForQuestionAnswering": "question-answering",
     "ForMultipleChoice": "multiple-choice",
     "ForMaskedLM": "fill-mask",
-    "ForPreTraining": "fill-mask",
     "ForImageClassification": "image-classification",
+    "ForImageClassificationWithTeacher": "image-classification",
     "Backbone": "image-feature-extraction",
 }
 # What the names of the data that come from packages stand for.
@@ -127,10 +127,12 @@ def make_card(
         base_model = conversion["source"]
     evaluations, data = training.get("evaluations", []), training.get("data", {})
     evaluated = data.get("held_out") or data.get("name")
-    auto_class = next(auto for auto, each in config.auto_models().items() if each == class_name)
+    auto_class = next(auto for auto, names in config.auto_models().items() if class_name in names)
     family: Any = family_of(config)
     bare = "feature-extraction" if family.is_text else "image-feature-extraction"
     tags = {**PIPELINE_TAGS, "Model": bare}
+    if family.pretraining_model is not None:
+        tags["ForPreTraining"] = tags["ForMaskedLM"]
     pipeline_tag = next((tag for end, tag in tags.items() if class_name.endswith(end)), None)
     metadata = ModelCardData(
         model_name=name.split("/")[-1],
@@ -362,10 +364,11 @@ def read_config(folder: Path) -> tuple[PreTrainedConfig, str]:
     with reading(folder / "config.json"):
         config = family.config_class.from_pretrained(folder)
     class_name = (config.architectures or [None])[0]
-    if class_name not in config.auto_models().values():
+    names = dict.fromkeys(name for each in config.auto_models().values() for name in each)
+    if class_name not in names:
         raise CheckpointError(
             f'{folder / "config.json"} must name the model\'s class under "architectures", one of '
-            f"{', '.join(config.auto_models().values())}; it names {class_name}."
+            f"{', '.join(names)}; it names {class_name}."
         )
     return config, class_name
 

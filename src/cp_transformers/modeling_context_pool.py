@@ -214,6 +214,7 @@ def with_pool_sizes(output_class: type, module: str = __name__) -> type:
 WITH_POOL_SIZES: dict[type, type] = {}  # from upstream's class to ours
 CPBackboneOutput = with_pool_sizes(outputs.BackboneOutput)
 CPBaseModelOutput = with_pool_sizes(outputs.BaseModelOutput)
+CPBaseModelOutputWithPastAndCrossAttentions = with_pool_sizes(outputs.BaseModelOutputWithPastAndCrossAttentions)
 CPBaseModelOutputWithPooling = with_pool_sizes(outputs.BaseModelOutputWithPooling)
 CPBaseModelOutputWithPoolingAndCrossAttentions = with_pool_sizes(outputs.BaseModelOutputWithPoolingAndCrossAttentions)
 CPBaseModelOutputWithPoolingAndNoAttention = with_pool_sizes(outputs.BaseModelOutputWithPoolingAndNoAttention)
@@ -449,6 +450,15 @@ class PooledImageModel(PooledModel):
     """
 
     pool_num_dims = 2
+
+    @staticmethod
+    def check_square(pixel_values: torch.Tensor | None) -> None:
+        """Of what upstream's masked image modelling takes, whose decoder restores the pixels of square images."""
+        if pixel_values is not None and pixel_values.shape[-2] != pixel_values.shape[-1]:
+            raise ValueError(
+                "Masked image modelling is for square images, of which upstream's decoder restores the pixels, not "
+                f"for {pixel_values.shape[-2]} x {pixel_values.shape[-1]} ones."
+            )
 
     @property
     def num_prefix_tokens(self) -> int:

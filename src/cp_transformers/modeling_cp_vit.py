@@ -58,9 +58,5 @@ class CPViTForMaskedImageModeling(CPViTPreTrainedModel, ViTForMaskedImageModelin
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, ...] | MaskedImageModelingOutput:
         """See [`~transformers.ViTForMaskedImageModeling.forward`]."""
-        if pixel_values is not None and pixel_values.shape[-2] != pixel_values.shape[-1]:
-            raise ValueError(
-                "Masked image modelling is for square images, of which upstream's decoder restores the pixels, not "
-                f"for {pixel_values.shape[-2]} x {pixel_values.shape[-1]} ones."
-            )
+        self.check_square(pixel_values)
         return super().forward(pixel_values, bool_masked_pos, interpolate_pos_encoding, **kwargs)

@@ -122,6 +122,7 @@ def make_model(
     if arguments.image_size is not None and hasattr(CONFIGS[arguments.model_type](), "image_size"):
         labels["image_size"] = arguments.image_size
     config = new_config(CONFIGS, arguments, **labels)
+    config.architectures = config.architectures or []  # over which the Auto class iterates if it has several models
     rows, columns = as_pair(arguments.image_size or getattr(config, "image_size", 224))
     resizing: dict[str, Any] = {"size": {"height": rows, "width": columns}}
     if arguments.crop_pct is not None:

@@ -1,0 +1,25 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""CP-ELECTRA model configuration."""
+
+from typing import TYPE_CHECKING
+
+from huggingface_hub.dataclasses import strict
+from transformers import ElectraConfig
+
+from .configuration_context_pool import TEXT_HEADS, TextPoolConfigMixin
+
+
+if TYPE_CHECKING:  # and for transformers' exporter, which takes the modules that it finds imported
+    from .modeling_cp_electra import CPElectraModel  # noqa: F401
+
+
+@strict
+class CPElectraConfig(TextPoolConfigMixin, ElectraConfig):
+    """
+    Configuration of the CP-ELECTRA models: every field of [`~transformers.ElectraConfig`], with the same defaults, and
+    those of ContextPool.
+    """
+
+    model_type = "cp_electra"
+    heads = (*TEXT_HEADS, "ForPreTraining")
