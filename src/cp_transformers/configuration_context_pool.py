@@ -159,7 +159,8 @@ class ContextPoolConfigMixin:
 
 def _auto_map(config: Any) -> dict[str, str]:
     """Where transformers finds what the Auto classes give for a family's configuration, in a checkpoint's folder."""
-    family, architectures = type(config).model_type.replace("-", "_"), config.architectures or ()
+    family = type(config).model_type.replace("-", "_")
+    architectures = config.architectures if isinstance(config.architectures, list) else ()  # not yet checked
     auto_map = {"AutoConfig": f"configuration_{family}.{type(config).__name__}"}
     for auto_class, names in type(config).auto_models().items():
         auto_map[auto_class] = f"modeling_{family}.{next((each for each in names if each in architectures), names[0])}"
