@@ -58,6 +58,8 @@ SHARED_MODULES = {
     "configuration_context_pool",
     "context_pool",
     "linear_pool",
+    "pool_inputs",
+    "token_groups",
     "modeling_context_pool",
     "triton_pool",
 }
