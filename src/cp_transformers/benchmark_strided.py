@@ -177,6 +177,7 @@ def draw_speed(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.grid(axis="x", alpha=0.3)
     for axes in panels:
         axes.set_axis_off()
-    figure.axes[0].legend(fontsize="x-small")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=3, fontsize="x-small")
     figure.supxlabel("throughput, to stock", fontsize="medium")
     figure.savefig(path, dpi=120)

@@ -325,6 +325,8 @@ def _strides(
             raise CheckpointError(f"{strides}: give one stride a layer, as in 1,1,2,1.")
         strides = [int(stride) for stride in strides.split(",")]
     strides = list(strides or ())
+    if any(isinstance(stride, int) and stride < 1 for stride in strides):
+        raise CheckpointError(f"{strides}: a stride is at least 1, with which a layer keeps all tokens.")
     if not any(isinstance(stride, int) and stride > 1 for stride in strides):
         raise CheckpointError(
             f"{strides}: no stride is above 1, so that no token would be dropped; leave strides out."
@@ -439,6 +441,11 @@ def _load_source(folder: Path, family: Family, config: PreTrainedConfig) -> tupl
 def main(args: Sequence[str] | None = None) -> None:
     """The command `cp-transformers convert`."""
     options = vars(make_parser().parse_args(args))
+    if options.get("pool_layers") == [] and ("halve_before" in options or "pool_strides" in options):
+        raise CheckpointError(
+            "--no-pool inserts no pooling, and --halve-before and --pool-strides pool before they drop tokens: give "
+            "one of them."
+        )
     record = convert_checkpoint(**options)
     print("\n".join(_report(options, record)))
     if record["left_out"]:
@@ -476,10 +483,14 @@ def _report(options: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
     )
     if record["start"]:
         strides = record["pool_config"]["pool_strides"]
-        where = ", ".join(f"{stride} before layer {index}" for index, stride in enumerate(strides) if stride > 1)
-        lines.append(f"one token is kept of {where}; until it is trained, 1 - cosine to {reference} is")
+        is_text = next(each for each in FAMILIES.values() if record["source_class"] in each.models).is_text
+        form = "of {0} before layer {1}" if is_text else "of {0} x {0} before layer {1}"
+        where = ", and ".join(form.format(stride, index) for index, stride in enumerate(strides) if stride > 1)
         tokens, mean = record["start"]["tokens"], record["start"]["mean"]
-        lines.append(f"  {tokens:.3f} of the tokens and {mean:.3f} of their mean, on random inputs")
+        lines.append(
+            f"one token is kept {where}; until the model is trained, 1 - cosine to the source is {tokens:.3f} of the "
+            f"tokens and {mean:.3f} of their mean, on random inputs (on real ones it is larger)"
+        )
     return lines + (_what_comes_next(options, record["source_class"]) if cut or record["start"] else [])
 
 
