@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 from transformers import (
     AutoModel,
+    AutoModelForImageClassification,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -363,10 +364,11 @@ def test_a_held_out_image_that_cannot_be_read_is_left_out(images, tmp_path):
         ("RoFormerModel", AutoModel),
         ("BertForSequenceClassification", AutoModelForSequenceClassification),
         ("BertModel", AutoModel),
+        ("DeiTForImageClassificationWithTeacher", AutoModelForImageClassification),
     ],
 )
 def test_a_head_is_what_comes_after_the_last_for(name, auto_class):
-    assert distill_task._auto_class(distill_task._head(BertConfig(architectures=[name]))) is auto_class
+    assert distill_task.auto_class_of(distill_task._head(BertConfig(architectures=[name]))) is auto_class
 
 
 def test_evaluations_leave_the_training_as_it_is_and_no_text_out(texts, tmp_path):

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from transformers import AutoModel, PreTrainedModel
 
 from .benchmark import dtype_on
 from .benchmark_models import COLUMNS, measure_side_by_side, show
 from .checkpoints import CheckpointError
-from .families import max_tokens
+from .families import auto_class_of, max_tokens
 from .files import write_csv
 from .tasks.runs import load_config, load_model
 
@@ -34,7 +33,7 @@ def load(name: str) -> PreTrainedModel:
     """
     config = load_config(name, AutoModel)
     head = (config.architectures or [""])[0].rpartition("For")[2]
-    heads = getattr(transformers, f"AutoModelFor{head}", AutoModel) if head != "MultipleChoice" else AutoModel
+    heads = auto_class_of(head) if head != "MultipleChoice" else AutoModel
     return load_model(name, heads if type(config) in heads._model_mapping else AutoModel)
 
 

@@ -5,6 +5,7 @@
 Whatever has to know a family reads it here: registration, conversion, `auto_map`, cards, commands, benchmarks, tests.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +14,14 @@ from typing import Any
 
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import is_torchvision_available, is_vision_available
 
 from . import (
@@ -177,6 +185,14 @@ def configs_with(*heads: str) -> dict[str, type[Any]]:
     """From the model type to the configuration, CP and stock, of the families that have one of these heads."""
     families = [family for family in FAMILIES.values() if set(heads) & set(family.config_class.heads)]
     return {each.model_type: each for family in families for each in (family.config_class, family.stock_config_class)}
+
+
+def auto_class_of(head: str) -> Any:
+    """The Auto class of a head, such as "MaskedLM"; of a head that shares another's, such as one with a teacher, that
+    of the other; without any the bare model's."""
+    words = re.findall("[A-Z][a-z]*", head)
+    names = ["AutoModelFor" + "".join(words[:count]) for count in range(len(words), 0, -1)]
+    return next((getattr(transformers, name) for name in names if hasattr(transformers, name)), AutoModel)
 
 
 def first_position(config: PreTrainedConfig) -> int:

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from transformers import (
     AutoModel,
     DataCollatorWithPadding,
@@ -28,7 +27,7 @@ from transformers import (
 from transformers.utils import ModelOutput
 
 from ..checkpoints import fetch, sentence_pooling
-from ..families import max_tokens
+from ..families import auto_class_of, max_tokens
 from .arguments import ArgumentParser
 from .distillation import (
     DistillationArguments,
@@ -242,7 +241,7 @@ def run(arguments: DistillArguments, training: TrainingArguments, distillation: 
     training.remove_unused_columns = False
     resume(training, output)
     set_seed(training.seed)
-    model = load_model(arguments.model_name_or_path, _auto_class(_head(config)))
+    model = load_model(arguments.model_name_or_path, auto_class_of(_head(config)))
     prepare(training, model, arguments.model_name_or_path)
     trainer = RecoveryTrainer(
         model,
@@ -315,10 +314,6 @@ def _head(config: PreTrainedConfig) -> str:
     """The end of the name of a checkpoint's class; nothing where it has no head."""
     name = (config.architectures or [""])[0]
     return name.rpartition("For")[2] if "For" in name else ""
-
-
-def _auto_class(head: str) -> Any:
-    return getattr(transformers, f"AutoModelFor{head}", AutoModel) if head else AutoModel
 
 
 def _compared(
@@ -396,7 +391,7 @@ def _load_texts(
             raise ValueError(
                 f"The tokenizer of the teacher {teacher} makes other tokens of the texts than the model's."
             )
-    options["teacher"] = load_model(teacher, _auto_class(head))
+    options["teacher"] = load_model(teacher, auto_class_of(head))
     return _Data(tokenizer, DataCollatorWithPadding(tokenizer), options, **rows)
 
 
