@@ -78,6 +78,22 @@ def test_what_the_text_demo_printed_is_what_results_hold():
     assert table in README and figures in README
 
 
+def test_what_is_said_of_pretrained_models_with_fewer_tokens_holds_for_both_seeds():
+    said = " ".join(README.split())
+    for seed in ("", "_seed_1"):
+        text, image = (
+            json.loads((ROOT / "results" / f"demo_{name}{seed}.json").read_text()) for name in ("text", "image")
+        )
+        assert not text["quick"] and text["settings"]["seed"] == image["settings"]["seed"] == (1 if seed else 0)
+        _, cut, means, pool = (f"{each['error']:.3f}" for each in text["arms"])
+        assert f"is {pool}, with means of pairs {means}, with four of six layers {cut}" in said
+        for gain, error in image["gains_over_means"].values():  # no nearer than means
+            assert gain < error
+    halved = [row for row in results("benchmark_strided") if row["model"].startswith("CP-") and row["tokens"]]
+    speeds = [1 / float(row["ratio"]) for row in halved if row["pass"] == "forward" and " and " not in row["model"]]
+    assert f"{min(speeds):.1f} to {max(speeds):.1f} times as fast on a CPU" in said
+
+
 @pytest.mark.parametrize(
     ("name", "metric", "form"),
     [("text", "error", "{:.4f}"), ("image", "error", "{:.4f}"), ("digits", "accuracy", "{:.2%}")],

@@ -3,6 +3,8 @@
 """Models that keep fewer tokens, as far as the shared tests of every variant do not reach: several strided layers, and
 tokens that are restored before a later layer."""
 
+import math
+
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -85,11 +87,17 @@ def test_each_layer_sees_the_tokens_that_are_left(fields, lengths):
         torch.testing.assert_close(attention.sum(dim=-1), torch.ones(attention.shape[:-1]))
     assert [states.shape[1] for states in outputs.hidden_states] == [NUM_TOKENS, *lengths[:-1], NUM_TOKENS]
     strides, layers = fields["pool_strides"], fields.get("pool_layers", range(4))
-    pooling = [length for index, length in enumerate(lengths) if strides[index] > 1 or index in layers]
-    assert [sizes.shape[-1] for sizes in outputs.pool_sizes] == pooling
-    # Of a group sigma is zero where none of its tokens is valid.
-    first = outputs.pool_sizes[(layers[:1] == [0] and strides[0] == 1 and 1) or 0]
-    assert (first != 0).any(dim=1).sum() < first.shape[0] * first.shape[-1]
+    pooling = [index for index, stride in enumerate(strides) if stride > 1 or index in layers]
+    assert [sizes.shape[-1] for sizes in outputs.pool_sizes] == [lengths[index] for index in pooling]
+    # Of the first strided layer exactly those groups have a size of which a token is valid.
+    sizes, stride = next(
+        (each, strides[index]) for each, index in zip(outputs.pool_sizes, pooling) if strides[index] > 1
+    )
+    kept = 0 if model.config.pool_class_token else 1
+    for row, length in zip(sizes, text_inputs(3)["attention_mask"].sum(dim=1).tolist()):
+        has_size = torch.arange(sizes.shape[-1]) < kept + math.ceil((length - kept) / stride)
+        has_size[:kept] = False
+        assert torch.equal(row != 0, has_size.expand_as(row))
 
 
 def test_at_the_start_the_tokens_of_a_group_come_out_alike():
@@ -271,6 +279,8 @@ def test_no_pooling_and_strides_together_are_refused(source, tmp_path):
         ({"halve_before": [1], "pool_strides": [1, 2, 1, 1]}, "either the strides"),
         ({"pool_strides": [1, 1, 1, 1]}, "no stride is above 1"),
         ({"pool_strides": "1;2"}, "one stride a layer"),
+        ({"halve_before": [1], "pool_range": 0.5}, "pool_range would have no effect"),
+        ({"halve_before": [1], "pool_gate": False, "pool_placement": "block"}, "pool_placement, pool_gate would"),
         ({"pool_strides": "1,0,1,1"}, "a stride is at least 1"),
         ({"pool_strides": [1, 2]}, "must be 4 numbers"),
         ({"halve_before": [1], "pool_restore_layer": 1}, "behind all layers"),

@@ -213,8 +213,9 @@ def convert_checkpoint(
         reference = model if layers is None else cut_layers(model, kept or [])
         strided = getattr(converted.config, "is_strided", False)
         difference = parity(reference, _with_all_tokens(converted) if strided else converted)
-        # written so that NaN fails as well
-        if not (difference == 0.0 if getattr(converted.config, "pool_gate", True) else difference < float("inf")):
+        # where no gate lets pooling through, or nothing pools; written so that NaN fails as well
+        exact = getattr(converted.config, "pool_gate", True) or getattr(converted.config, "pool_layers", None) == []
+        if not (difference == 0.0 if exact else difference < float("inf")):
             raise CheckpointError(
                 f"The converted model's outputs differ from the source's by {difference}; nothing was written. "
                 "Please report this with the source's name."
@@ -304,11 +305,24 @@ def _converted_config(
             raise CheckpointError(f"A {config.model_type} has no layers that could keep fewer tokens.")
         fields["pool_strides"] = _strides(fields.get("pool_strides"), halve_before, len(layers))
         fields.setdefault("pool_layers", [])
+        if fields["pool_layers"] == []:
+            _check_strided_only(pool_config)
+            fields["pool_gate"] = False
     elif isinstance(pool_config.get("pool_layers"), (list, tuple)) and not pool_config["pool_layers"]:
         return _stock_config(family, config, layers, pool_config)
     if layers is not None and fields.get("pool_layers"):
         fields["pool_layers"] = parse_layers(fields["pool_layers"], len(layers))
     return _config_with(family.config_class, config, layers, **fields)
+
+
+def _check_strided_only(pool_config: dict[str, Any]) -> None:
+    """Refuses what would have no effect where only the layers that drop tokens pool."""
+    unused = ("pool_range", "pool_max_offset", "pool_placement", "pool_gate")
+    if given := [name for name in unused if name in pool_config]:
+        raise CheckpointError(
+            f"{some(given)} would have no effect: only layers that drop tokens pool, by sizes and offsets in "
+            "proportion to the stride and without a gate. Leave it out, or name other layers by pool_layers."
+        )
 
 
 def _strides(

@@ -168,8 +168,8 @@ def make_card(
         auto_class=auto_class,
         processor_class=_processor_class(folder),
         pipeline_tag=pipeline_tag,
-        summary=_summary(family.has_layers, class_name, base_model, conversion, training, untrained),
-        intended_use=_intended_use(class_name, untrained),
+        summary=_summary(config, class_name, base_model, conversion, training, untrained),
+        intended_use=_intended_use(config, class_name, untrained),
         model=_model_table(config, class_name),
         conversion=_conversion(conversion),
         training=_options(training.get("options", {})),
@@ -374,7 +374,7 @@ def read_config(folder: Path) -> tuple[PreTrainedConfig, str]:
 
 
 def _summary(
-    has_layers: bool,
+    config: PreTrainedConfig,
     class_name: str,
     base_model: str | None,
     conversion: dict[str, Any],
@@ -383,7 +383,12 @@ def _summary(
 ) -> str:
     text = f"`{class_name}`, a ContextPool model: before attention, every token pools its neighbours with learned "
     text += "weights over a learned support size."
-    if not has_layers:
+    if getattr(config, "is_strided", False):
+        text = (
+            f"`{class_name}`, a ContextPool model that keeps fewer tokens: where `pool_strides` is above 1, a layer "
+        )
+        text += "pools neighbouring tokens, with learned weights, into one; at the end each token is restored."
+    if not family_of(config).has_layers:  # type: ignore[union-attr]
         text = f"`{class_name}`, a ContextPool model: a ConvNet that pools by learned weights over a learned support "
         text += "size in place of conventional pooling."
     if conversion:
@@ -419,7 +424,12 @@ def _processor_class(folder: Path) -> str | None:
     return next((name for name, files in names.items() if any((folder / file).is_file() for file in files)), None)
 
 
-def _intended_use(class_name: str, untrained: bool) -> str:
+def _intended_use(config: PreTrainedConfig, class_name: str, untrained: bool) -> str:
+    if untrained and getattr(config, "is_strided", False):
+        return (
+            "To be trained by `cp-transformers distill`. Until then it is faster than the model that it was converted "
+            "from, and less accurate."
+        )
     if untrained:
         return (
             "To be fine-tuned. Until its pooling has been trained it has no advantage over the model that it was "
@@ -465,7 +475,11 @@ def _conversion(record: dict[str, Any]) -> str:
         f"From {kind}`{record['source']}`{commit}, `{record['source_class']}`, {layers}; {digests}. On the "
         "conversion's seeded inputs the largest difference of any output from the source's (cut to the same layers) "
         f"was {record['parity'].get('max_abs_difference')} in float32"
-        + ("" if record["pool_config"].get("pool_gate") else ", as is to be expected without a gate")
+        + (
+            ""
+            if record["pool_config"].get("pool_gate") or record.get("start")
+            else ", as is to be expected without a gate"
+        )
         + (", with all tokens" if record.get("start") else "")
         + f". {_start(record)}{versions}. `conversion.json` has the whole record."
     )

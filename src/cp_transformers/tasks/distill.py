@@ -345,6 +345,11 @@ def _compared(
     if len(heads) > 1 or not heads <= {*WITH_LOGITS}:
         filled["distillation_logits_weight"] = 0.0
     distillation = replace(distillation, **filled)
+    if distillation.layer_map and not distillation.distillation_hidden_weight:
+        raise ValueError(
+            "layer_map would have no effect, since distillation_hidden_weight is 0, the default for a checkpoint of "
+            "sentence-transformers: give --distillation_hidden_weight, or leave out --layer_map."
+        )
     if not distillation.weights:
         raise ValueError(
             "There is nothing to learn: distillation_hidden_weight, distillation_embedding_weight and "
