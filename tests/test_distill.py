@@ -279,6 +279,10 @@ def test_the_embedding_is_made_as_the_checkpoint_says(taught_sentences, texts, t
     (student / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": ["max", "mean"]}))
     message = refusal(capsys, student, older, tmp_path / "no", *evaluates)
     assert "student makes its embedding by max and mean of the tokens, and mean or cls alone can be learned" in message
+    message = refusal(
+        capsys, folder / "student", folder / "teacher", tmp_path / "no", *evaluates, "--layer_map", "1:1"
+    )
+    assert "layer_map would have no effect" in message
     results = distill(student, older, tmp_path / "out", *evaluates, "--distillation_embedding_weight", "0")
     assert results["learned"] == {"hidden": 1.0}
 

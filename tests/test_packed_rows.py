@@ -74,6 +74,17 @@ def test_a_packed_sequence_does_not_reach_another(variant):
         assert_same_outputs(run(model, changed).logits[others], logits[others], atol=1e-6)
 
 
+@every_variant
+def test_what_padding_may_see_changes_no_sequence(variant):
+    model, (inputs, places) = MASKED_LM.model(**variant), packed_inputs()
+    is_padding = (inputs["pool_segments"] == 0)[:, None, :, None]
+    for mask in (inputs["attention_mask"] | is_padding, inputs["attention_mask"] & ~is_padding):
+        logits = run(model, {**inputs, "attention_mask": mask}).logits
+        for row, place in places:
+            alone = run(model, {"input_ids": inputs["input_ids"][row : row + 1, place]}).logits
+            assert_same_outputs(logits[row : row + 1, place], alone, atol=1e-5)
+
+
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
 @every_variant
 def test_a_training_step_on_packed_rows_is_that_on_their_sequences(variant, checkpointing):

@@ -12,6 +12,9 @@ from model_cases import CASES, LAYERED_MODELS, NUM_TOKENS, assert_same_outputs, 
 from text_cases import BASE, CLASSIFIER, MASKED_LM, run
 from torch.nn.attention.flex_attention import create_block_mask
 from transformers import AutoModel, BertModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from cp_transformers import CPDinov2Backbone, convert_checkpoint
 from cp_transformers.conversion import CheckpointError, convert_model, main
@@ -207,6 +210,21 @@ def test_the_map_of_restored_tokens_learns_at_the_rate_of_the_pooling():
 def test_strides_that_do_not_fit_are_refused(fields, words):
     with pytest.raises((StrictDataclassError, ValueError), match=words):
         BASE.config(**fields)
+
+
+def test_attention_is_told_no_positions_of_tokens_that_are_gone(monkeypatch):
+    seen = []
+
+    def attention(module, query, key, value, attention_mask, position_ids=None, **kwargs):
+        seen.append((query.shape[2], None if position_ids is None else position_ids.shape[-1]))
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "told", attention)
+    monkeypatch.setitem(ALL_MASK_ATTENTION_FUNCTIONS, "told", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+    model = BASE.model(pool_strides=[1, 2], pool_layers=[])
+    model.set_attn_implementation("told")
+    run(model, {**text_inputs(3), "position_ids": torch.arange(NUM_TOKENS).expand(3, -1)})
+    assert seen == [(NUM_TOKENS, NUM_TOKENS), (7, None)]
 
 
 def test_masks_of_which_no_smaller_one_can_be_made_are_refused():

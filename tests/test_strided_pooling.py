@@ -509,3 +509,29 @@ def test_an_empty_batch_is_pooled_to_an_empty_one(grid_size, stride):
     assert pooled.shape == (0, groups, HIDDEN_SIZE) and sigma.shape == (0, 1, groups)
     masked, _ = module(random_states()[:0], torch.ones(0, 15, dtype=torch.bool), grid_size)
     assert masked.shape == (0, groups, HIDDEN_SIZE)
+
+
+@pytest.mark.parametrize("num_dims", [1, 2])
+@pytest.mark.parametrize("stride", [2, 3])
+def test_the_bounds_that_spare_the_linear_form_a_look_hold(num_dims, stride, monkeypatch):
+    seen = {}
+
+    def linear(hidden_states, weights, sigma, offsets, *args, max_sigma, max_offset, **kwargs):
+        seen.update(sigma=sigma.max(), offset=offsets.abs().max(), max_sigma=max_sigma, max_offset=max_offset)
+        return hidden_states.new_zeros(len(hidden_states), sigma.shape[-1], hidden_states.shape[-1])
+
+    monkeypatch.setattr("cp_transformers.context_pool.linear_context_pool", linear)
+    monkeypatch.setattr("cp_transformers.context_pool.can_be_read", lambda tensor: False)
+    module = ContextPool(8, num_dims=num_dims, stride=stride, pool_implementation="linear")
+    grid_size = None if num_dims == 1 else (7, 7)
+    mask = torch.ones(1, 49, dtype=torch.bool)
+    mask[:, 1] = False  # the middle of a group is where no valid token is
+    offsets, largest = [], torch.tensor([0.0, 50.0, *[-50.0] * num_dims])
+    for numbers in (largest, -largest):
+        with torch.no_grad():
+            module.proj.weight.zero_()
+            module.proj.bias.copy_(numbers)
+            module(torch.randn(1, 49, 8), mask=mask, grid_size=grid_size, laid_out=True)
+        assert seen["sigma"] <= seen["max_sigma"] and seen["offset"] <= seen["max_offset"]
+        offsets.append(seen["offset"])
+    assert max(offsets) > stride / 2  # what its group has predicted, and from the middle to its valid tokens

@@ -162,8 +162,7 @@ def _reduce(
 
 def _reduced_mask(mask: Any, slots: torch.Tensor, num_kept: int, attended: torch.Tensor | None) -> torch.Tensor:
     """Of a mask `(batch or 1, heads or 1, queries or 1, keys)`, boolean or added to the logits, that of the tokens
-    that are kept: each sees whatever any of the `attended` tokens sees that it stands for, and is seen likewise. Where
-    there is none, it sees itself, so that nothing becomes NaN."""
+    that are kept: each sees whatever any of the `attended` tokens sees that it stands for, and is seen likewise."""
     if not isinstance(mask, torch.Tensor) or mask.ndim != 4:
         raise ValueError(
             "Where layers keep fewer tokens (pool_strides), an attention_mask must be a tensor of 2 or 4 dimensions, "
@@ -180,10 +179,6 @@ def _reduced_mask(mask: Any, slots: torch.Tensor, num_kept: int, attended: torch
             fewer = numbers.new_full((*numbers.shape[:-1], num_kept + 1), lowest)
             fewer = fewer.scatter_reduce(-1, slots[:, None, None].expand(numbers.shape), numbers, "amax")
             numbers = fewer[..., :num_kept].transpose(dim, -1)
-    if numbers.shape[-2] > 1:
-        itself = torch.eye(num_kept, dtype=torch.bool, device=mask.device)
-        blind = (numbers <= lowest).all(dim=-1, keepdim=True)
-        numbers = numbers.masked_fill(itself & blind, 1 if is_boolean else 0.0)
     return numbers.bool() if is_boolean else numbers
 
 
