@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from cp_transformers import CPBertConfig, CPBertForSequenceClassification
-from cp_transformers.tasks.distill import RecoveryArguments, RecoveryTrainer, mean_scores, rank_correlation
+from cp_transformers.tasks.distill import RecoveryArguments, RecoveryTrainer, mean_scores
 from cp_transformers.tasks.distillation import (
     DistillationArguments,
     DistillationTrainer,
@@ -34,6 +34,7 @@ from cp_transformers.tasks.distillation import (
     mean_token,
     soft_label_loss,
 )
+from cp_transformers.tasks.metrics import rank_correlation
 
 
 TINY = {"vocab_size": 30, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
@@ -214,6 +215,9 @@ def test_the_rank_correlation_is_that_of_the_cosines_of_all_pairs():
     ]
     assert rank_correlation(student, teacher) == pytest.approx(spearmanr(*cosines).statistic)
     assert rank_correlation(3 * teacher, teacher) == pytest.approx(1)
+    angles = np.array([0.0, 0.1, 0.5, 1.4])
+    narrow, wide = (np.stack([np.cos(each), np.sin(each)], axis=1) for each in (angles, 2 * angles))
+    assert rank_correlation(narrow, wide) == pytest.approx(1)  # the angles of all pairs have the same order
 
 
 # Layers

@@ -289,14 +289,6 @@ def test_batches_hold_every_text_once_a_pass_and_like_lengths_together():
     assert {len(batch) for batch in sentences.batches(100, seed=0)} == {32}
 
 
-def test_the_correlation_of_similarities_is_that_of_their_ranks():
-    angles = torch.tensor([0.0, 0.1, 0.5, 1.4])
-    embeddings = torch.stack([angles.cos(), angles.sin()], dim=1)
-    assert demo_text.similarity_rho(embeddings, embeddings) == pytest.approx(1)
-    wider = torch.stack([(2 * angles).cos(), (2 * angles).sin()], dim=1)  # the same order of all angles between pairs
-    assert demo_text.similarity_rho(embeddings, wider) == pytest.approx(1)
-
-
 def test_an_embedding_is_the_normalised_mean_of_the_tokens_that_are_there():
     class Model(torch.nn.Module):
         def forward(self, input_ids, attention_mask):

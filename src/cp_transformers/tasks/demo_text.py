@@ -33,6 +33,7 @@ from .comparison import (
 )
 from .controls import replace_pools
 from .film_reviews import load_film_reviews, load_news, load_review_texts
+from .metrics import rank_correlation
 
 
 FULL, CUT, MEANS, POOL = "all layers and tokens", "4 of the layers", "means of pairs", "ContextPool of pairs"
@@ -108,15 +109,6 @@ class Sentences:
         order = sorted(range(len(self.input_ids)), key=lambda index: len(self.input_ids[index]))
         parts = [embed(model, self.batch(order[start : start + 64])) for start in range(0, len(order), 64)]
         return torch.cat(parts)[torch.tensor(order).argsort()]
-
-
-def similarity_rho(embeddings: torch.Tensor, others: torch.Tensor) -> float:
-    """Spearman's rho of the similarities of all pairs of sentences by two models, each `(sentences, channels)` of norm
-    1."""
-    from scipy.stats import spearmanr
-
-    rows, columns = torch.triu_indices(len(embeddings), len(embeddings), offset=1)
-    return float(spearmanr(*((each @ each.T)[rows, columns].numpy() for each in (embeddings, others))).statistic)
 
 
 def classified_right(
@@ -215,7 +207,7 @@ def run(
                 "time_to_full": times[name] / times[FULL],
                 "error": float(errors[name].mean()),
                 "error_standard_error": float(errors[name].std(ddof=1) / len(errors[name]) ** 0.5),
-                "rho": similarity_rho(embeddings, reference),
+                "rho": rank_correlation(embeddings.numpy(), reference.numpy()),
                 "accuracy": float(right.mean()),
                 "accuracy_standard_error": float(right.std(ddof=1) / len(right) ** 0.5),
                 "training_seconds": seconds[name],

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import (
     AutoModel,
@@ -58,7 +57,7 @@ from .image_data import (
     resolve_preprocessing,
 )
 from .image_training import CorruptImages, load_teacher
-from .metrics import Spearman
+from .metrics import rank_correlation
 from .mlm import MlmArguments, check_files, encode, load_texts
 from .records import finish, prepare, push
 from .runs import (
@@ -600,16 +599,6 @@ def mean_scores(prediction: EvalPrediction, distillation: RecoveryArguments) -> 
     if "logits" in scores:
         scores["agreement"] = agreed / rows
     return {"loss": loss, **scores}
-
-
-def rank_correlation(student: np.ndarray, teacher: np.ndarray) -> float:
-    """Spearman's rho of the student's and the teacher's similarities, the cosines of all pairs of their embeddings,
-    `(rows, channels)` each; 0 where there are no two pairs to compare."""
-    similarities = []
-    for each in (student, teacher):
-        unit = each / np.linalg.norm(each, axis=-1, keepdims=True).clip(1e-12)
-        similarities.append((unit @ unit.T)[np.triu_indices(len(unit), k=1)])
-    return Spearman().score(*similarities) if len(similarities[0]) else 0.0
 
 
 def report(results: dict[str, Any]) -> str:

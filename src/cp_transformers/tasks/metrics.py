@@ -83,3 +83,13 @@ class Spearman(Pearson):
 def _ranks(values: np.ndarray) -> np.ndarray:
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+
+
+def rank_correlation(student: np.ndarray, teacher: np.ndarray) -> float:
+    """Spearman's rho of the student's and the teacher's similarities, the cosines of all pairs of their embeddings,
+    `(rows, channels)` each; 0 where there are no two pairs to compare."""
+    similarities = []
+    for each in (student, teacher):
+        unit = each / np.linalg.norm(each, axis=-1, keepdims=True).clip(1e-12)
+        similarities.append((unit @ unit.T)[np.triu_indices(len(unit), k=1)])
+    return Spearman().score(*similarities) if len(similarities[0]) else 0.0
