@@ -25,7 +25,8 @@ from transformers import (
 )
 from transformers.utils import ModelOutput
 
-from ..checkpoints.reading import fetch, sentence_pooling
+from ..checkpoints.processors import sentence_pooling
+from ..checkpoints.reading import fetch
 from ..families import auto_class_of, max_tokens
 from .arguments import ArgumentParser
 from .distillation import (

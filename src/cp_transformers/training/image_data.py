@@ -19,7 +19,7 @@ from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from transformers import AutoImageProcessor, PreTrainedConfig
 from transformers.utils import logging
 
-from ..checkpoints.reading import some
+from ..checkpoints.reading import shortened_list
 from .data_files import load_by_name
 from .names import fold, match_names
 from .runs import DrawnAnew
@@ -81,9 +81,8 @@ def load_folder(data_dir: str, split: str, labelled: bool = True) -> LabelledIma
             "out."
         )
     if left_out:
-        logger.warning(
-            f"Of {folder} {len(left_out)} files and folders are left out: {some([*map(_printable, left_out)])}."
-        )
+        shown = shortened_list([*map(_printable, left_out)])
+        logger.warning(f"Of {folder} {len(left_out)} files and folders are left out: {shown}.")
     paths = sorted(path for paths in found.values() for path in paths)
     columns: dict[str, list] = {"image": list(map(_as_image, paths))}
     features = Features({"image": Image(decode=False)})

@@ -36,12 +36,12 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
+from ..checkpoints.processors import copy_sentence_files
 from ..checkpoints.reading import (
     PROCESSOR_FILES,
     UNTRUSTED,
     CheckpointError,
     check_tokenizer,
-    copy_sentence_files,
     fetch,
     first_line,
     forget_code,
