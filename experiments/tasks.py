@@ -47,7 +47,7 @@ from cp_transformers.training.mlm import (
     encode as encode_texts,
     train_tokenizer,
 )
-from cp_transformers.training.runs import Drawn
+from cp_transformers.training.rows import Drawn
 
 
 BATCH = 32

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from cp_transformers.cli import main as cli
 from cp_transformers.training import mlm as task
-from cp_transformers.training.runs import Drawn
+from cp_transformers.training.rows import Drawn
 
 
 WORDS = ["a", "film", "the", "story", "is", "and", "it", "was", "running", "play", "unbelievable", "quickly", "Odd"]

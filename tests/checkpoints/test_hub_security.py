@@ -44,7 +44,7 @@ from cp_transformers.checkpoints.reading import CheckpointError, fetch, weight_f
 from cp_transformers.cli import main as cli
 from cp_transformers.training import film_reviews, packages
 from cp_transformers.training.image_data import load_processor
-from cp_transformers.training.runs import load_config, load_model, load_tokenizer
+from cp_transformers.training.loading import load_config, load_model, load_tokenizer
 
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a good film bad".split()

@@ -41,7 +41,7 @@ from cp_transformers.training import distill as distill_task
 from cp_transformers.training.image_data import load_processor, resolve_preprocessing
 from cp_transformers.training.metrics import rank_correlation
 from cp_transformers.training.mlm import train_tokenizer
-from cp_transformers.training.runs import last_checkpoint
+from cp_transformers.training.run_folder import last_checkpoint
 
 
 CONFIG_FILES = sorted((Path(__file__).parents[2] / "configs" / "distill").glob("*.yaml"))

@@ -44,7 +44,7 @@ from cp_transformers.cli import main as cli
 from cp_transformers.families import family_of, first_position
 from cp_transformers.training import data_files, mlm as task
 from cp_transformers.training.mlm import CONFIGS, IGNORED, SPECIAL_TOKENS, Collator, Masking, MlmArguments, pack
-from cp_transformers.training.runs import DrawnAnew
+from cp_transformers.training.rows import DrawnAnew
 
 
 ROOT = Path(__file__).parents[2]

@@ -28,7 +28,8 @@ from transformers.utils import ModelOutput
 from ..checkpoints.processors import sentence_pooling
 from ..checkpoints.reading import fetch
 from ..families import auto_class_of, max_tokens
-from .arguments import ArgumentParser
+from .arguments import ArgumentParser, check_positive
+from .data_files import HELD_OUT
 from .distillation import (
     DistillationArguments,
     DistillationTrainer,
@@ -58,25 +59,11 @@ from .image_data import (
     resolve_preprocessing,
 )
 from .image_training import CorruptImages, load_teacher
+from .loading import load_config, load_model, load_tokenizer
 from .metrics import rank_correlation
 from .mlm import MlmArguments, check_files, encode, load_texts
-from .records import finish, prepare, push
-from .runs import (
-    HELD_OUT,
-    BestCallback,
-    EpochCallback,
-    asked_for,
-    check_metrics,
-    check_output,
-    check_positive,
-    finished,
-    for_trainer,
-    load_config,
-    load_model,
-    load_tokenizer,
-    resume,
-    start_output,
-)
+from .run_folder import RunFolder
+from .trainer import check_metrics
 
 
 # The metrics, and what they are.
@@ -223,12 +210,11 @@ def run(arguments: DistillArguments, training: TrainingArguments, distillation: 
         OSError: something cannot be read or written.
         ImportError: a package that is needed is not installed.
     """
+    run_folder = RunFolder(training, arguments, distillation)
     _check(arguments, training, distillation)
-    output = Path(training.output_dir)
-    asked = asked_for(training, arguments, distillation)
-    if training.resume_from_checkpoint == "last" and (results := finished(output / "results.json", asked)):
-        push(training)
-        return results
+    run_folder.check()
+    if (found := run_folder.find_results()) is not None:
+        return found
     config = load_config(arguments.model_name_or_path, AutoModel)
     teacher_config = load_config(str(distillation.teacher), AutoModel)
     compared, pooling = _compared(arguments.model_name_or_path, config, teacher_config, distillation)
@@ -237,15 +223,14 @@ def run(arguments: DistillArguments, training: TrainingArguments, distillation: 
     with training.main_process_first():  # the others then find what it has cached
         load = _load_images if hasattr(config, "num_channels") else _load_texts
         data = load(arguments, training, compared, config)
-    training = start_output(training, arguments, distillation)
+    training = run_folder.go_on()
     training.remove_unused_columns = False
-    resume(training, output)
     set_seed(training.seed)
     model = load_model(arguments.model_name_or_path, auto_class_of(_head(config)))
-    prepare(training, model, arguments.model_name_or_path)
+    run_folder.prepare(model)
     trainer = RecoveryTrainer(
         model,
-        for_trainer(training),
+        training,
         data_collator=data.collator,
         train_dataset=data.train,
         eval_dataset=data.validation,
@@ -254,7 +239,6 @@ def run(arguments: DistillArguments, training: TrainingArguments, distillation: 
         embed=EMBED[pooling],
         pool_learning_rate=arguments.pool_learning_rate,
         source=arguments.model_name_or_path,
-        callbacks=[EpochCallback(), BestCallback()],
         **data.teacher,
     )
 
@@ -268,9 +252,7 @@ def run(arguments: DistillArguments, training: TrainingArguments, distillation: 
 
     metrics = {"before": evaluate()} if training.do_eval else {}
     if training.do_train:
-        trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
-        trainer.save_model()
-        trainer.accelerator.wait_for_everyone()
+        trainer.train_and_save()
         if training.do_eval:
             metrics["after"] = evaluate()
     results = {
@@ -281,7 +263,6 @@ def run(arguments: DistillArguments, training: TrainingArguments, distillation: 
         "layers": [f"{ours}:{theirs}" for ours, theirs in trainer.layer_map],
         "rows": {name: len(rows) for name in ("train", "validation") if (rows := getattr(data, name)) is not None},
         "metrics": metrics,
-        "asked": asked,
     }
     figures = [
         {
@@ -292,12 +273,15 @@ def run(arguments: DistillArguments, training: TrainingArguments, distillation: 
         }
         for name, value in metrics.get("after", {}).items()
     ]
-    finish(training, arguments, results, figures, arguments.model_name_or_path, teacher=distillation.teacher)
-    return results
+    return run_folder.finish(results, figures)
 
 
 def _check(arguments: DistillArguments, training: TrainingArguments, distillation: RecoveryArguments) -> None:
-    """What can be known to be wrong before anything is loaded."""
+    """Refuses what can be known to be wrong before anything is loaded.
+
+    Raises:
+        ValueError, FileNotFoundError: see [`run`].
+    """
     if not (training.do_train or training.do_eval):
         raise ValueError("There is nothing to do: give --do_train or --do_eval.")
     if distillation.teacher is None:
@@ -307,7 +291,6 @@ def _check(arguments: DistillArguments, training: TrainingArguments, distillatio
         raise ValueError("There is nothing to predict without labels: leave out --do_predict.")
     if training.label_smoothing_factor:
         raise ValueError("There are no labels to smooth: leave out --label_smoothing_factor.")
-    check_output(training, arguments, distillation)
 
 
 def _head(config: PreTrainedConfig) -> str:

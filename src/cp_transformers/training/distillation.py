@@ -20,7 +20,8 @@ from transformers import (
 )
 
 from ..families import max_tokens
-from .runs import TaskTrainer, load_tokenizer
+from .loading import load_tokenizer
+from .trainer import TaskTrainer
 
 
 # Before the names of a teacher's own inputs, where those are not the student's.

@@ -17,11 +17,12 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 from transformers.utils import logging
 
 from ..files import write_whole
+from .arguments import check_positive
 from .data_files import EXTENSIONS, load_by_name, load_file
 from .distillation import TEACHERS
+from .loading import load_config
 from .metrics import F1, Accuracy, Matthews, Pearson, Spearman
 from .names import fold, match_names
-from .runs import check_positive, load_config
 
 
 logger = logging.get_logger(__name__)

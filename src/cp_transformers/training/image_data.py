@@ -22,7 +22,7 @@ from transformers.utils import logging
 from ..checkpoints.reading import shortened_list
 from .data_files import load_by_name
 from .names import fold, match_names
-from .runs import DrawnAnew
+from .rows import DrawnAnew
 
 
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "img")

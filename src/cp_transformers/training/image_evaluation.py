@@ -35,7 +35,8 @@ from .image_data import (
     validation_number,
 )
 from .imagenet_arguments import ImageNetArguments
-from .runs import check_finite, fixed_image_size, load_model
+from .loading import fixed_image_size, load_model
+from .metrics import check_finite
 
 
 def evaluate_checkpoint(

@@ -5,9 +5,8 @@
 from dataclasses import dataclass, field
 
 from ..families import configs_with
-from .arguments import as_mapping
+from .arguments import as_mapping, check_positive
 from .image_data import INTERPOLATIONS
-from .runs import check_positive
 
 
 CONFIGS = configs_with("ForImageClassification")

@@ -34,33 +34,13 @@ from transformers import (
 from transformers.utils import logging
 
 from ..families import configs_with, family_of, first_position, max_tokens
-from .arguments import ArgumentParser, as_mapping, resolve
-from .data_files import load_by_name, load_file
-from .records import finish, prepare, push
-from .runs import (
-    HELD_OUT,
-    BestCallback,
-    Drawn,
-    DrawnAnew,
-    EpochCallback,
-    Stream,
-    TaskTrainer,
-    asked_for,
-    check_finite,
-    check_metrics,
-    check_output,
-    check_positive,
-    finished,
-    for_trainer,
-    holds_out,
-    load_config,
-    load_model,
-    load_tokenizer,
-    new_config,
-    only_logits,
-    resume,
-    start_output,
-)
+from .arguments import ArgumentParser, as_mapping, check_positive, resolve
+from .data_files import HELD_OUT, holds_out, load_by_name, load_file
+from .loading import load_config, load_model, load_tokenizer, new_config
+from .metrics import check_finite
+from .rows import Drawn, DrawnAnew, Stream
+from .run_folder import RunFolder
+from .trainer import TaskTrainer, check_metrics, only_logits
 
 
 CONFIGS = configs_with("ForMaskedLM")
@@ -152,21 +132,20 @@ def run(arguments: MlmArguments, training: TrainingArguments) -> dict[str, Any]:
         FileExistsError: `output_dir` has the results of another run.
         OSError: something cannot be read or written.
     """
+    run_folder = RunFolder(training, arguments)
     _check(arguments, training)
-    output = Path(training.output_dir)
-    asked = asked_for(training, arguments)
-    if training.resume_from_checkpoint == "last" and (results := finished(output / "results.json", asked)):
-        push(training)
-        return results
+    run_folder.check()
+    _check_model(arguments)
+    if (found := run_folder.find_results()) is not None:
+        return found
     with training.main_process_first():  # the others then find what it has cached
         texts = load_texts(arguments, training)
-    training = start_output(training, arguments)
+    training = run_folder.go_on()
     training.remove_unused_columns = False  # the collator needs them
-    resume(training, output)
     tokenizer = make_tokenizer(arguments, training, texts.get("train"))
     set_seed(training.seed)
     model = make_model(arguments, tokenizer)
-    prepare(training, model, arguments.model_name_or_path)
+    run_folder.prepare(model)
 
     with training.main_process_first():
         # With several processes packed rows are others, and of those held out the masked tokens are to stay the same.
@@ -178,7 +157,7 @@ def run(arguments: MlmArguments, training: TrainingArguments) -> dict[str, Any]:
     evaluated = _to_evaluate(rows["validation"], masking) if "validation" in rows else None
     trainer = TaskTrainer(
         model,
-        for_trainer(training),
+        training,
         data_collator=Collator(
             tokenizer,
             arguments.pack,
@@ -192,14 +171,11 @@ def run(arguments: MlmArguments, training: TrainingArguments) -> dict[str, Any]:
         compute_metrics=sum_scores,
         pool_learning_rate=arguments.pool_learning_rate,
         source=arguments.model_name_or_path,
-        callbacks=[EpochCallback(), BestCallback()],
     )
     # The loss of a batch is a mean over its masked tokens, which Trainer would take for a sum over all batches'.
     trainer.model_accepts_loss_kwargs = False
     if training.do_train:
-        trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
-        trainer.save_model()
-        trainer.accelerator.wait_for_everyone()
+        trainer.train_and_save()
     metrics = {}
     if training.do_eval:
         measured = trainer.evaluate()
@@ -210,19 +186,21 @@ def run(arguments: MlmArguments, training: TrainingArguments) -> dict[str, Any]:
         "vocabulary": len(tokenizer),
         "rows": {split: len(data) for split, data in rows.items() if isinstance(data, Dataset)},
         "metrics": metrics,
-        "asked": asked,
     }
     figures = [
         {"split": arguments.validation_split, "metric": name, "name": name, "value": metrics[name]}
         for name in ("perplexity", "accuracy", "loss")
         if metrics
     ]
-    finish(training, arguments, results, figures, arguments.model_name_or_path)
-    return results
+    return run_folder.finish(results, figures)
 
 
 def _check(arguments: MlmArguments, training: TrainingArguments) -> None:
-    """What can be known to be wrong before anything is loaded."""
+    """Refuses what can be known to be wrong before anything is loaded.
+
+    Raises:
+        ValueError, FileNotFoundError: see [`run`].
+    """
     if not (training.do_train or training.do_eval):
         raise ValueError("There is nothing to do: give --do_train or --do_eval.")
     if not (training.do_train or arguments.model_name_or_path):
@@ -233,7 +211,14 @@ def _check(arguments: MlmArguments, training: TrainingArguments) -> None:
     if training.do_predict:
         raise ValueError("A language model has nothing to predict here: leave out --do_predict.")
     check_metrics(training, ("loss", "perplexity", "accuracy"))
-    check_output(training, arguments)
+
+
+def _check_model(arguments: MlmArguments) -> None:
+    """Refuses a model that the rows do not fit, by its configuration.
+
+    Raises:
+        ValueError: it has fewer positions than the rows, or takes no packed ones; or there is no such model.
+    """
     if arguments.model_name_or_path is not None:
         config = load_config(arguments.model_name_or_path, AutoModelForMaskedLM)
     else:
