@@ -357,7 +357,7 @@ class Pretrained(Task):
         data = self.data()
         teacher = AutoModel.from_pretrained(minilm_folder())
         options = RecoveryArguments(distillation_logits_weight=0.0, distillation_hidden_weight=1.0)
-        of_hidden_states = {"teacher": teacher, "distillation": options}
+        teacher_options = {"teacher": teacher, "distillation": options}
         steps = run.options["distillation"] * run.steps
         distillation = replace(run, steps=steps, learning_rate=DISTILLATION_RATE)
         rows = [{"input_ids": row["input_ids"]} for row in data["film_reviews"][run.split][: run.held_out]]
@@ -367,7 +367,7 @@ class Pretrained(Task):
             distillation,
             DataCollatorWithPadding(data["tokenizer"]),
             **self.pool_rates(run, DISTILLATION_POOL_RATE),
-            trainer_class=partial(RecoveryTrainer, **of_hidden_states),
+            trainer_class=partial(RecoveryTrainer, **teacher_options),
             metrics=partial(mean_scores, distillation=options),
         ) as trainer:
             return trainer.evaluate(rows)["eval_hidden"]

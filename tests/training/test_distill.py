@@ -272,8 +272,8 @@ def test_the_embedding_is_made_as_the_checkpoint_says(taught_sentences, texts, t
     assert means["embedding"] != pytest.approx(means["class_token"], rel=0.01)
     student = shutil.copytree(folder / "student", tmp_path / "student")
     shutil.copy(older / "1_Pooling" / "config.json", student / "1_Pooling" / "config.json")
-    of_class_token = distill(student, older, tmp_path / "cls", *evaluates)["metrics"]["before"]
-    assert of_class_token["embedding"] == pytest.approx(means["class_token"], rel=1e-5)
+    by_class_token = distill(student, older, tmp_path / "cls", *evaluates)["metrics"]["before"]
+    assert by_class_token["embedding"] == pytest.approx(means["class_token"], rel=1e-5)
 
     message = refusal(capsys, student, folder / "teacher", tmp_path / "no", *evaluates)
     assert "teacher makes its embedding by mean of the tokens" in message and "student by cls" in message

@@ -547,18 +547,18 @@ def test_texts_are_read_while_training(data, tmp_path):
 
 
 def test_nothing_but_what_is_streamed_is_downloaded(data, trained, tmp_path, monkeypatch):
-    asked, load_dataset = [], data_files.load_dataset
+    streamed, load_dataset = [], data_files.load_dataset
     evaluation = ["--do_eval", "--model_name_or_path", trained, "--max_eval_samples", "9"]
     options = [*QUIET, "--dataset_name", data, "--max_length", MAX_LENGTH, *evaluation]
     assert cli(["mlm", *map(str, options), "--output_dir", str(tmp_path / "whole")]) == 0
     monkeypatch.setattr(
         data_files,
         "load_dataset",
-        lambda *args, **more: asked.append(more["streaming"]) or load_dataset(*args, **more),
+        lambda *args, **more: streamed.append(more["streaming"]) or load_dataset(*args, **more),
     )
     training = ["--do_train", "--max_steps", "1", "--learning_rate", "0", "--save_strategy", "no", "--streaming"]
     assert cli(["mlm", *map(str, options), *training, "--output_dir", str(tmp_path / "streamed")]) == 0
-    assert asked == [True, True]
+    assert streamed == [True, True]
     assert results_of(tmp_path / "streamed")["metrics"] == results_of(tmp_path / "whole")["metrics"]
 
 

@@ -480,9 +480,9 @@ COMMANDS = {
 
 def _report(options: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
     """The lines that the command prints of what it has made and, after a cut, of what comes next."""
-    layers, of_all = record["layers"], record["source_layers"]
-    cut = layers is not None and layers != list(range(of_all))
-    kept = f", {len(layers)} of {of_all} layers: {','.join(map(str, layers))}" if cut else ""
+    layers, num_source_layers = record["layers"], record["source_layers"]
+    cut = layers is not None and layers != list(range(num_source_layers))
+    kept = f", {len(layers)} of {num_source_layers} layers: {','.join(map(str, layers))}" if cut else ""
     lines = [f"{options['source']} ({record['source_class']}) -> {options['output']} ({record['model_class']}{kept})"]
     for name in ("layers", "pool_layers"):
         given = options.get(name)

@@ -49,7 +49,7 @@ def load_file(path: str | os.PathLike) -> Dataset:
 
 
 def _in_short(error: BaseException) -> str:
-    """Its first 200 characters, on one line."""
+    """The first 200 characters of an error's message, on one line."""
     return " ".join(str(error).split())[:200]
 
 

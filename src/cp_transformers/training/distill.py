@@ -128,7 +128,7 @@ class RecoveryArguments(DistillationArguments):
 
 @dataclass
 class DistillArguments:
-    """What a run needs besides [`RecoveryArguments`] and transformers' TrainingArguments."""
+    """The options of the command besides [`RecoveryArguments`] and transformers' TrainingArguments."""
 
     model_name_or_path: str = field(metadata={"help": "the checkpoint that learns, such as `convert` writes"})
     dataset_name: str | None = field(
@@ -173,15 +173,15 @@ class DistillArguments:
             self, "crop_min_scale", "max_length", "max_train_samples", "max_eval_samples", "pool_learning_rate"
         )
 
-    def of_texts(self) -> MlmArguments:
-        """The same for what reads texts."""
+    def text_arguments(self) -> MlmArguments:
+        """The options of the texts, as the functions of [`mlm`][cp_transformers.training.mlm] take them."""
         names = {each.name for each in dataclasses.fields(MlmArguments)}
         return MlmArguments(pack=False, **{name: value for name, value in vars(self).items() if name in names})
 
 
 @dataclass
 class _Data:
-    """What a modality gives to the run."""
+    """The data of a modality, texts or images, with its processing and its teacher."""
 
     processing: Any
     collator: Callable
@@ -198,7 +198,7 @@ def run(arguments: DistillArguments, training: TrainingArguments, distillation: 
     where both models have the same kind of head, of its outputs. Labels have no part in it.
 
     Returns:
-        What is written to `results.json`: the losses that are learned, with their weights (`learned`), and what they
+        The content of `results.json`: the losses that are learned, with their weights (`learned`), and what they
         are on the held-out part `before` and `after` training: `hidden`, the mean squared error over layers, tokens
         and channels; `embedding` and `class_token`, 1 - cosine; of embeddings also `rho`, Spearman's correlation of
         the student's and the teacher's similarities (cosines) of all pairs of the first 2,000 rows; of heads `logits`,
@@ -321,8 +321,11 @@ def _compared(
             f"The teacher {distillation.teacher} makes its embedding by {theirs} of the tokens, and {name} by "
             f"{pooling}: give --distillation_embedding_weight 0, and the model learns the hidden states."
         )
-    of_sentences = float(pooling is not None)
-    defaults = {"distillation_embedding_weight": of_sentences, "distillation_hidden_weight": 1 - of_sentences}
+    is_sentence_encoder = float(pooling is not None)
+    defaults = {
+        "distillation_embedding_weight": is_sentence_encoder,
+        "distillation_hidden_weight": 1 - is_sentence_encoder,
+    }
     filled: dict[str, Any] = {each: value for each, value in defaults.items() if getattr(distillation, each) is None}
     heads = {_head(config), _head(teacher)}
     if len(heads) > 1 or not heads <= {*WITH_LOGITS}:
@@ -368,11 +371,11 @@ def _load_texts(
     head = _head(config) if distillation.distillation_logits_weight else ""
     labels = match_outputs(config, teacher_config, teacher) if head not in ("", "MaskedLM") else None
     options = {"distillation": distillation, "teacher_labels": labels}
-    of_texts = arguments.of_texts()
+    text_arguments = arguments.text_arguments()
     rows = {}
-    for split, texts in load_texts(of_texts, training).items():
-        rows[split] = encode(texts, of_texts, tokenizer).select_columns("input_ids")
-        taught = rows[split] if same_tokens(tokenizer, theirs) else encode(texts, of_texts, theirs)
+    for split, texts in load_texts(text_arguments, training).items():
+        rows[split] = encode(texts, text_arguments, tokenizer).select_columns("input_ids")
+        taught = rows[split] if same_tokens(tokenizer, theirs) else encode(texts, text_arguments, theirs)
         if len(taught) != len(rows[split]) or any(
             a != b for a, b in zip(rows[split]["input_ids"], taught["input_ids"])
         ):
@@ -422,8 +425,8 @@ def _load_images(
     data.teacher = load_teacher(distillation, config, preprocess)
     models = {name: config, str(distillation.teacher): data.teacher["teacher"].config}
     if distillation.distillation_class_token_weight:
-        for each, of_model in models.items():
-            _check_class_token(each, of_model)
+        for each, model_config in models.items():
+            _check_class_token(each, model_config)
     return data
 
 
@@ -431,7 +434,7 @@ def _check_class_token(name: str, config: PreTrainedConfig) -> None:
     """Refuses a model of images that has no class token.
 
     Raises:
-        ValueError: it has none.
+        ValueError: the model has no class token.
     """
     with torch.device("meta"):
         model = AutoModel.from_config(config)
@@ -441,7 +444,7 @@ def _check_class_token(name: str, config: PreTrainedConfig) -> None:
 
 @dataclass
 class Unchanged:
-    """What takes the place of an [`Augmentation`] where nothing is drawn."""
+    """Preprocesses images where no augmentation is drawn, with the call of an [`Augmentation`]."""
 
     preprocess: Callable[[Any], torch.Tensor]
 
@@ -484,7 +487,7 @@ class RecoveryTrainer(DistillationTrainer):
         self.evaluated = 0
 
     def state_loss(self, outputs: Any, taught: Any, inputs: dict[str, Any]) -> torch.Tensor | float:
-        """With the weighted losses of the embeddings and class tokens."""
+        """The weighted losses of hidden states, embeddings and class tokens, summed."""
         loss = super().state_loss(outputs, taught, inputs)
         for name, pair in self.compared_vectors(outputs, taught, inputs).items():
             loss = loss + self.distillation.weights[name] * cosine_distance(*pair).mean()
@@ -566,8 +569,8 @@ def _one(batch: Mapping[str, Any], index: int) -> ModelOutput:
 
 
 def mean_scores(prediction: EvalPrediction, distillation: RecoveryArguments) -> dict[str, float]:
-    """Of all tokens, rows of logits or examples, each with the same weight; what is not learned is left out. The loss
-    is that of training."""
+    """The scores over all tokens, rows of logits or examples, each with the same weight. Scores that are not learned
+    are left out. The loss is that of training."""
     values, *embeddings = prediction.predictions if distillation.weights.get("embedding") else [prediction.predictions]
     hidden, tokens, soft, agreed, rows, embedding, first, examples = values.sum(axis=0).tolist()
     if not examples:
@@ -586,6 +589,7 @@ def mean_scores(prediction: EvalPrediction, distillation: RecoveryArguments) -> 
 
 
 def report(results: dict[str, Any]) -> str:
+    """The held-out scores before and after training, as lines."""
     lines = [f"{results['model']} against {results['teacher']}, held-out:"]
     for name in SCORES:
         values = [f"{metrics[name]:.4f} {when}" for when, metrics in results["metrics"].items() if name in metrics]

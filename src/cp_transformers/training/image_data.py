@@ -139,8 +139,8 @@ def _files(folder: str, within: tuple[str, ...] = ()) -> Iterator[tuple[str, boo
 
 
 def _as_image(path: str) -> dict[str, Any]:
-    """What stands for an image in a column of them; where the path is no text, which such a column holds alone, with
-    the content of the file."""
+    """An image's entry in a column of images: its path, or, where that is no text, as such a column holds, a printable
+    name and the content of the file."""
     name = _printable(path)
     if name == path:
         return {"path": path, "bytes": None}
@@ -218,8 +218,8 @@ def match_labels(names: Sequence[str] | None, config: PreTrainedConfig, where: s
             return numbers
         raise ValueError(f"{where} has a class {max(numbers)}, but the model tells only {count} apart.")
     if len(names) == count:
-        of_imagenet = count == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in names)
-        if of_imagenet and list(names) == sorted(names):
+        are_imagenets = count == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in names)
+        if are_imagenets and list(names) == sorted(names):
             return list(range(count))
         if theirs == [f"LABEL_{index}" for index in range(count)]:
             return list(range(count))
@@ -498,8 +498,8 @@ class Augmentation:
             steps.append(v2.RandomHorizontalFlip(self.flip))
         if self.rand_augment:
             no_turns = mode == v2.InterpolationMode.LANCZOS  # by which PIL resizes alone
-            of_turns = v2.InterpolationMode.BICUBIC if no_turns else mode
-            steps.append(v2.RandAugment(magnitude=self.rand_augment, interpolation=of_turns))
+            turn_mode = v2.InterpolationMode.BICUBIC if no_turns else mode
+            steps.append(v2.RandAugment(magnitude=self.rand_augment, interpolation=turn_mode))
         steps += [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(self.mean), list(self.std))]
         if self.random_erasing:
             steps.append(v2.RandomErasing(self.random_erasing))

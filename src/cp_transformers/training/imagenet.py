@@ -48,7 +48,7 @@ def run(
     there; in training the next one takes the place of each, and `corrupt_images.txt` names them.
 
     Returns:
-        What is written to `results.json`.
+        The content of `results.json`.
 
     Raises:
         ValueError: an argument, the data or a checkpoint is not what is needed.

@@ -14,7 +14,7 @@ CONFIGS = configs_with("ForImageClassification")
 
 @dataclass
 class ImageNetArguments:
-    """What a run needs besides transformers' TrainingArguments."""
+    """The options of the command besides transformers' TrainingArguments."""
 
     model_name_or_path: list[str] = field(
         default_factory=list,

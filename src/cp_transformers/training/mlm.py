@@ -52,7 +52,7 @@ logger = logging.get_logger(__name__)
 
 @dataclass
 class MlmArguments:
-    """What a run needs besides transformers' TrainingArguments."""
+    """The options of the command besides transformers' TrainingArguments."""
 
     model_type: str = field(
         default=next(iter(CONFIGS)), metadata={"help": f"of a new model: one of {', '.join(CONFIGS)}"}
@@ -122,7 +122,7 @@ def run(arguments: MlmArguments, training: TrainingArguments) -> dict[str, Any]:
     resolved arguments and `results.json` to `training.output_dir`.
 
     Returns:
-        What is written to `results.json`: of the held-out texts the mean loss of the masked tokens (`loss`, in nats),
+        The content of `results.json`: of the held-out texts the mean loss of the masked tokens (`loss`, in nats),
         its exponential (`perplexity`), the fraction predicted rightly (`accuracy`), and their number (`tokens`). The
         same tokens are masked in every evaluation of the same texts with the same vocabulary, so that models can be
         compared.
@@ -403,12 +403,14 @@ def make_model(arguments: MlmArguments, tokenizer: PreTrainedTokenizerBase) -> P
 
 
 def _check_fit(config: Any, arguments: MlmArguments, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuses a model with fewer tokens than the tokenizer, or with fewer positions than the rows."""
     if config.vocab_size < len(tokenizer):
         raise ValueError(f"The model has {config.vocab_size} tokens and the tokenizer {len(tokenizer)}.")
     _check_positions(config, arguments)
 
 
 def _check_positions(config: Any, arguments: MlmArguments) -> None:
+    """Refuses a model with fewer positions than the rows."""
     if max_tokens(config) < arguments.max_length:
         raise ValueError(
             f"The model has {max_tokens(config)} positions, fewer than max_length, {arguments.max_length}."
@@ -563,8 +565,16 @@ def _to_evaluate(rows: Dataset, masking: Masking) -> Drawn:
 
 
 def score_rows(outputs: torch.Tensor | tuple, labels: torch.Tensor) -> torch.Tensor:
-    """Of each row the sum of the losses of its masked tokens, how many it predicts rightly, and how many there are:
-    `(rows, 3)` from logits, `(rows, tokens, vocabulary)`, and labels, `(rows, tokens)`."""
+    """Three numbers for each row: the sum of the losses of its masked tokens, how many of them are predicted rightly,
+    and how many there are.
+
+    Args:
+        outputs: logits, `(rows, tokens, vocabulary)`, alone or the first of several outputs.
+        labels: `(rows, tokens)`.
+
+    Returns:
+        `(rows, 3)`.
+    """
     logits, masked = only_logits(outputs, labels), labels != IGNORED
     losses = torch.nn.functional.cross_entropy(
         logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
@@ -582,6 +592,7 @@ def sum_scores(prediction: EvalPrediction) -> dict[str, float]:
 
 
 def report(results: dict[str, Any]) -> str:
+    """The results in one line."""
     metrics = results["metrics"]
     return (
         f"{results['model']}, {results['parameters'] / 1e6:.1f} M parameters: perplexity {metrics['perplexity']:.2f} "

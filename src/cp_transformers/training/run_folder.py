@@ -196,8 +196,8 @@ class RunFolder:
         return training
 
     def go_on(self, *needed_files: str) -> TrainingArguments:
-        """As [`start`], with the folder's last whole checkpoint, see [`last_checkpoint`], in the place of
-        `--resume_from_checkpoint last` where the run trains.
+        """Starts the run, see [`start`], and where it trains puts the folder's last whole checkpoint, see
+        [`last_checkpoint`], in the place of `--resume_from_checkpoint last`.
 
         Raises:
             ValueError: the checkpoint holds the model alone, so that the learning rate would start anew; or is of
@@ -274,7 +274,7 @@ class RunFolder:
             evaluations: the figures for the record, each with its `split`, `metric`, `name` and `value`.
 
         Returns:
-            What `results.json` has: the results, and what was asked for.
+            The content of `results.json`: the results, and what was asked for.
 
         Raises:
             CheckpointError: the model could not be pushed; everything else is written.
@@ -287,7 +287,7 @@ class RunFolder:
         return results
 
     def write_results(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Writes `results.json`, and returns what it has: the results, and what was asked for."""
+        """Writes `results.json`, and returns its content: the results, and what was asked for."""
         results = {**results, "asked": self.requested}
         if self.training.process_index == 0:
             write_json(self.results_file, results)

@@ -165,11 +165,12 @@ class TaskTrainer(Trainer):
         return super().create_optimizer(model)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        """With all rows, and in their order: Trainer cuts and sorts what is evaluated as it does the training data."""
+        """A loader of all rows, in their order: Trainer would cut and sort them as it does the training data."""
         with self._in_order():
             return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Any) -> Any:
+        """A loader of all rows, in their order; see [`get_eval_dataloader`]."""
         with self._in_order():
             return super().get_test_dataloader(test_dataset)
 
