@@ -36,7 +36,6 @@ from cp_transformers.demo.digits import LABEL_NAMES, encode, make_processor
 from cp_transformers.demo.text import minilm_folder
 from cp_transformers.families import family_of
 from cp_transformers.training.digits import load_digits, load_small_digits
-from cp_transformers.training.distill import RecoveryArguments, RecoveryTrainer, mean_scores
 from cp_transformers.training.film_reviews import load_film_reviews, load_product_reviews, load_review_texts
 from cp_transformers.training.metrics import Accuracy, Spearman
 from cp_transformers.training.mlm import (
@@ -44,10 +43,11 @@ from cp_transformers.training.mlm import (
     Collator,
     Masking,
     MlmArguments,
-    encode as encode_texts,
     train_tokenizer,
 )
+from cp_transformers.training.recovery import RecoveryArguments, RecoveryTrainer, mean_scores
 from cp_transformers.training.rows import Drawn
+from cp_transformers.training.texts import encode as encode_texts
 
 
 BATCH = 32

@@ -66,7 +66,7 @@ class RunFolder:
     def __init__(self, training: TrainingArguments, *arguments: Any):
         self.path, self.training, self.arguments = Path(training.output_dir), training, arguments
         self.options = resolve(*arguments, training)
-        self.own_names = [field.name for part in arguments for field in fields(part)]
+        self._own_names = [field.name for part in arguments for field in fields(part)]
         self.requested = {name: self.options[name] for name in EXTENT} | {"arguments": self._digest()}
 
     def check(self) -> None:
@@ -112,7 +112,7 @@ class RunFolder:
                 "The run that is to be gone on with has trained on other texts, since those to evaluate on are held "
                 "out of them where there is no --validation_file: evaluate as it did, or choose another --output_dir."
             )
-        for name in (*DECIDING, *(name for name in self.own_names if name not in EVALUATING)):
+        for name in (*DECIDING, *(name for name in self._own_names if name not in EVALUATING)):
             if earlier.get(name) != now.get(name):
                 raise ValueError(
                     f"{name} is {now.get(name)}, but it was {earlier.get(name)} in the run that is to be gone on "
@@ -139,7 +139,7 @@ class RunFolder:
     def _digest(self) -> str:
         """The digest of all options that decide what comes of the run."""
         # The seeds of several runs do not: each of them is a run by itself.
-        own_names = [name for name in self.own_names if name != "seeds"]
+        own_names = [name for name in self._own_names if name != "seeds"]
         names = sorted([*DECIDING, *own_names, "bf16_full_eval", "fp16_full_eval"])
         compared = [(name, self.options.get(name)) for name in names]
         # A number that has been read from a file may have become a fraction.
