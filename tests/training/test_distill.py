@@ -227,7 +227,7 @@ def taught_sentences(texts, tmp_path_factory) -> tuple[Path, dict]:
     folder = tmp_path_factory.mktemp("sentences")
     convert_checkpoint(sentences(folder / "teacher", pooling_mode="mean"), folder / "student", layers=[0, 2])
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(distill_task, "RHO_ROWS", 6)
+        patched.setattr("cp_transformers.training.recovery.RHO_ROWS", 6)
         more = [*texts, *TRAIN, "--per_device_eval_batch_size", 4]
         return folder, distill(folder / "student", folder / "teacher", folder / "out", *more)
 
