@@ -273,6 +273,15 @@ def test_a_finished_seed_is_not_run_again(material, tmp_path):
     assert len(predictions(output / "seed-2", "SST-2")) == 6
 
 
+def test_a_seed_s_folder_is_that_of_a_run_with_this_seed_alone(material, tmp_path):
+    folder = tmp_path / "out" / "seed-1"
+    whole = glue("sst2", material / "cp", material / "sst2", tmp_path / "out", *ALL, "--seeds", "1")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    again = ["--seed", "1", "--resume_from_checkpoint", "last"]
+    assert glue("sst2", material / "cp", material / "sst2", folder, *ALL, *again) == whole
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before  # it is finished
+
+
 def test_a_finished_run_goes_on_if_asked_for_more_steps(material, tmp_path):
     more = ["--save_strategy", "steps", "--lr_scheduler_type", "constant"]
     whole = glue("sst2", material / "cp", material / "sst2", tmp_path / "whole", *ALL, *more, "--max_steps", "4")

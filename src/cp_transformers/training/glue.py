@@ -104,11 +104,10 @@ def run(
         return found
     shared = _load_shared(arguments, training, distillation)
     data_name = arguments.data_dir or arguments.dataset_name or "nyu-mll/glue"
-    described = {"task": arguments.task, "data": data_name}
+    described = {"task": arguments.task, "data": data_name, "model": arguments.model_name_or_path}
     if not arguments.seeds:
         metrics = _run_seed(arguments, run_folder, shared)
-        results = described | {"model": arguments.model_name_or_path, **_summary({str(training.seed): metrics})}
-        return run_folder.finish(results, _figures(metrics))
+        return run_folder.finish(described | _summary({str(training.seed): metrics}), _figures(metrics))
     run_folder.start()
     runs = {}
     for seed in arguments.seeds:
@@ -118,9 +117,10 @@ def run(
         seed_results = seed_folder.find_results()
         if seed_results is None:
             metrics = _run_seed(arguments, seed_folder, shared)
-            seed_results = seed_folder.finish(described | {"seed": seed, "metrics": metrics}, _figures(metrics))
+            results = {**described, "seed": seed, **_summary({str(seed): metrics})}
+            seed_results = seed_folder.finish(results, _figures(metrics))
         runs[str(seed)] = seed_results["metrics"]
-    return run_folder.write_results(described | {"model": arguments.model_name_or_path, **_summary(runs)})
+    return run_folder.write_results(described | _summary(runs))
 
 
 def _load_shared(
