@@ -4,8 +4,7 @@
 have moved since the start."""
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from transformers import PreTrainedModel
 from ..benchmark import rounded
 from ..context_pool import INITIAL_SIGMA, MIN_SIGMA, ContextPool, pooling_weights
 from ..files import check_csv, write_csv
+from ..inspection.pools import recorded_pools
 from .experiment_tasks import TASKS
 from .experiments import Experiment, make_run, read_results
 
@@ -25,29 +25,6 @@ SATURATED = 0.025
 FIGURES = """
 sigma_at_start sigma sigma_spread sigma_saturated weight_spread offset offset_spread own_weight effective_tokens gate
 """.split()
-
-
-@contextmanager
-def recorded_pools(model: PreTrainedModel) -> Iterator[dict[ContextPool, list[tuple[Any, ...]]]]:
-    """While the block runs, what each ContextPool predicts is kept: weights, sigma, offsets and the grid."""
-    pools = [module for module in model.modules() if isinstance(module, ContextPool)]
-    records: dict[ContextPool, list[tuple[Any, ...]]] = {pool: [] for pool in pools}
-
-    def recorder(pool: ContextPool) -> Any:
-        def predict(hidden_states: torch.Tensor, **options: Any) -> Any:
-            predicted = type(pool).predict(pool, hidden_states, **options)
-            records[pool].append((*predicted, options["grid_size"]))
-            return predicted
-
-        return predict
-
-    try:
-        for pool in pools:
-            pool.predict = recorder(pool)  # type: ignore[method-assign]
-        yield records
-    finally:
-        for pool in pools:
-            del pool.predict
 
 
 @torch.no_grad()
@@ -74,14 +51,14 @@ def pool_statistics(model: PreTrainedModel, examples: Sequence[Mapping[str, torc
         raise ValueError(f"{type(model).__name__} has no ContextPool.")
     rows = []
     for layer, (pool, predictions) in enumerate(records.items()):
-        of_examples = torch.stack([_figures(pool, *predicted) for predicted in predictions]).mean(dim=0)
+        of_examples = torch.stack([_figures(pool, *each.numbers, each.arguments["grid_size"]) for each in predictions]).mean(dim=0)
         for head, figures in enumerate(of_examples.tolist()):
             rows.append({"layer": layer, "head": head, **dict(zip(FIGURES, figures))})
     return rows
 
 
 def _figures(
-    pool: ContextPool,
+    pool: Any,
     weights: torch.Tensor,
     sigma: torch.Tensor,
     offsets: torch.Tensor | None,
