@@ -77,7 +77,9 @@ class Browser:
         found = []
         for event in self.events:
             method, params = event.get("method"), event.get("params", {})
-            if method == "Runtime.exceptionThrown" or (method == "Log.entryAdded" and params["entry"]["level"] == "error"):
+            if method == "Runtime.exceptionThrown" or (
+                method == "Log.entryAdded" and params["entry"]["level"] == "error"
+            ):
                 found.append(json.dumps(params))
             if method == "Network.requestWillBeSent":
                 address = params["request"]["url"]

@@ -49,12 +49,11 @@
     return numbers.reduce((sum, each) => sum + each[index], 0) / numbers.length;
   }
   const variety = (row) => Math.exp(-row.reduce((sum, [, part]) => sum + part * Math.log(part), 0));
-  const percent = (part) => (part < 0.0005 ? "under 0.1 %" : `${(100 * part).toFixed(part >= 0.0995 ? 0 : 1)} %`);
+  const percent = (part) => (part < 0.0005 ? "under 0.1\u00a0%" : `${(100 * part).toFixed(part >= 0.0995 ? 0 : 1)}\u00a0%`);
   const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : /(ch|sh|s|x)$/.test(noun) ? "es" : "s"}`;
   const largest = (numbers) => numbers.reduce((most, each) => Math.max(most, each), 0);
   const everySize = inputs.flatMap((input) => input.pools.flatMap((layer) => layer.sigma?.flat() ?? []));
   const largestSize = largest(everySize);
-  for (const layer of inputs.flatMap((input) => input.pools)) layer.largestShare = largest(layer.shares.flat());
 
   // ---- Words -------------------------------------------------------------------------------------------------------
 
@@ -70,21 +69,24 @@
     return members(layer[`token${side}`], index).map((each) => inputs[input].tokens[each]).join(" ");
   }
 
+  const short = (input, layer, index) => nameOf(input, layer, "In", index).replace(/^row (\d+), column (\d+)$/, "($1, $2)");
+
   function title(choice) {
     const layer = layerOf(choice);
     const name = nameOf(choice.input, layer, "Out", choice.pool);
     return `${layer.name}: ${isText ? `“${name}”` : layer.count === 1 ? "the whole map" : name}`;
   }
 
-  function centre(layer, pool, which = head) {
-    if (!layer.offsets) return "at its place";
-    const offset = layer.offsets[0][pool].map((_, dimension) =>
-      which < 0
-        ? layer.offsets.reduce((sum, each) => sum + each[pool][dimension], 0) / layer.heads
-        : layer.offsets[which][pool][dimension]);
-    const ways = offset.length === 1 ? [["after", "before"]] : [["below", "above"], ["to the right", "to the left"]];
-    const told = offset.map((each, dimension) => `${Math.abs(each).toFixed(2)} ${ways[dimension][each < 0 ? 1 : 0]}`);
-    return told.join(", ");
+  /** From a pool's place to its centre, in words or with arrows. */
+  function centre(layer, pool, which = head, arrows = false) {
+    if (!layer.offsets) return arrows ? "–" : "at its place";
+    const offset = layer.offsets[0][pool].map((_, dimension) => ofHeads(layer.offsets.map((each) => each.map((one) => one[dimension])), pool, which));
+    const words = offset.length === 1 ? [["after", "before"]] : [["below", "above"], ["to the right", "to the left"]];
+    const signs = offset.length === 1 ? ["→←"] : ["↓↑", "→←"];
+    return offset.map((each, dimension) => {
+      const [way, length] = [each < 0 ? 1 : 0, Math.abs(each).toFixed(2)];
+      return arrows ? `${signs[dimension][way]} ${length}` : `${length} ${words[dimension][way]}`;
+    }).join(arrows ? " " : ", ");
   }
 
   function sentences(choice) {
@@ -93,7 +95,7 @@
     const whose = head < 0 ? (layer.heads > 1 ? `, the mean of ${layer.heads} heads` : "") : `, head ${head}`;
     const first = row.slice(0, 3).map(([index, part]) => {
       const name = nameOf(choice.input, layer, "In", index);
-      return `${isText ? `“${name}”` : name} ${percent(part)}`;
+      return isText ? `“${name}” ${percent(part)}` : `${name}: ${percent(part)}`;
     });
     const rest = row.length - first.length;
     const told = [`Holds ${first.join(isText ? ", " : "; ")}${rest ? ` and ${rest} more` : ""}${whose}.`];
@@ -143,9 +145,9 @@
       body.append(make("tr", {},
         make("th", { scope: "row" }, `${each}`),
         make("td", {}, layer.sigma ? layer.sigma[each][pool].toFixed(2) : "–"),
-        make("td", {}, centre(layer, pool, each)),
+        make("td", {}, centre(layer, pool, each, true)),
         make("td", {}, variety(own).toFixed(1)),
-        make("td", {}, own.length ? `${nameOf(choice.input, layer, "In", own[0][0])} ${percent(own[0][1])}` : "–")));
+        make("td", {}, own.length ? `${short(choice.input, layer, own[0][0])} ${percent(own[0][1])}` : "–")));
     }
     const names = ["head", "size σ", "centre", "as varied as", "largest part"];
     const table = make("table", { className: "heads" },
@@ -282,6 +284,7 @@
 
   // ---- Images ------------------------------------------------------------------------------------------------------
 
+  const [LESS, MORE] = [[33, 102, 172], [214, 69, 16]];
   const SCALE = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
 
   function colour(fraction) {
@@ -338,9 +341,11 @@
       const row = parts(layer, pool);
       for (const [key, part] of row) fill("In", key, `rgb(255 150 40 / ${(0.12 + 0.78 * part / row[0][1]).toFixed(3)})`);
     } else if (show === "weights") {
-      const shares = layer.shares[0].map((_, key) => ofHeads(layer.shares, key));
-      const most = largest(shares);
-      shares.forEach((share, key) => fill("In", key, `rgb(${colour(share / most).join(" ")} / 62%)`));
+      layer.shares[0].forEach((_, key) => {
+        const times = Math.log(ofHeads(layer.shares, key)) / Math.log(3);
+        const [red, green, blue] = times < 0 ? LESS : MORE;
+        fill("In", key, `rgb(${red} ${green} ${blue} / ${(0.8 * Math.min(Math.abs(times), 1)).toFixed(3)})`);
+      });
     } else if (show === "sizes" && layer.sigma) {
       for (let each = 0; each < layer.count; each++) {
         fill("Out", each, `rgb(${colour(ofHeads(layer.sigma, each) / largestSize).join(" ")} / 62%)`);
@@ -491,7 +496,7 @@
     const sizes = (className) => span(className, "size σ: 0", largestSize.toFixed(2));
     const shown = isText
       ? [make("span", {}, make("i", { className: "of-bars" }), "weight"), ...(largestSize ? [sizes("scale")] : []), parts]
-      : [...(show === "weights" ? [span("of-picture", "weight: 0", "the layer's largest")] : show === "sizes" ? [sizes("of-picture")] : []), parts];
+      : [...(show === "weights" ? [span("of-weights", "weight: a third of the mean", "three times as much")] : show === "sizes" ? [sizes("of-picture")] : []), parts];
     document.getElementById("legend").replaceChildren(...shown);
   }
 

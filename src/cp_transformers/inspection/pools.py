@@ -104,6 +104,15 @@ class Pool:
         row, column = (self.stride * place for place in divmod(pool, self.grid_out[1]))
         return indices[row : row + self.stride, column : column + self.stride].ravel()
 
+    def apart(self) -> np.ndarray:
+        """`(pools,)`, from 0 to 1: the part of each, a mean of the heads, that is not the mean of what it stands for;
+        of a token that stands for itself, what comes from others."""
+        found = []
+        for pool in range(self.num_pools):
+            own = self.row(pool)[self.members(pool)]
+            found.append(1 - np.minimum(own, 1 / len(own)).sum())
+        return np.array(found)
+
     def __repr__(self) -> str:
         return f"Pool({self.name!r}, {self.num_heads} heads, {self.num_pools} pools of {self.weights.shape[1]})"
 
@@ -190,8 +199,7 @@ def inspect_pools(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], pr
     names = _pool_names(model)
     if not names:
         raise ValueError(
-            f"{type(model).__name__} does not pool: cp-transformers convert makes a model that does of a pretrained "
-            "one."
+            f"{type(model).__name__} does not pool: convert it first (cp-transformers convert), with layers that do."
         )
     inputs = dict(inputs)
     given = next((inputs[name] for name in (model.main_input_name, "inputs_embeds") if name in inputs), None)
@@ -298,7 +306,9 @@ def _of_tokens(
             for each, some in ((token_in, columns), (token_out, rows))
         )
         if module.stride > 1:
-            columns = _places(columns, told.reductions[level - 1], told.reductions[level - 2].inputs if level > 1 else told)
+            columns = _places(
+                columns, told.reductions[level - 1], told.reductions[level - 2].inputs if level > 1 else told
+            )
         weights, p = weights[:, :, columns], p[:, rows][:, :, columns]
         sigma, offsets = sigma[:, :, rows], None if offsets is None else offsets[:, :, rows]
     else:

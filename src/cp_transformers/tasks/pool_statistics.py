@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..benchmark import rounded
-from ..context_pool import INITIAL_SIGMA, MIN_SIGMA, ContextPool, pooling_weights
+from ..context_pool import INITIAL_SIGMA, MIN_SIGMA, pooling_weights
 from ..files import check_csv, write_csv
 from ..inspection.pools import recorded_pools
 from .experiment_tasks import TASKS
@@ -51,7 +51,9 @@ def pool_statistics(model: PreTrainedModel, examples: Sequence[Mapping[str, torc
         raise ValueError(f"{type(model).__name__} has no ContextPool.")
     rows = []
     for layer, (pool, predictions) in enumerate(records.items()):
-        of_examples = torch.stack([_figures(pool, *each.numbers, each.arguments["grid_size"]) for each in predictions]).mean(dim=0)
+        of_examples = torch.stack(
+            [_figures(pool, *each.numbers, each.arguments["grid_size"]) for each in predictions]
+        ).mean(dim=0)
         for head, figures in enumerate(of_examples.tolist()):
             rows.append({"layer": layer, "head": head, **dict(zip(FIGURES, figures))})
     return rows
