@@ -9,9 +9,9 @@ from pathlib import Path
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cp-transformers inspect",
-        description="See what a model pools: write a page, in one file, that shows how much each token or patch weighs, "
-        "how far each pool reaches and what has entered it, and for which tokens each kept one stands. The model is any "
-        "of this package's, and its predictors mean something once they have been trained.",
+        description="See what a model pools: write a page, in one file, that shows how much each token or patch "
+        "weighs, how far each pool reaches and what has entered it, and for which tokens each kept one stands. The "
+        "model is any of this package's; what its predictors draw means something once they have been trained.",
         epilog="A Hub token is taken from the environment (HF_TOKEN) or from `hf auth login`.",
     )
     parser.add_argument("checkpoint", help="a folder, or the id of a model on the Hub")

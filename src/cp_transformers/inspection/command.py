@@ -13,10 +13,10 @@ from transformers import AutoModel
 
 from cp_transformers_cli.inspection import make_parser
 
-from ..checkpoints import CheckpointError, quiet
+from ..checkpoints.reading import CheckpointError, quiet
 from ..families import family_of, max_tokens
-from ..tasks.image_data import CorruptImage, decode, load_processor
-from ..tasks.runs import load_config, load_model, load_tokenizer
+from ..training.image_data import CorruptImage, decode, load_processor
+from ..training.runs import load_config, load_model, load_tokenizer
 from .page import make_page
 from .pools import Inspection, inspect_pools
 
@@ -89,15 +89,12 @@ def inspect_checkpoint(checkpoint: str, texts: Sequence[str], images: Sequence[A
     family = family_of(config)
     if family is None:
         raise CheckpointError(
-            f"{checkpoint} is a model of type {config.model_type}, which does not pool: convert it first (cp-transformers "
-            "convert)."
+            f"{checkpoint} is a model of type {config.model_type}, which does not pool: convert it first "
+            "(cp-transformers convert)."
         )
     if family.is_text != bool(texts):
-        raise ValueError(
-            f"{checkpoint} reads texts: give --text or --file."
-            if family.is_text
-            else f"{checkpoint} reads images: give --image."
-        )
+        reads = "texts: give --text or --file" if family.is_text else "images: give --image"
+        raise ValueError(f"{checkpoint} reads {reads}.")
     processor = load_tokenizer(checkpoint) if family.is_text else load_processor(checkpoint)
     encoded = [encode(text, processor, max_tokens(config)) for text in texts] or [
         {"pixel_values": processor(image, return_tensors="pt")["pixel_values"]} for image in images
@@ -108,8 +105,11 @@ def inspect_checkpoint(checkpoint: str, texts: Sequence[str], images: Sequence[A
 
 
 def encode(text: str, tokenizer: Any, most: int) -> Mapping[str, Any]:
-    """What a model is given of a text, none of it cut off, where that has not more than `most` tokens (not above 0: any
-    number)."""
+    """What a model is given of a text, none of it cut off.
+
+    Raises:
+        ValueError: it has no tokens, or more than `most`, where that is above 0.
+    """
     shown = repr(text if len(text) < 60 else f"{text[:60]}...")
     if not tokenizer(text, add_special_tokens=False)["input_ids"]:
         raise ValueError(f"The text {shown} has no tokens: give one with words.")

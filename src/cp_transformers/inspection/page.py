@@ -37,8 +37,8 @@ def make_page(inspections: Sequence[Inspection], captions: Sequence[str] | None 
     parts = sum(int((pool.p >= SMALLEST).sum()) for each in inspections for pool in each.pools)
     if parts > MAX_PARTS:
         raise ValueError(
-            f"These pools have {parts / 1e6:.0f} million parts, more than the {MAX_PARTS / 1e6:.0f} million that a page "
-            "can show: give fewer or shorter texts, or fewer or smaller images."
+            f"These pools have {parts / 1e6:.0f} million parts, more than the {MAX_PARTS / 1e6:.0f} million that a "
+            "page can show: give fewer or shorter texts, or fewer or smaller images."
         )
     kind = "Text" if inspections[0].tokens is not None else "Image"
     if captions is None:
@@ -66,8 +66,8 @@ def make_page(inspections: Sequence[Inspection], captions: Sequence[str] | None 
 
 
 def figures(pool: Pool) -> dict[str, str]:
-    """A pool's figures for the page's table, over its heads and pools: its sizes, the number of equal parts that are as
-    varied as its own (the exponential of their entropy), and its gate."""
+    """Figures for the page's table, over heads and pools: the sizes, the number of equal parts that are as varied as a
+    pool's own (the exponential of their entropy), the weights and the gate."""
     sigma = pool.sigma
     parts = np.exp(-(pool.p * np.log(np.maximum(pool.p, 1e-30))).sum(axis=-1))
     return {

@@ -66,9 +66,7 @@ def _figure(size: tuple[float, float]) -> Any:
 def _title(pool: Pool) -> str:
     if pool.stride == 1:
         return pool.name
-    return pool.name + (
-        f", keeps 1 of {pool.stride}" if pool.grid_in is None else f", keeps 1 of {pool.stride} x {pool.stride}"
-    )
+    return f"{pool.name}\nkeeps 1 of {pool.stride}" + (f" x {pool.stride}" if pool.grid_in is not None else "")
 
 
 def _draw_text(inspection: Inspection, tokens: tuple[str, ...]) -> Any:
@@ -133,7 +131,7 @@ def _draw_image(inspection: Inspection) -> Any:
             axis.imshow(part, extent=extent, cmap="Oranges", alpha=0.85 * np.sqrt(part / part.max()))
             place = [pool.stride * each for each in divmod(int(index), pool.grid_out[1])]
             sides = [min(pool.stride, length - each) for each, length in zip(place, pool.grid_in)]
-            axis.add_patch(Rectangle(place[::-1], *sides[::-1], fill=False, color="white", linewidth=1))
+            axis.add_patch(Rectangle((place[1], place[0]), sides[1], sides[0], fill=False, color="white", linewidth=1))
     titles = ["picture", "weights", r"sizes $\sigma$", *["a pool"] * EXAMPLES]
     for axis, title in zip(grid[0], titles):
         axis.set_title(title, fontsize="small")

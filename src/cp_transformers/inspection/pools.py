@@ -14,10 +14,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..context_pool import BaseContextPool, ContextPool, pooling_weights
-from ..feature_map_pool import GlobalContextPool, WindowedContextPool, windowed_pooling_weights
-from ..modeling_context_pool import PooledLayer
-from ..pool_inputs import PoolInputs, Reduction, repeat_tokens
+from ..models.context_pool import BaseContextPool, ContextPool, pooling_weights
+from ..models.feature_map_pool import GlobalContextPool, WindowedContextPool, windowed_pooling_weights
+from ..models.modeling_context_pool import PooledLayer
+from ..models.pool_inputs import PoolInputs, Reduction, repeat_tokens
 
 
 # Of `p`, in all pools together: 400 MB in float32.
@@ -272,8 +272,8 @@ def _check_numbers(names: Mapping[Any, tuple[str, Any]], records: Mapping[Any, l
             total += sigma.numel() * seen
     if total > MAX_NUMBERS:
         raise ValueError(
-            f"What the pools gather here are {total / 1e6:,.0f} million numbers, more than the {MAX_NUMBERS / 1e6:,.0f} "
-            "million that can be held: give a shorter text or a smaller image."
+            f"What the pools gather here are {total / 1e6:,.0f} million numbers, more than the "
+            f"{MAX_NUMBERS / 1e6:,.0f} million that can be held: give a shorter text or a smaller image."
         )
 
 
@@ -357,7 +357,7 @@ def _standing(told: PoolInputs, level: int, num_tokens: int) -> torch.Tensor:
 
 
 def _places(indices: torch.Tensor, reduction: Reduction, given: PoolInputs) -> torch.Tensor:
-    """Where a strided layer has laid the tokens of these indices, see [`~cp_transformers.token_groups.lay_out`]."""
+    """Where a strided layer lays the tokens of these indices, see [`~cp_transformers.models.token_groups.lay_out`]."""
     if reduction.source is None:
         return indices
     source = reduction.source[0] - given.prefix
