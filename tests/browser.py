@@ -5,6 +5,7 @@
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+PATIENCE = 60
 KEYS = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "PageDown": 34, "Tab": 9}
 
 
@@ -45,6 +47,8 @@ class Browser:
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self.received:
+            if not select.select([self.read], [], [], PATIENCE)[0]:
+                raise TimeoutError(f"Chromium has not answered for {PATIENCE} seconds.")
             part = os.read(self.read, 1 << 20)
             if not part:
                 raise RuntimeError("Chromium has ended.")

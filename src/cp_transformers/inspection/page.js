@@ -260,7 +260,7 @@
       }));
       input.cells[index].forEach((cells, pool) => cells.forEach((cell) => {
         cell.style.setProperty("--size", (100 * ofHeads(layer.sigma, pool) / largestSize).toFixed(1));
-        cell.setAttribute("aria-label", [title(cell.choice), ...sentences(cell.choice)].join(". "));
+        cell.setAttribute("aria-label", `${title(cell.choice)}. ${sentences(cell.choice).join(" ")}`);
       }));
     });
   }

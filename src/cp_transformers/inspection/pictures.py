@@ -83,7 +83,7 @@ def _draw_text(inspection: Inspection, tokens: tuple[str, ...]) -> Any:
             [" ".join(words[index] for index in np.flatnonzero(places == each)) for each in range(number)]
             for places, number in ((pool.token_out, pool.num_pools), (pool.token_in, pool.weights.shape[1]))
         )
-        ratios = {"width_ratios": [len(columns), 3], "height_ratios": [3, len(rows)]}
+        ratios = {"width_ratios": [len(columns), 4], "height_ratios": [3, len(rows)]}
         ((above, corner), (table, beside)) = part.subplots(2, 2, gridspec_kw=ratios)
         corner.set_axis_off()
         heat = table.imshow(pool.p.mean(axis=0), cmap="Oranges", vmin=0, vmax=1, aspect="auto")
@@ -98,8 +98,10 @@ def _draw_text(inspection: Inspection, tokens: tuple[str, ...]) -> Any:
         for axis in (above, beside):
             axis.tick_params(labelsize="x-small")
             axis.spines[["top", "right"]].set_visible(False)
-        part.suptitle(_title(pool), fontsize="medium")
-    figure.colorbar(heat, ax=figure.axes, shrink=0.6, label="part of the pool")
+        part.suptitle(_title(pool).replace("\n", ", "), fontsize="medium")
+        bar = part.colorbar(heat, cax=corner.inset_axes((0.1, 0.45, 0.9, 0.18)), orientation="horizontal")
+        bar.ax.set_title("part of a pool", fontsize="x-small")
+        bar.ax.tick_params(labelsize="x-small")
     return figure
 
 

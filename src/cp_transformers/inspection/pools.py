@@ -437,16 +437,16 @@ def _picture(pixels: torch.Tensor, processor: Any, model: PreTrainedModel, told:
     """`(rows, columns, 3)`, 0 to 255, that part of an image's pixels, `(channels, rows, columns)`, which the model
     sees: a rest that makes no whole patch is cut off."""
     pixels = pixels.float().cpu()
-    if getattr(processor, "do_normalize", False):
-        mean, std = (torch.tensor(each)[:, None, None] for each in (processor.image_mean, processor.image_std))
-        pixels = pixels * std + mean
-    else:
-        pixels = (pixels - pixels.min()) / (pixels.max() - pixels.min()).clamp(min=1e-12)
     if told and told[0].grid_size is not None:
         size: Any = model.config.patch_size
         height, width = (size, size) if isinstance(size, int) else size
         rows, columns = told[0].grid_size
         pixels = pixels[:, : rows * height, : columns * width]
+    if getattr(processor, "do_normalize", False):
+        mean, std = (torch.tensor(each)[:, None, None] for each in (processor.image_mean, processor.image_std))
+        pixels = pixels * std + mean
+    else:
+        pixels = (pixels - pixels.min()) / (pixels.max() - pixels.min()).clamp(min=1e-12)
     if len(pixels) != 3:
         pixels = pixels.mean(dim=0).expand(3, -1, -1)
     return (255 * pixels.clamp(0, 1)).round().byte().permute(1, 2, 0).numpy()
