@@ -531,6 +531,7 @@
   });
 
   kept = ofAddress();
+  const isLinked = kept !== null;
   if (isText) {
     inputs.forEach((input, number) => drawText(input, number, document.getElementById(`input-${number}`)));
     main.addEventListener("mouseover", (event) => event.target.choice && look(event.target.choice));
@@ -549,7 +550,10 @@
   }
   fillLegend();
   if (isText) kept ??= mostVaried();
-  if (kept) keep(kept);
-  else look(null);
+  if (kept) {
+    keep(kept);
+    const { input, layer, pool } = kept;
+    if (isLinked) (isText ? inputs[input].cells[layer][pool][0] : inputs[input].stage).scrollIntoView({ block: "center" });
+  } else look(null);
   document.body.dataset.ready = "true";
 })();

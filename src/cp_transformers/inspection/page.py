@@ -51,6 +51,7 @@ def make_page(inspections: Sequence[Inspection], captions: Sequence[str] | None 
     return template.render(
         title=f"What {inspections[0].model} pools",
         kind=kind.lower(),
+        unit="patch" if pools[0].token_in is not None else "position of a feature map",
         inputs=list(zip(captions, inspections)),
         data=[_input(caption, each) for caption, each in zip(captions, inspections)],
         untrained=sorted({pool.name for pool in pools if pool.is_untrained}),
