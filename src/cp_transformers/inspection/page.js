@@ -50,7 +50,7 @@
   }
   const variety = (row) => Math.exp(-row.reduce((sum, [, part]) => sum + part * Math.log(part), 0));
   const percent = (part) => (part < 0.0005 ? "under 0.1\u00a0%" : `${(100 * part).toFixed(part >= 0.0995 ? 0 : 1)}\u00a0%`);
-  const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : /(ch|sh|s|x)$/.test(noun) ? "es" : "s"}`;
+  const several = (noun) => noun + (noun.endsWith("ch") ? "es" : "s");
   const largest = (numbers) => numbers.reduce((most, each) => Math.max(most, each), 0);
   const everySize = inputs.flatMap((input) => input.pools.flatMap((layer) => layer.sigma?.flat() ?? []));
   const largestSize = largest(everySize);
@@ -79,14 +79,14 @@
 
   /** From a pool's place to its centre, in words or with arrows. */
   function centre(layer, pool, which = head, arrows = false) {
-    if (!layer.offsets) return arrows ? "–" : "at its place";
+    if (!layer.offsets) return "–";
     const offset = layer.offsets[0][pool].map((_, dimension) => ofHeads(layer.offsets.map((each) => each.map((one) => one[dimension])), pool, which));
-    const words = offset.length === 1 ? [["after", "before"]] : [["below", "above"], ["to the right", "to the left"]];
+    const words = offset.length === 1 ? [["after", "before"]] : [["below", "above"], ["to the right of", "to the left of"]];
     const signs = offset.length === 1 ? ["→←"] : ["↓↑", "→←"];
     return offset.map((each, dimension) => {
       const [way, length] = [each < 0 ? 1 : 0, Math.abs(each).toFixed(2)];
       return arrows ? `${signs[dimension][way]} ${length}` : `${length} ${words[dimension][way]}`;
-    }).join(arrows ? " " : ", ");
+    }).join(arrows ? " " : " and ");
   }
 
   function sentences(choice) {
@@ -101,13 +101,15 @@
     const told = [`Holds ${first.join(isText ? ", " : "; ")}${rest ? ` and ${rest} more` : ""}${whose}.`];
     const size = layer.sigma && ofHeads(layer.sigma, pool).toFixed(2);
     if (size) {
-      const where = layer.offsets ? `its centre lies ${centre(layer, pool)}` : "its centre does not move";
-      told.push(`Its size σ is ${size} ${plural(size === "1.00" ? 1 : 2, layer.unit).replace(/^\d+ /, "")}; ${where}.`);
+      const own = layer.stride > 1 ? `the middle of its ${several(layer.unit)}` : `its ${layer.unit}`;
+      const where = layer.offsets ? `its centre lies ${centre(layer, pool)} ${own}` : "its centre does not move";
+      told.push(`Its size σ is ${size} ${size === "1.00" ? layer.unit : several(layer.unit)}; ${where}.`);
     }
     told.push(`It is as varied as ${variety(row).toFixed(1)} equal parts.`);
     if (layer.stride > 1 && layer.count > 1) {
-      const many = isText ? members(layer.tokenOut, pool) : null;
-      const what = many ? plural(many.length, "token") : `up to ${layer.stride} x ${layer.stride} ${plural(2, layer.unit).slice(2)}`;
+      const count = isText ? members(layer.tokenOut, pool).length : null;
+      const square = `up to ${layer.stride} x ${layer.stride} ${several(layer.unit)}`;
+      const what = !isText ? square : count === 1 ? "1 token" : `${count} tokens`;
       told.push(`It stands for ${what} from here on.`);
     }
     return told;
