@@ -57,8 +57,8 @@ def _notes(inspection: Inspection) -> str:
     return "\n".join(notes)
 
 
-def _figure(size: tuple[float, float]) -> Any:
-    figure = Figure(figsize=size, layout="constrained")
+def _figure(size: tuple[float, float], layout: Any = "constrained") -> Any:
+    figure = Figure(figsize=size, layout=layout)
     FigureCanvasAgg(figure)
     return figure
 
@@ -108,7 +108,7 @@ def _draw_text(inspection: Inspection, tokens: tuple[str, ...]) -> Any:
 def _draw_image(inspection: Inspection) -> Any:
     assert inspection.picture is not None
     down, across = len(inspection.pools), 3 + EXAMPLES
-    figure = _figure((1.75 * across + 1.4, 0.3 + 1.85 * down))
+    figure = _figure((1.75 * across + 1.8, 0.3 + 1.85 * down), "compressed")
     grid = figure.subplots(down, across, squeeze=False)
     grey = inspection.picture.mean(axis=-1)
     sizes = [pool.sigma.max() for pool in inspection.pools if pool.sigma is not None]
@@ -130,7 +130,9 @@ def _draw_image(inspection: Inspection) -> Any:
             heat = row[2].imshow(size, extent=whole, alpha=0.65, vmin=0, vmax=max(sizes))
         for axis, index in zip(row[3:], _examples(pool)):
             part = pool.row(int(index)).reshape(pool.grid_in)
-            axis.imshow(part, extent=extent, cmap="Oranges", alpha=0.85 * np.sqrt(part / part.max()))
+            orange = np.broadcast_to([1.0, 0.6, 0.16, 0.0], (rows, columns, 4)).copy()
+            orange[..., 3] = 0.9 * np.sqrt(part / part.max())
+            axis.imshow(orange, extent=extent)
             place = [pool.stride * each for each in divmod(int(index), pool.grid_out[1])]
             sides = [min(pool.stride, length - each) for each, length in zip(place, pool.grid_in)]
             axis.add_patch(Rectangle((place[1], place[0]), sides[1], sides[0], fill=False, color="white", linewidth=1))
