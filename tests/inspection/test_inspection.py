@@ -275,7 +275,7 @@ def unpacked(layer: dict) -> list[dict[int, float]]:
     keys, values = numbers[rows:].reshape(2, -1)
     ends = numbers[:rows].cumsum()
     return [
-        dict(zip(keys[end - count : end].tolist(), (values[end - count : end] / 1000).tolist()))
+        dict(zip(keys[end - count : end].tolist(), (values[end - count : end] / 1e5).tolist()))
         for count, end in zip(numbers[:rows], ends)
     ]
 
@@ -333,6 +333,15 @@ def test_a_hundred_tokens_in_twelve_layers_make_a_small_page():
     model = BERT.model(num_hidden_layers=12, pool_num_heads=4, pool_range=0.1, max_position_embeddings=128)
     text = make_page([inspect_pools(model, {"input_ids": torch.randint(1, 99, (1, 100))})])
     assert len(text) < 700_000
+
+
+def test_a_pool_of_many_small_parts_is_told():
+    p = np.full((1, 1, 4096), 1 / 4096, dtype=np.float32)
+    pool = inspection_pools.Pool(
+        "last map", 64, None, np.zeros((1, 4096)), None, None, p, (64, 64), (1, 1), None, None, None, False
+    )
+    (told,) = data_of(make_page([inspection_pools.Inspection("a", (pool,), picture=np.zeros((64, 64, 3), np.uint8))]))
+    assert unpacked(told["pools"][0]) == [dict.fromkeys(range(4096), pytest.approx(1 / 4096, abs=1e-5))]
 
 
 def test_what_no_page_can_show_is_refused(monkeypatch):

@@ -37,7 +37,7 @@
     for (const each of heads) {
       const row = each * layer.count + pool;
       for (let at = layer.begins[row]; at < layer.begins[row + 1]; at++) {
-        found.set(layer.keys[at], (found.get(layer.keys[at]) ?? 0) + layer.values[at] / 1000 / heads.length);
+        found.set(layer.keys[at], (found.get(layer.keys[at]) ?? 0) + layer.values[at] / 100000 / heads.length);
       }
     }
     return [...found].sort((a, b) => b[1] - a[1] || a[0] - b[0]);
@@ -92,6 +92,7 @@
   function sentences(choice) {
     const { layer, pool } = { layer: layerOf(choice), pool: choice.pool };
     const row = parts(layer, pool);
+    if (!row.length) return ["It is not pooled."]; // what an attention mask hides of an image
     const whose = head < 0 ? (layer.heads > 1 ? `, the mean of ${layer.heads} heads` : "") : `, head ${head}`;
     const first = row.slice(0, 3).map(([index, part]) => {
       const name = nameOf(choice.input, layer, "In", index);

@@ -16,8 +16,9 @@ from jinja2 import Environment, StrictUndefined
 from .pools import Inspection, Pool
 
 
-# The smallest part of a pool that the page tells.
+# The smallest part of a pool that the page tells; in a pool of many small ones, a hundredth of its largest.
 SMALLEST = 0.0005
+UNIT = 1e-5  # of the parts
 # Of such parts, on one page: about 20 MB.
 MAX_PARTS = 8_000_000
 
@@ -25,7 +26,7 @@ MAX_PARTS = 8_000_000
 def make_page(inspections: Sequence[Inspection], captions: Sequence[str] | None = None) -> str:
     """The page of a model's inputs.
 
-    What it says of a pool are parts in thousandths; of a sum of one, those under [`SMALLEST`] are left out.
+    Of a pool, whose parts add up to one, those under [`SMALLEST`] are left out, see [`pack`].
 
     Args:
         inspections: of one model, at least one.
@@ -34,7 +35,7 @@ def make_page(inspections: Sequence[Inspection], captions: Sequence[str] | None 
     Raises:
         ValueError: the pools have more parts than [`MAX_PARTS`].
     """
-    parts = sum(int((pool.p >= SMALLEST).sum()) for each in inspections for pool in each.pools)
+    parts = sum(int(_told(pool).sum()) for each in inspections for pool in each.pools)
     if parts > MAX_PARTS:
         raise ValueError(
             f"These pools have {parts / 1e6:.0f} million parts, more than the {MAX_PARTS / 1e6:.0f} million that a "
@@ -120,17 +121,20 @@ def _rounded(numbers: np.ndarray | None) -> Any:
 
 def pack(pool: Pool) -> str:
     """The parts of all pools, head by head and pool by pool, as 32-bit integers: how many there are in each; then of
-    each part the index of the token that comes in; then of each part its thousandths. Compressed, and in base 64."""
-    thousandths = (1000 * pool.p.astype(float)).round().astype(np.uint32)
-    thousandths[pool.p < SMALLEST] = 0
-    rows, columns = np.nonzero(thousandths.reshape(-1, thousandths.shape[-1]))
+    each part the index of the token that comes in; then each part, in [`UNIT`]s. Compressed, and in base 64."""
+    told = _told(pool)
+    rows, columns = np.nonzero(told.reshape(-1, told.shape[-1]))
     counts = np.bincount(rows, minlength=pool.num_heads * pool.num_pools)
     if pool.window is not None:
         indices = np.stack([pool.window_indices(each)[0] for each in range(pool.num_pools)])
         columns = indices[rows % pool.num_pools, columns]
-    parts = thousandths[thousandths > 0]
-    numbers = np.concatenate([counts, columns, parts]).astype("<u4")
+    numbers = np.concatenate([counts, columns, (pool.p[told] / UNIT).round()]).astype("<u4")
     return base64.b64encode(zlib.compress(numbers.tobytes(), 9)).decode()
+
+
+def _told(pool: Pool) -> np.ndarray:
+    """Of a pool's `p`, whether the page tells the part."""
+    return pool.p >= np.clip(0.01 * pool.p.max(axis=-1, keepdims=True), UNIT, SMALLEST)
 
 
 def _as_address(picture: np.ndarray) -> str:

@@ -201,31 +201,8 @@ def inspect_pools(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], pr
         raise ValueError(
             f"{type(model).__name__} does not pool: convert it first (cp-transformers convert), with layers that do."
         )
-    inputs = dict(inputs)
-    given = next((inputs[name] for name in (model.main_input_name, "inputs_embeds") if name in inputs), None)
-    is_image = model.main_input_name == "pixel_values"
-    if given is None or given.shape[0] != 1 or (not is_image and "input_ids" in inputs and given.ndim != 2):
-        shape = "nothing" if given is None else tuple(given.shape)
-        raise ValueError(
-            f"Pools are inspected one input at a time: {model.main_input_name} must be of one text or image, not "
-            f"{shape}."
-        )
-    told: list[PoolInputs] = []
-
-    def remember(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        told.append(kwargs["pool_inputs"])
-
-    layers = [module for module in model.modules() if isinstance(module, PooledLayer)]
-    hooks = [layer.register_forward_pre_hook(remember, with_kwargs=True) for layer in layers[:1]]
-    was_training = model.training
-    try:
-        with recorded_pools(model.eval()) as records:
-            model(**{name: _on(value, model) for name, value in inputs.items()})
-    finally:
-        model.train(was_training)
-        for hook in hooks:
-            hook.remove()
-
+    given = _one_input(model, inputs)
+    records, told = _run(model, inputs)
     _check_numbers(names, records)
     pools = []
     for pool, (name, layer) in names.items():
@@ -236,9 +213,42 @@ def inspect_pools(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], pr
         else:
             pools.append(_of_tokens(name, pool, layer, predictions[-1], told[0], inputs, given))
     title = Path(getattr(model.config, "name_or_path", "") or type(model).__name__).name
-    if is_image:
+    if model.main_input_name == "pixel_values":
         return Inspection(title, tuple(pools), picture=_picture(given[0], processor, model, told))
     return Inspection(title, tuple(pools), tokens=_tokens(inputs, given, processor))
+
+
+def _one_input(model: PreTrainedModel, inputs: Mapping[str, Any]) -> torch.Tensor:
+    """The text's ids or embeddings, or the image's pixels, of which there must be one."""
+    name = model.main_input_name
+    given = next((inputs[each] for each in (name, "inputs_embeds") if inputs.get(each) is not None), None)
+    of_choices = name in inputs and name == "input_ids" and given is not None and given.ndim != 2
+    if given is None or given.shape[0] != 1 or of_choices:
+        shape = "nothing" if given is None else tuple(given.shape)
+        raise ValueError(f"Pools are inspected one input at a time: {name} must be of one text or image, not {shape}.")
+    return given
+
+
+def _run(
+    model: PreTrainedModel, inputs: Mapping[str, Any]
+) -> tuple[dict[BaseContextPool, list[Prediction]], list[PoolInputs]]:
+    """What the pools predict, and what the first layer of a model that has layers is told of the batch."""
+    told: list[PoolInputs] = []
+
+    def remember(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        told.append(kwargs["pool_inputs"])
+
+    first = next((module for module in model.modules() if isinstance(module, PooledLayer)), None)
+    hook = None if first is None else first.register_forward_pre_hook(remember, with_kwargs=True)
+    was_training = model.training
+    try:
+        with recorded_pools(model.eval()) as records:
+            model(**{name: _on(value, model) for name, value in inputs.items()})
+    finally:
+        model.train(was_training)
+        if hook is not None:
+            hook.remove()
+    return records, told
 
 
 def _on(value: Any, model: PreTrainedModel) -> Any:
