@@ -569,8 +569,6 @@ class ContextPool(BaseContextPool):
         stride they must stand in the places of [`~cp_transformers.models.token_groups.lay_out`].
         """
         num_tokens = hidden_states.shape[1]
-        if self.stride > 1:  # a residual stream, whose scale is another in each model: 0.05 in a DINOv2, 0.6 in a BERT
-            hidden_states = F.layer_norm(hidden_states, hidden_states.shape[-1:])
         # (batch, tokens, channels) is seen as an image in channels-last order: nothing is transposed in memory.
         feature_map = hidden_states.transpose(1, 2).unflatten(2, grid_size or (1, num_tokens))
         numbers = self.predict_numbers(feature_map, segments)
