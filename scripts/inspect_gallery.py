@@ -93,7 +93,7 @@ def keep(picture: Path, output: Path) -> None:
     image.thumbnail((1000, 1200), PIL.Image.Resampling.LANCZOS)
     image.save(output, optimize=True)
     if output.stat().st_size > LARGE:
-        image.quantize(256).save(output, optimize=True)
+        image.quantize(256, kmeans=2).save(output, optimize=True)
 
 
 if __name__ == "__main__":
