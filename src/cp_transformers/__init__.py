@@ -170,9 +170,11 @@ __all__ = [
     "ContextPool",
     "convert_checkpoint",
     "convert_model",
+    "inspect_pools",
     "register",
 ]
 
 register()
 
 from .checkpoints.conversion import convert_checkpoint, convert_model  # noqa: E402
+from .inspection import inspect_pools  # noqa: E402
