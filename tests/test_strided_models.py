@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from model_cases import CASES, LAYERED_MODELS, NUM_TOKENS, assert_same_outputs, over, text_inputs
+from model_cases import CASES, LAYERED_MODELS, NUM_TOKENS, assert_same_outputs, layers_on_disk, over, text_inputs
 from text_cases import BASE, CLASSIFIER, MASKED_LM, run
 from torch.nn.attention.flex_attention import create_block_mask
 from transformers import AutoModel, BertModel
@@ -169,11 +169,8 @@ def test_a_strided_model_is_the_same_compiled_exported_and_offloaded(case, tmp_p
     assert_same_outputs(exported(**smaller)[0], run(model, smaller)[0], atol=1e-5)
 
     model.save_pretrained(tmp_path / "model")
-    whole = model._no_split_modules
-    on_disk = {name: "disk" for name, module in model.named_modules() if type(module).__name__ in whole}
-    rest = {name: "cpu" for name, _ in model.named_children() if not any(part.startswith(name) for part in on_disk)}
     offloaded = case.model_class.from_pretrained(
-        tmp_path / "model", device_map={**on_disk, **rest}, offload_folder=tmp_path / "offload"
+        tmp_path / "model", device_map=layers_on_disk(model), offload_folder=tmp_path / "offload"
     )
     assert_same_outputs(run(offloaded, inputs)[0], expected, atol=1e-6)
 

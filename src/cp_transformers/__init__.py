@@ -3,6 +3,7 @@
 """ContextPool variants of transformers' models; importing the package registers them with the Auto classes."""
 
 from .configuration_cp_bert import CPBertConfig
+from .configuration_cp_deberta_v2 import CPDebertaV2Config
 from .configuration_cp_deit import CPDeiTConfig
 from .configuration_cp_dinov2 import CPDinov2Config
 from .configuration_cp_dinov2_with_registers import CPDinov2WithRegistersConfig
@@ -24,6 +25,15 @@ from .modeling_cp_bert import (
     CPBertForTokenClassification,
     CPBertModel,
     CPBertPreTrainedModel,
+)
+from .modeling_cp_deberta_v2 import (
+    CPDebertaV2ForMaskedLM,
+    CPDebertaV2ForMultipleChoice,
+    CPDebertaV2ForQuestionAnswering,
+    CPDebertaV2ForSequenceClassification,
+    CPDebertaV2ForTokenClassification,
+    CPDebertaV2Model,
+    CPDebertaV2PreTrainedModel,
 )
 from .modeling_cp_deit import (
     CPDeiTForImageClassification,
@@ -108,6 +118,14 @@ __all__ = [
     "CPBertForTokenClassification",
     "CPBertModel",
     "CPBertPreTrainedModel",
+    "CPDebertaV2Config",
+    "CPDebertaV2ForMaskedLM",
+    "CPDebertaV2ForMultipleChoice",
+    "CPDebertaV2ForQuestionAnswering",
+    "CPDebertaV2ForSequenceClassification",
+    "CPDebertaV2ForTokenClassification",
+    "CPDebertaV2Model",
+    "CPDebertaV2PreTrainedModel",
     "CPDeiTConfig",
     "CPDeiTForImageClassification",
     "CPDeiTForImageClassificationWithTeacher",

@@ -210,6 +210,11 @@ class LayerPoolConfigMixin(ContextPoolConfigMixin):
         """Whether any layer keeps fewer tokens than come in."""
         return max(self.pool_strides or [1]) > 1
 
+    @property
+    def strides_refused(self) -> str | None:
+        """Why the layers of such a model cannot keep fewer tokens, and what to do; None: they can."""
+        return None
+
     def pool_levels(self) -> list[int]:
         """For each layer the number of strided layers, itself included, whose tokens it sees; 0: it sees all."""
         strides = self.pool_strides or [1] * self.num_hidden_layers
@@ -236,6 +241,8 @@ class LayerPoolConfigMixin(ContextPoolConfigMixin):
                 )
             if len(set(self.pool_layers)) < len(self.pool_layers):
                 raise ValueError(f"pool_layers names a layer twice: {self.pool_layers}.")
+        if self.is_strided and self.strides_refused is not None:
+            raise ValueError(self.strides_refused)
         if self.pool_strides is not None:
             if len(self.pool_strides) != self.num_hidden_layers or any(stride < 1 for stride in self.pool_strides):
                 raise ValueError(

@@ -26,6 +26,7 @@ from transformers.utils import is_torchvision_available, is_vision_available
 
 from . import (
     modeling_cp_bert,
+    modeling_cp_deberta_v2,
     modeling_cp_deit,
     modeling_cp_dinov2,
     modeling_cp_dinov2_with_registers,
@@ -38,6 +39,7 @@ from . import (
 )
 from .configuration_context_pool import LayerPoolConfigMixin, TextPoolConfigMixin
 from .configuration_cp_bert import CPBertConfig
+from .configuration_cp_deberta_v2 import CPDebertaV2Config
 from .configuration_cp_deit import CPDeiTConfig
 from .configuration_cp_dinov2 import CPDinov2Config
 from .configuration_cp_dinov2_with_registers import CPDinov2WithRegistersConfig
@@ -161,6 +163,7 @@ FAMILIES: dict[str, Family] = {
         Family(CPXLMRobertaConfig, modeling_cp_xlm_roberta, "XLMRobertaTokenizer", positions_from_padding=True),
         Family(CPDistilBertConfig, modeling_cp_distilbert, "BertTokenizer"),
         Family(CPElectraConfig, modeling_cp_electra, "BertTokenizer"),
+        Family(CPDebertaV2Config, modeling_cp_deberta_v2, "DebertaV2Tokenizer"),
         Family(CPViTConfig, modeling_cp_vit, "ViTImageProcessor", sizes={"ViT-B/16": BASE, "ViT-S/16": SMALL}),
         Family(CPDeiTConfig, modeling_cp_deit, "DeiTImageProcessor"),
         Family(

@@ -9,7 +9,8 @@ its pools once a batch, by the keyword `pool_inputs`, which tokens they pool; an
 
 import inspect
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce, wraps
 from operator import and_
@@ -37,6 +38,38 @@ from .pool_inputs import (
     with_reductions,
     without_class_tokens,
 )
+
+
+# Where upstream's modules hand no keywords down, these go past them, by thread.
+_ASIDE = threading.local()
+
+
+@contextmanager
+def _set_aside(**keywords: Any) -> Iterator[None]:
+    """For a block, gives [`_from_aside`] these keywords."""
+    before = _from_aside()
+    _ASIDE.keywords = keywords
+    try:
+        yield
+    finally:
+        _ASIDE.keywords = before
+
+
+def _from_aside() -> dict[str, Any]:
+    return getattr(_ASIDE, "keywords", {})
+
+
+def past_upstream(forward: Callable) -> Callable:
+    """Decorator of a model's `forward` which hands no keywords down: those that it does not name go past it, from a
+    head to its base model, and from that to its layers."""
+    named = inspect.signature(forward).parameters
+
+    @wraps(forward)
+    def wrapper(self, *args, **kwargs):
+        with _set_aside(**{name: each for name, each in kwargs.items() if name not in named}):
+            return forward(self, *args, **{name: each for name, each in kwargs.items() if name in named})
+
+    return wrapper
 
 
 def pool_tokens(
@@ -68,6 +101,7 @@ class PooledAttention(nn.Module):
     context_pool: ContextPool
 
     def forward(self, hidden_states: torch.Tensor, *args, pool_inputs: PoolInputs | None = None, **kwargs):
+        pool_inputs = _from_aside().get("pool_inputs") if pool_inputs is None else pool_inputs
         return super().forward(pool_tokens(self.context_pool, hidden_states, pool_inputs), *args, **kwargs)
 
 
@@ -82,14 +116,18 @@ class PooledLayer(nn.Module):
     pool_level: int = 0  # the number of strided layers up to this one, if its tokens have not been restored
     pool_restore: str | None = None  # "before" or "after": where in this layer the tokens are restored
     _mask_index: ClassVar[int]  # of `attention_mask` among the positional arguments after `hidden_states`
+    _hands_keywords_down: ClassVar[bool]  # whether upstream's layer does, to its attention
 
     def __init_subclass__(cls, **kwargs) -> None:
         upstream: Any = cls.__bases__[-1]
-        names = [*inspect.signature(upstream.forward).parameters]
+        parameters = inspect.signature(upstream.forward).parameters
+        names = [*parameters]
+        cls._hands_keywords_down = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
         cls._mask_index = names.index("attention_mask") - 2 if "attention_mask" in names else len(names)
         super().__init_subclass__(**kwargs)
 
     def __call__(self, hidden_states: torch.Tensor, *args, pool_inputs: PoolInputs | None = None, **kwargs):
+        pool_inputs = _from_aside().get("pool_inputs") if pool_inputs is None else pool_inputs
         # Outside of what gradient checkpointing runs again, and as a positional argument, to which it gives gradients.
         if (unreduced := None if pool_inputs is None else pool_inputs.unreduced) is not None:
             if self.pool_placement == "stride" and self.pool_level == 1:
@@ -101,10 +139,17 @@ class PooledLayer(nn.Module):
     def forward(self, hidden_states: torch.Tensor, *args, pool_inputs: PoolInputs | None = None, **kwargs):
         if self.pool_restore is not None or self.pool_level:
             return self._forward_strided(hidden_states, *args, pool_inputs=required(pool_inputs), **kwargs)
+        return self._forward_pooled(hidden_states, *args, pool_inputs=pool_inputs, **kwargs)
+
+    def _forward_pooled(self, hidden_states: torch.Tensor, *args, pool_inputs: PoolInputs | None, **kwargs):
+        """Upstream's layer, whose input, or that of its attention, is pooled, or neither."""
         if self.pool_placement == "block":
             hidden_states = pool_tokens(self.context_pool, hidden_states, pool_inputs)
-        elif self.pool_placement == "attention":
+        elif self.pool_placement == "attention" and self._hands_keywords_down:
             kwargs["pool_inputs"] = pool_inputs
+        elif self.pool_placement == "attention":
+            with _set_aside(pool_inputs=pool_inputs):
+                return super().forward(hidden_states, *args, **kwargs)
         return super().forward(hidden_states, *args, **kwargs)
 
     def _forward_strided(self, hidden_states: torch.Tensor, *args, pool_inputs: PoolInputs, **kwargs):
@@ -127,11 +172,7 @@ class PooledLayer(nn.Module):
             else:
                 kwargs["attention_mask"] = reduction.attention_mask
             kwargs.pop("position_ids", None)  # by which flash attention would look for packed rows
-        if self.pool_placement == "block":
-            hidden_states = pool_tokens(self.context_pool, hidden_states, current)
-        elif self.pool_placement == "attention":
-            kwargs["pool_inputs"] = current
-        hidden_states = super().forward(hidden_states, *args, **kwargs)
+        hidden_states = self._forward_pooled(hidden_states, *args, pool_inputs=current, **kwargs)
         if self.pool_restore == "after":
             hidden_states = restore_tokens(self.context_restore, hidden_states, before, pool_inputs)
         return hidden_states
@@ -257,6 +298,8 @@ def pooling_forward(forward: Callable, pool_arguments: Sequence[str] = ()) -> Ca
         if "pool_inputs" in kwargs:  # of a model within another, which has seen to everything
             return _with_whole_maps(self.config, forward(self, *args, **kwargs), kwargs["pool_inputs"])
         if self.base_model is self:
+            if not self.hands_keywords_down and "pool_inputs" not in (aside := _from_aside()):
+                kwargs = {**aside, **kwargs}  # from the head that this model is in
             kwargs |= self.make_pool_inputs({**dict(zip(positional, args)), **kwargs})
             for name in pool_arguments:
                 kwargs.pop(name, None)
@@ -312,12 +355,15 @@ class PooledModel(PreTrainedModel):
 
     accepts_loss_kwargs = False  # else Trainer takes upstream's losses to divide by `num_items_in_batch`: they do not
     pool_arguments: ClassVar[tuple[str, ...]] = ()
+    # Whether upstream's heads hand keywords to the base model and this hands them to its layers, see `past_upstream`.
+    hands_keywords_down: ClassVar[bool] = True
     pool_num_dims: ClassVar[int]  # of what the layers pool: 1 for sequences, 2 for grids
 
     def __init_subclass__(cls, **kwargs) -> None:
         super().__init_subclass__(**kwargs)
         forward: Any = cls.forward
         if "forward" not in vars(cls) and not hasattr(forward, "pool_arguments") and forward is not nn.Module.forward:
+            forward = forward if cls.hands_keywords_down else past_upstream(forward)
             cls.forward = pooling_forward(forward, cls.pool_arguments)
         # Checkpoints of earlier versions have other names for the weights; they are read as upstream reads them.
         if renamings := get_checkpoint_conversion_mapping(cls.__bases__[-1].__name__):
