@@ -272,7 +272,7 @@ def text_case(family: Family, stock: str) -> ModelCase:
         inputs=lambda: {name: tensor for name, tensor in text_inputs(*rows).items() if name in arguments},
         smaller=lambda inputs: {name: tensor[:2, ..., :-2] for name, tensor in inputs.items()},
         valid_tokens=lambda inputs: inputs["attention_mask"].flatten(0, -2).bool(),
-        variants=allowed(family, of_heads(stock, of_twins(family, TEXT_VARIANTS))),
+        variants=allowed(family.config_class(), of_heads(stock, of_twins(family, TEXT_VARIANTS))),
         no_pools={"pool_layers": []},
         labels=labels,
     )
@@ -295,9 +295,9 @@ def of_twins(family: Family, variants: dict[str, dict[str, Any]]) -> dict[str, d
     return {name: variants[name] for name in names}
 
 
-def allowed(family: Family, variants: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The variants without those that drop tokens where the family refuses to."""
-    refuses = family.config_class().strides_refused is not None
+def allowed(config: PreTrainedConfig, variants: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The variants without those that drop tokens where models of such a configuration cannot."""
+    refuses = config.strides_refused is not None
     return {name: each for name, each in variants.items() if not (refuses and "pool_strides" in each)}
 
 
@@ -367,7 +367,7 @@ def patch_case(family: Family, stock: str) -> ModelCase:
         },
         smaller=lambda inputs: {name: tensor[:2] for name, tensor in inputs.items()},
         valid_tokens=all_valid(grid),
-        variants=allowed(family, of_heads(stock, of_twins(family, LAYER_VARIANTS))),
+        variants=allowed(family.config_class(), of_heads(stock, of_twins(family, LAYER_VARIANTS))),
         no_pools={"pool_layers": []},
         labels=labels,
     )
