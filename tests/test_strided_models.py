@@ -186,6 +186,14 @@ def test_the_feature_maps_of_a_backbone_keep_their_sizes():
     assert torch.equal(one, one[..., :1, :, :1].expand_as(one))  # each patch has what its group has
 
 
+def test_layers_whose_classes_are_made_anew_as_fsdp_does_give_the_same():
+    model, inputs = strided(BASE, **STRIDED["restored"][0]), text_inputs(3)
+    expected = run(model, inputs)
+    for layer in model.encoder.layer:
+        layer.__class__ = type("Sharded", (type("Mixin", (), {}), type(layer)), {})
+    assert_same_outputs(run(model, inputs), expected)
+
+
 def test_the_map_of_restored_tokens_learns_at_the_rate_of_the_pooling():
     model = CLASSIFIER.model(pool_strides=[1, 2], pool_layers=[])
     restoring = [module for module in model.modules() if isinstance(module, ContextRestore)]

@@ -9,6 +9,7 @@ from .configuration_cp_dinov2 import CPDinov2Config
 from .configuration_cp_dinov2_with_registers import CPDinov2WithRegistersConfig
 from .configuration_cp_distilbert import CPDistilBertConfig
 from .configuration_cp_electra import CPElectraConfig
+from .configuration_cp_esm import CPEsmConfig
 from .configuration_cp_resnet import CPResNetConfig
 from .configuration_cp_roberta import CPRobertaConfig
 from .configuration_cp_vit import CPViTConfig
@@ -72,6 +73,13 @@ from .modeling_cp_electra import (
     CPElectraForTokenClassification,
     CPElectraModel,
     CPElectraPreTrainedModel,
+)
+from .modeling_cp_esm import (
+    CPEsmForMaskedLM,
+    CPEsmForSequenceClassification,
+    CPEsmForTokenClassification,
+    CPEsmModel,
+    CPEsmPreTrainedModel,
 )
 from .modeling_cp_resnet import (
     CPResNetBackbone,
@@ -159,6 +167,12 @@ __all__ = [
     "CPElectraForTokenClassification",
     "CPElectraModel",
     "CPElectraPreTrainedModel",
+    "CPEsmConfig",
+    "CPEsmForMaskedLM",
+    "CPEsmForSequenceClassification",
+    "CPEsmForTokenClassification",
+    "CPEsmModel",
+    "CPEsmPreTrainedModel",
     "CPResNetBackbone",
     "CPResNetConfig",
     "CPResNetForImageClassification",

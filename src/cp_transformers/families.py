@@ -32,6 +32,7 @@ from . import (
     modeling_cp_dinov2_with_registers,
     modeling_cp_distilbert,
     modeling_cp_electra,
+    modeling_cp_esm,
     modeling_cp_resnet,
     modeling_cp_roberta,
     modeling_cp_vit,
@@ -45,6 +46,7 @@ from .configuration_cp_dinov2 import CPDinov2Config
 from .configuration_cp_dinov2_with_registers import CPDinov2WithRegistersConfig
 from .configuration_cp_distilbert import CPDistilBertConfig
 from .configuration_cp_electra import CPElectraConfig
+from .configuration_cp_esm import CPEsmConfig
 from .configuration_cp_resnet import CPResNetConfig
 from .configuration_cp_roberta import CPRobertaConfig
 from .configuration_cp_vit import CPViTConfig
@@ -113,6 +115,11 @@ class Family:
         pretraining = ((name, model) for name, model in self.models.items() if name.endswith("ForPreTraining"))
         return next((name for name, model in pretraining if model._tied_weights_keys), None)
 
+    @property
+    def takes_packed_rows(self) -> bool:
+        """Whether it reads texts of which several may share a row, kept apart by an attention mask of 4 dimensions."""
+        return self.is_text and next(iter(self.models.values())).takes_4d_masks
+
     @cached_property
     def layer_class(self) -> type[nn.Module] | None:
         """Upstream's layer, before or in which the family pools; None without [`has_layers`]."""
@@ -164,6 +171,7 @@ FAMILIES: dict[str, Family] = {
         Family(CPDistilBertConfig, modeling_cp_distilbert, "BertTokenizer"),
         Family(CPElectraConfig, modeling_cp_electra, "BertTokenizer"),
         Family(CPDebertaV2Config, modeling_cp_deberta_v2, "DebertaV2Tokenizer"),
+        Family(CPEsmConfig, modeling_cp_esm, "EsmTokenizer", positions_from_padding=True),
         Family(CPViTConfig, modeling_cp_vit, "ViTImageProcessor", sizes={"ViT-B/16": BASE, "ViT-S/16": SMALL}),
         Family(CPDeiTConfig, modeling_cp_deit, "DeiTImageProcessor"),
         Family(

@@ -120,10 +120,11 @@ class PooledLayer(nn.Module):
 
     def __init_subclass__(cls, **kwargs) -> None:
         upstream: Any = cls.__bases__[-1]
-        parameters = inspect.signature(upstream.forward).parameters
-        names = [*parameters]
-        cls._hands_keywords_down = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
-        cls._mask_index = names.index("attention_mask") - 2 if "attention_mask" in names else len(names)
+        if not issubclass(upstream, PooledLayer):  # as that of the classes that FSDP2 makes
+            parameters = inspect.signature(upstream.forward).parameters
+            names = [*parameters]
+            cls._mask_index = names.index("attention_mask") - 2 if "attention_mask" in names else len(names)
+            cls._hands_keywords_down = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
         super().__init_subclass__(**kwargs)
 
     def __call__(self, hidden_states: torch.Tensor, *args, pool_inputs: PoolInputs | None = None, **kwargs):
@@ -439,6 +440,8 @@ class PooledTextModel(PooledModel):
 
     pool_arguments = ("pool_mask", "pool_segments")
     pool_num_dims = 1
+    # Whether upstream takes an attention mask of 4 dimensions, which keeps the sequences of packed rows apart.
+    takes_4d_masks: ClassVar[bool] = True
 
     def post_init(self) -> None:
         if getattr(self.config, "is_decoder", False) or getattr(self.config, "add_cross_attention", False):
@@ -457,6 +460,11 @@ class PooledTextModel(PooledModel):
         if tokens is None:  # which upstream refuses
             return {}
         attention_mask = arguments.get("attention_mask")
+        if not self.takes_4d_masks and getattr(attention_mask, "ndim", 2) != 2:
+            raise ValueError(
+                f"{type(self).__name__} takes an attention_mask of shape (batch, tokens) alone: give each sequence a "
+                "row of its own, and pad it."
+            )
         pool_mask = of_rows("pool_mask", arguments.get("pool_mask"), tokens)
         segments = of_rows("pool_segments", arguments.get("pool_segments"), tokens)
         strided = self.config.is_strided

@@ -35,6 +35,7 @@ class CPDebertaV2PreTrainedModel(PooledTextModel, DebertaV2PreTrainedModel):
 
     config: CPDebertaV2Config
     hands_keywords_down = False
+    takes_4d_masks = False
     _no_split_modules = ["DebertaV2Embeddings", "CPDebertaV2Layer"]
 
     @classmethod

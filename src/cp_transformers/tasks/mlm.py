@@ -33,7 +33,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from ..families import configs_with, family_of, first_position, max_tokens
+from ..families import FAMILIES, configs_with, family_of, first_position, max_tokens
 from .arguments import ArgumentParser, as_mapping, resolve
 from .data_files import load_by_name, load_file
 from .records import finish, prepare, push
@@ -64,6 +64,7 @@ from .runs import (
 
 
 CONFIGS = configs_with("ForMaskedLM")
+PACKED = [name for name in CONFIGS if (FAMILIES.get(name) or family_of(name)).takes_packed_rows]
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 IGNORED = -100  # the label of a token that is not predicted
 
@@ -239,8 +240,8 @@ def _check(arguments: MlmArguments, training: TrainingArguments) -> None:
     else:
         config = new_config(CONFIGS, arguments)
     _check_positions(config, arguments)
-    if arguments.pack and config.model_type not in CONFIGS:
-        raise ValueError(f"Rows are packed for {', '.join(CONFIGS)}, not {config.model_type}: give --pack false.")
+    if arguments.pack and config.model_type not in PACKED:
+        raise ValueError(f"Rows are packed for {', '.join(PACKED)}, not {config.model_type}: give --pack false.")
 
 
 def check_files(arguments: Any, training: TrainingArguments) -> None:
