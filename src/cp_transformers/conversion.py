@@ -394,7 +394,8 @@ def _config_with(
 def _kept_entries(
     family: Family, model: nn.Module, entries: Mapping[str, torch.Tensor], layers: Sequence[int] | None
 ) -> Mapping[str, torch.Tensor]:
-    """The entries of `model` outside its layers, and those of `layers` under their new indices."""
+    """The entries of `model` outside its layers, of which those of its [`~Family.over_layers`] keep the columns of
+    `layers`, and those of `layers` under their new indices."""
     found = family.layers(model)
     if layers is None or found is None:
         return entries
@@ -402,7 +403,9 @@ def _kept_entries(
     kept = {}
     for key, tensor in entries.items():
         index, _, rest = key.removeprefix(f"{found[0]}.").partition(".")
-        if not key.startswith(f"{found[0]}."):
+        if key.endswith(family.over_layers):
+            kept[key] = tensor.unflatten(1, (len(found[1]), -1))[:, list(layers)].flatten(1)
+        elif not key.startswith(f"{found[0]}."):
             kept[key] = tensor
         elif index in new_index:
             kept[f"{found[0]}.{new_index[index]}.{rest}"] = tensor

@@ -64,6 +64,8 @@ class Family:
         modeling: the module of its models.
         processor: the name of upstream's tokenizer or image processor.
         positions_from_padding: whether the positions of a text are counted from `pad_token_id + 1`, not from 0.
+        over_layers: the ends of the names of those matrices outside the layers whose columns are, in turn, for one
+            layer after another: with a layer its columns are left out.
         sizes: configuration fields of upstream's models of this family that the benchmarks measure, by their names;
             for texts with the lengths to measure as `tokens`.
     """
@@ -72,6 +74,7 @@ class Family:
     modeling: ModuleType
     processor: str
     positions_from_padding: bool = False
+    over_layers: tuple[str, ...] = ()
     sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
@@ -171,7 +174,13 @@ FAMILIES: dict[str, Family] = {
         Family(CPDistilBertConfig, modeling_cp_distilbert, "BertTokenizer"),
         Family(CPElectraConfig, modeling_cp_electra, "BertTokenizer"),
         Family(CPDebertaV2Config, modeling_cp_deberta_v2, "DebertaV2Tokenizer"),
-        Family(CPEsmConfig, modeling_cp_esm, "EsmTokenizer", positions_from_padding=True),
+        Family(
+            CPEsmConfig,
+            modeling_cp_esm,
+            "EsmTokenizer",
+            positions_from_padding=True,
+            over_layers=("contact_head.regression.weight",),
+        ),
         Family(CPViTConfig, modeling_cp_vit, "ViTImageProcessor", sizes={"ViT-B/16": BASE, "ViT-S/16": SMALL}),
         Family(CPDeiTConfig, modeling_cp_deit, "DeiTImageProcessor"),
         Family(
@@ -207,9 +216,10 @@ def auto_class_of(head: str) -> Any:
 
 
 def first_position(config: PreTrainedConfig) -> int:
-    """The position of the first token of a text, for a CP or a stock model."""
+    """The position of the first token of a text, for a CP or a stock model; of a configuration that names no padding
+    token yet that for 0."""
     family = FAMILIES.get(config.model_type) or family_of(config)
-    return config.pad_token_id + 1 if family is not None and family.positions_from_padding else 0
+    return (config.pad_token_id or 0) + 1 if family is not None and family.positions_from_padding else 0
 
 
 def max_tokens(config: PreTrainedConfig) -> int:

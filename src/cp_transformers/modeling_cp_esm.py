@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """PyTorch CP-ESM model, on transformers' own classes."""
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers.models.esm.modeling_esm import (
@@ -40,6 +41,14 @@ class CPEsmPreTrainedModel(PooledTextModel, EsmPreTrainedModel):
 
 class CPEsmModel(CPEsmPreTrainedModel, EsmModel):
     """The bare CP-ESM encoder, see [`PooledTextModel`]."""
+
+    def predict_contacts(self, tokens: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Upstream's, `(batch, residues, residues)`, by how the residues attend to each other in each layer."""
+        if self.config.is_strided:
+            raise ValueError(
+                "Contacts are between single residues: predict them by a model whose layers keep all tokens."
+            )
+        return super().predict_contacts(tokens, attention_mask)
 
 
 class CPEsmForMaskedLM(CPEsmPreTrainedModel, EsmForMaskedLM):
