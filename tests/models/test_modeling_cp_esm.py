@@ -12,8 +12,8 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, EsmConfig, EsmForM
 from transformers.models.esm.configuration_esm import get_default_vocab_list
 
 from cp_transformers import CPEsmConfig, CPEsmForMaskedLM, CPEsmModel, convert_checkpoint
-from cp_transformers.checkpoints.parity import parity
-from cp_transformers.conversion import CheckpointError
+from cp_transformers.checkpoints.conversion import CheckpointError
+from cp_transformers.checkpoints.reading import parity
 
 
 PROTEINS = ["MKTAYIAKQRQISFVKSHFSRQ", "MKV<mask>LAAGG", "G<mask>"]
