@@ -25,9 +25,9 @@ class CPDisentangledSelfAttention(PooledAttention, DisentangledSelfAttention):
 class CPDebertaV2Layer(PooledLayer, DebertaV2Layer):
     """DeBERTa-v2's layer, which pools its attention's input or, with `pool_placement="block"`, its own."""
 
-    def __call__(self, hidden_states, mask, query_states=None, relative_pos=None, rel_embeddings=None, **kwargs):
+    def __call__(self, hidden_states, *args, query_states=None, relative_pos=None, rel_embeddings=None, **kwargs):
         # As positional arguments: reentrant checkpointing fails on keywords that were computed, as by `norm_rel_ebd`.
-        return super().__call__(hidden_states, mask, query_states, relative_pos, rel_embeddings, **kwargs)
+        return super().__call__(hidden_states, *args, query_states, relative_pos, rel_embeddings, **kwargs)
 
 
 class CPDebertaV2PreTrainedModel(PooledTextModel, DebertaV2PreTrainedModel):

@@ -64,7 +64,7 @@ from .runs import (
 
 
 CONFIGS = configs_with("ForMaskedLM")
-PACKED = [name for name in CONFIGS if (FAMILIES.get(name) or family_of(name)).takes_packed_rows]
+PACKED = [name for name in CONFIGS if FAMILIES[name.removeprefix("cp_")].takes_packed_rows]
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 IGNORED = -100  # the label of a token that is not predicted
 
