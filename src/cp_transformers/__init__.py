@@ -6,8 +6,10 @@ from .configuration_cp_bert import CPBertConfig
 from .configuration_cp_deit import CPDeiTConfig
 from .configuration_cp_dinov2 import CPDinov2Config
 from .configuration_cp_dinov2_with_registers import CPDinov2WithRegistersConfig
+from .configuration_cp_dinov3_vit import CPDINOv3ViTConfig
 from .configuration_cp_distilbert import CPDistilBertConfig
 from .configuration_cp_electra import CPElectraConfig
+from .configuration_cp_modernbert import CPModernBertConfig
 from .configuration_cp_resnet import CPResNetConfig
 from .configuration_cp_roberta import CPRobertaConfig
 from .configuration_cp_vit import CPViTConfig
@@ -44,6 +46,11 @@ from .modeling_cp_dinov2_with_registers import (
     CPDinov2WithRegistersModel,
     CPDinov2WithRegistersPreTrainedModel,
 )
+from .modeling_cp_dinov3_vit import (
+    CPDINOv3ViTBackbone,
+    CPDINOv3ViTModel,
+    CPDINOv3ViTPreTrainedModel,
+)
 from .modeling_cp_distilbert import (
     CPDistilBertForMaskedLM,
     CPDistilBertForMultipleChoice,
@@ -62,6 +69,15 @@ from .modeling_cp_electra import (
     CPElectraForTokenClassification,
     CPElectraModel,
     CPElectraPreTrainedModel,
+)
+from .modeling_cp_modernbert import (
+    CPModernBertForMaskedLM,
+    CPModernBertForMultipleChoice,
+    CPModernBertForQuestionAnswering,
+    CPModernBertForSequenceClassification,
+    CPModernBertForTokenClassification,
+    CPModernBertModel,
+    CPModernBertPreTrainedModel,
 )
 from .modeling_cp_resnet import (
     CPResNetBackbone,
@@ -108,6 +124,10 @@ __all__ = [
     "CPBertForTokenClassification",
     "CPBertModel",
     "CPBertPreTrainedModel",
+    "CPDINOv3ViTBackbone",
+    "CPDINOv3ViTConfig",
+    "CPDINOv3ViTModel",
+    "CPDINOv3ViTPreTrainedModel",
     "CPDeiTConfig",
     "CPDeiTForImageClassification",
     "CPDeiTForImageClassificationWithTeacher",
@@ -141,6 +161,14 @@ __all__ = [
     "CPElectraForTokenClassification",
     "CPElectraModel",
     "CPElectraPreTrainedModel",
+    "CPModernBertConfig",
+    "CPModernBertForMaskedLM",
+    "CPModernBertForMultipleChoice",
+    "CPModernBertForQuestionAnswering",
+    "CPModernBertForSequenceClassification",
+    "CPModernBertForTokenClassification",
+    "CPModernBertModel",
+    "CPModernBertPreTrainedModel",
     "CPResNetBackbone",
     "CPResNetConfig",
     "CPResNetForImageClassification",

@@ -29,8 +29,10 @@ from . import (
     modeling_cp_deit,
     modeling_cp_dinov2,
     modeling_cp_dinov2_with_registers,
+    modeling_cp_dinov3_vit,
     modeling_cp_distilbert,
     modeling_cp_electra,
+    modeling_cp_modernbert,
     modeling_cp_resnet,
     modeling_cp_roberta,
     modeling_cp_vit,
@@ -41,8 +43,10 @@ from .configuration_cp_bert import CPBertConfig
 from .configuration_cp_deit import CPDeiTConfig
 from .configuration_cp_dinov2 import CPDinov2Config
 from .configuration_cp_dinov2_with_registers import CPDinov2WithRegistersConfig
+from .configuration_cp_dinov3_vit import CPDINOv3ViTConfig
 from .configuration_cp_distilbert import CPDistilBertConfig
 from .configuration_cp_electra import CPElectraConfig
+from .configuration_cp_modernbert import CPModernBertConfig
 from .configuration_cp_resnet import CPResNetConfig
 from .configuration_cp_roberta import CPRobertaConfig
 from .configuration_cp_vit import CPViTConfig
@@ -133,10 +137,13 @@ class Family:
             tokenizer_class = getattr(transformers, self.processor)
             AutoTokenizer.register(self.config_class, tokenizer_class=tokenizer_class, exist_ok=True)
         elif is_vision_available():
-            classes = {"pil": getattr(transformers, f"{self.processor}Pil")}
-            if is_torchvision_available():  # to name it without torchvision is enough for a warning
-                classes["torchvision"] = getattr(transformers, self.processor)
-            AutoImageProcessor.register(self.config_class, image_processor_classes=classes, exist_ok=True)
+            names = {"pil": f"{self.processor}Pil", "torchvision": self.processor}
+            if not is_torchvision_available():  # to name it without torchvision is enough for a warning
+                del names["torchvision"]
+            found = {backend: getattr(transformers, name, None) for backend, name in names.items()}
+            classes = {backend: each for backend, each in found.items() if each is not None}  # some have but one
+            if classes:
+                AutoImageProcessor.register(self.config_class, image_processor_classes=classes, exist_ok=True)
 
 
 BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
@@ -161,6 +168,7 @@ FAMILIES: dict[str, Family] = {
         Family(CPXLMRobertaConfig, modeling_cp_xlm_roberta, "XLMRobertaTokenizer", positions_from_padding=True),
         Family(CPDistilBertConfig, modeling_cp_distilbert, "BertTokenizer"),
         Family(CPElectraConfig, modeling_cp_electra, "BertTokenizer"),
+        Family(CPModernBertConfig, modeling_cp_modernbert, "TokenizersBackend"),
         Family(CPViTConfig, modeling_cp_vit, "ViTImageProcessor", sizes={"ViT-B/16": BASE, "ViT-S/16": SMALL}),
         Family(CPDeiTConfig, modeling_cp_deit, "DeiTImageProcessor"),
         Family(
@@ -170,6 +178,7 @@ FAMILIES: dict[str, Family] = {
             sizes={"DINOv2-small": {**SMALL_OF_14, "image_size": 224}},
         ),
         Family(CPDinov2WithRegistersConfig, modeling_cp_dinov2_with_registers, "BitImageProcessor"),
+        Family(CPDINOv3ViTConfig, modeling_cp_dinov3_vit, "DINOv3ViTImageProcessor"),
         Family(CPResNetConfig, modeling_cp_resnet, "ConvNextImageProcessor", sizes={"ResNet-50": {}}),
     )
 }
