@@ -8,9 +8,11 @@ from .models.configuration_cp_deberta_v2 import CPDebertaV2Config
 from .models.configuration_cp_deit import CPDeiTConfig
 from .models.configuration_cp_dinov2 import CPDinov2Config
 from .models.configuration_cp_dinov2_with_registers import CPDinov2WithRegistersConfig
+from .models.configuration_cp_dinov3_vit import CPDINOv3ViTConfig
 from .models.configuration_cp_distilbert import CPDistilBertConfig
 from .models.configuration_cp_electra import CPElectraConfig
 from .models.configuration_cp_esm import CPEsmConfig
+from .models.configuration_cp_modernbert import CPModernBertConfig
 from .models.configuration_cp_resnet import CPResNetConfig
 from .models.configuration_cp_roberta import CPRobertaConfig
 from .models.configuration_cp_vit import CPViTConfig
@@ -55,6 +57,11 @@ from .models.modeling_cp_dinov2_with_registers import (
     CPDinov2WithRegistersModel,
     CPDinov2WithRegistersPreTrainedModel,
 )
+from .models.modeling_cp_dinov3_vit import (
+    CPDINOv3ViTBackbone,
+    CPDINOv3ViTModel,
+    CPDINOv3ViTPreTrainedModel,
+)
 from .models.modeling_cp_distilbert import (
     CPDistilBertForMaskedLM,
     CPDistilBertForMultipleChoice,
@@ -80,6 +87,15 @@ from .models.modeling_cp_esm import (
     CPEsmForTokenClassification,
     CPEsmModel,
     CPEsmPreTrainedModel,
+)
+from .models.modeling_cp_modernbert import (
+    CPModernBertForMaskedLM,
+    CPModernBertForMultipleChoice,
+    CPModernBertForQuestionAnswering,
+    CPModernBertForSequenceClassification,
+    CPModernBertForTokenClassification,
+    CPModernBertModel,
+    CPModernBertPreTrainedModel,
 )
 from .models.modeling_cp_resnet import (
     CPResNetBackbone,
@@ -126,6 +142,10 @@ __all__ = [
     "CPBertForTokenClassification",
     "CPBertModel",
     "CPBertPreTrainedModel",
+    "CPDINOv3ViTBackbone",
+    "CPDINOv3ViTConfig",
+    "CPDINOv3ViTModel",
+    "CPDINOv3ViTPreTrainedModel",
     "CPDebertaV2Config",
     "CPDebertaV2ForMaskedLM",
     "CPDebertaV2ForMultipleChoice",
@@ -173,6 +193,14 @@ __all__ = [
     "CPEsmForTokenClassification",
     "CPEsmModel",
     "CPEsmPreTrainedModel",
+    "CPModernBertConfig",
+    "CPModernBertForMaskedLM",
+    "CPModernBertForMultipleChoice",
+    "CPModernBertForQuestionAnswering",
+    "CPModernBertForSequenceClassification",
+    "CPModernBertForTokenClassification",
+    "CPModernBertModel",
+    "CPModernBertPreTrainedModel",
     "CPResNetBackbone",
     "CPResNetConfig",
     "CPResNetForImageClassification",

@@ -30,9 +30,11 @@ from .models import (
     modeling_cp_deit,
     modeling_cp_dinov2,
     modeling_cp_dinov2_with_registers,
+    modeling_cp_dinov3_vit,
     modeling_cp_distilbert,
     modeling_cp_electra,
     modeling_cp_esm,
+    modeling_cp_modernbert,
     modeling_cp_resnet,
     modeling_cp_roberta,
     modeling_cp_vit,
@@ -44,9 +46,11 @@ from .models.configuration_cp_deberta_v2 import CPDebertaV2Config
 from .models.configuration_cp_deit import CPDeiTConfig
 from .models.configuration_cp_dinov2 import CPDinov2Config
 from .models.configuration_cp_dinov2_with_registers import CPDinov2WithRegistersConfig
+from .models.configuration_cp_dinov3_vit import CPDINOv3ViTConfig
 from .models.configuration_cp_distilbert import CPDistilBertConfig
 from .models.configuration_cp_electra import CPElectraConfig
 from .models.configuration_cp_esm import CPEsmConfig
+from .models.configuration_cp_modernbert import CPModernBertConfig
 from .models.configuration_cp_resnet import CPResNetConfig
 from .models.configuration_cp_roberta import CPRobertaConfig
 from .models.configuration_cp_vit import CPViTConfig
@@ -145,10 +149,13 @@ class Family:
             tokenizer_class = getattr(transformers, self.processor)
             AutoTokenizer.register(self.config_class, tokenizer_class=tokenizer_class, exist_ok=True)
         elif is_vision_available():
-            classes = {"pil": getattr(transformers, f"{self.processor}Pil")}
-            if is_torchvision_available():  # to name it without torchvision is enough for a warning
-                classes["torchvision"] = getattr(transformers, self.processor)
-            AutoImageProcessor.register(self.config_class, image_processor_classes=classes, exist_ok=True)
+            names = {"pil": f"{self.processor}Pil", "torchvision": self.processor}
+            if not is_torchvision_available():  # to name it without torchvision is enough for a warning
+                del names["torchvision"]
+            found = {backend: getattr(transformers, name, None) for backend, name in names.items()}
+            classes = {backend: each for backend, each in found.items() if each is not None}  # some have but one
+            if classes:
+                AutoImageProcessor.register(self.config_class, image_processor_classes=classes, exist_ok=True)
 
 
 BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
@@ -181,6 +188,7 @@ FAMILIES: dict[str, Family] = {
             positions_from_padding=True,
             over_layers=("contact_head.regression.weight",),
         ),
+        Family(CPModernBertConfig, modeling_cp_modernbert, "TokenizersBackend"),
         Family(CPViTConfig, modeling_cp_vit, "ViTImageProcessor", sizes={"ViT-B/16": BASE, "ViT-S/16": SMALL}),
         Family(CPDeiTConfig, modeling_cp_deit, "DeiTImageProcessor"),
         Family(
@@ -190,6 +198,7 @@ FAMILIES: dict[str, Family] = {
             sizes={"DINOv2-small": {**SMALL_OF_14, "image_size": 224}},
         ),
         Family(CPDinov2WithRegistersConfig, modeling_cp_dinov2_with_registers, "BitImageProcessor"),
+        Family(CPDINOv3ViTConfig, modeling_cp_dinov3_vit, "DINOv3ViTImageProcessor"),
         Family(CPResNetConfig, modeling_cp_resnet, "ConvNextImageProcessor", sizes={"ResNet-50": {}}),
     )
 }

@@ -17,6 +17,7 @@ from transformers.models.esm.modeling_esm import (
 
 from .configuration_cp_esm import CPEsmConfig
 from .modeling_context_pool import PooledAttention, PooledLayer, PooledTextModel
+from .pool_inputs import token_positions
 
 
 class CPEsmSelfAttention(PooledAttention, EsmSelfAttention):
@@ -37,6 +38,12 @@ class CPEsmPreTrainedModel(PooledTextModel, EsmPreTrainedModel):
     @classmethod
     def pooled_classes(cls):
         return CPEsmModel, CPEsmLayer, CPEsmSelfAttention
+
+    def make_position_embeddings(self, states, arguments, centres):
+        if self.rotary_embeddings is None:
+            return None
+        positions = token_positions(states, arguments)
+        return [None, *(self.rotary_embeddings(states, centre(positions)) for centre in centres)]
 
 
 class CPEsmModel(CPEsmPreTrainedModel, EsmModel):
