@@ -70,7 +70,7 @@ def test_a_conversion_equals_its_source_and_reads_the_same_residues(kind, tokeni
     tokenizer.save_pretrained(tmp_path / "source")
     record = convert_checkpoint(tmp_path / "source", tmp_path / "cp", pool_num_heads=2, pool_max_offset=2.0)
     assert record["parity"]["max_abs_difference"] == 0.0
-    model = AutoModelForMaskedLM.from_pretrained(tmp_path / "cp").eval()
+    model = AutoModelForMaskedLM.from_pretrained(tmp_path / "cp", attn_implementation="eager").eval()
     assert type(model) is CPEsmForMaskedLM and parity(stock, model) == 0.0
     loaded = AutoTokenizer.from_pretrained(tmp_path / "cp")
     assert type(loaded) is EsmTokenizer
@@ -87,7 +87,7 @@ def test_a_protein_is_the_same_alone_and_in_a_batch(kind, variant, inputs):
     batch = run(model, inputs).last_hidden_state
     for row, length in enumerate(inputs["attention_mask"].sum(dim=1)):
         alone = run(model, {name: each[row : row + 1, :length] for name, each in inputs.items()}).last_hidden_state
-        assert_same_outputs(batch[row : row + 1, :length], alone, atol=1e-5)
+        assert_same_outputs(batch[row : row + 1, :length], alone, atol=1e-4)
 
 
 def test_contacts_of_residues_that_are_not_all_kept_are_refused(inputs):
@@ -101,13 +101,11 @@ def test_a_resized_head_has_a_bias_for_every_token(inputs):
     nn.init.normal_(model.lm_head.bias)
     model.lm_head.bias.requires_grad_(False)
     before, bias = run(model, inputs).logits, model.lm_head.bias
-    for size in (40, 30):
+    for size in (40, 33):
         model.resize_token_embeddings(size, mean_resizing=False)
-        kept = min(size, 33)
         assert model.lm_head.bias.shape == (size,) and not model.lm_head.bias.requires_grad
-        assert torch.equal(model.lm_head.bias[: min(kept, 30)], bias[: min(kept, 30)])
-    fewer = {**inputs, "input_ids": inputs["input_ids"].clamp(max=29)}
-    assert run(model, fewer).logits.shape == (*before.shape[:2], 30)
+        assert torch.equal(model.lm_head.bias[:33], bias) and not model.lm_head.bias[33:].any()
+        assert torch.equal(run(model, inputs).logits[..., :33], before)
 
 
 def test_the_folding_model_is_refused(tmp_path):
@@ -126,11 +124,11 @@ def test_frequencies_of_older_checkpoints_are_kept(converted, tmp_path):
     for layer in range(3):
         weights[f"esm.encoder.layer.{layer}.attention.self.rotary_embeddings.inv_freq"] = frequencies.clone()
     save_file(weights, tmp_path / "source" / "model.safetensors", metadata={"format": "pt"})
-    expected = EsmForMaskedLM.from_pretrained(tmp_path / "source")
+    expected = EsmForMaskedLM.from_pretrained(tmp_path / "source", attn_implementation="eager")
     assert torch.equal(expected.esm.rotary_embeddings.inv_freq, frequencies)
     if converted:
         convert_checkpoint(tmp_path / "source", tmp_path / "cp")
-        model = CPEsmForMaskedLM.from_pretrained(tmp_path / "cp")
+        model = CPEsmForMaskedLM.from_pretrained(tmp_path / "cp", attn_implementation="eager")
     else:
         config = CPEsmConfig(**SIZES, **KINDS["esm2"], pool_gate=True)
         model = CPEsmForMaskedLM.from_pretrained(tmp_path / "source", config=config)
