@@ -8,11 +8,11 @@ from model_cases import assert_same_outputs, context_pools
 from safetensors.torch import load_file, save_file
 from text_cases import run
 from torch import nn
-from transformers import AutoModelForMaskedLM, AutoTokenizer, EsmConfig, EsmForMaskedLM, EsmTokenizer
+from transformers import AutoModelForMaskedLM, AutoTokenizer, EsmConfig, EsmForMaskedLM, EsmModel, EsmTokenizer
 from transformers.models.esm.configuration_esm import get_default_vocab_list
 
-from cp_transformers import CPEsmConfig, CPEsmForMaskedLM, CPEsmModel, convert_checkpoint
-from cp_transformers.checkpoints.conversion import CheckpointError
+from cp_transformers import CPEsmConfig, CPEsmForMaskedLM, CPEsmModel, convert_checkpoint, convert_model
+from cp_transformers.checkpoints.conversion import CheckpointError, cut_layers
 from cp_transformers.checkpoints.reading import parity
 
 
@@ -88,6 +88,17 @@ def test_a_protein_is_the_same_alone_and_in_a_batch(kind, variant, inputs):
     for row, length in enumerate(inputs["attention_mask"].sum(dim=1)):
         alone = run(model, {name: each[row : row + 1, :length] for name, each in inputs.items()}).last_hidden_state
         assert_same_outputs(batch[row : row + 1, :length], alone, atol=1e-4)
+
+
+@every_kind
+def test_contacts_of_a_cut_model_are_those_of_the_layers_that_are_left(kind, inputs):
+    stock = EsmModel(EsmConfig(**SIZES, **kind)).eval()
+    models = [cut_layers(stock, [0, 1]), convert_model(stock, [0, 1])]
+    with torch.no_grad():
+        stock.contact_head.regression.weight[:, -SIZES["num_attention_heads"] :] = 0.0  # those of the last layer
+        contacts = [each.predict_contacts(inputs["input_ids"], inputs["attention_mask"]) for each in (stock, *models)]
+    for each in contacts[1:]:
+        assert_same_outputs(each, contacts[0], atol=1e-6)
 
 
 def test_contacts_of_residues_that_are_not_all_kept_are_refused(inputs):
