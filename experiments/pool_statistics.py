@@ -1,7 +1,7 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
-"""What the pools of a trained model do: how large they are, whether they differ from token to token, and whether they
-have moved since the start."""
+"""Statistics of the pools of a trained model: how large they are, whether they differ from token to token, and whether
+they have moved since the start."""
 
 import argparse
 import sys

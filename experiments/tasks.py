@@ -1,6 +1,6 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
-"""What the models of an experiment are trained for and judged by: a [`Task`] has data, a head and metrics."""
+"""The tasks that the models of an experiment are trained for and judged by: each has data, a head and metrics."""
 
 import tempfile
 from abc import ABC, abstractmethod
@@ -83,7 +83,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Run:
-    """What a task is asked for.
+    """A run that a task is asked for.
 
     Args:
         make_model: gives a new model of the arm with a head, one of transformers' Auto classes.
@@ -186,7 +186,7 @@ class Images(Task):
 
 
 class SmallImages(Images):
-    """Likewise, of 8 x 8 pixels in one channel."""
+    """Handwritten digits of 8 x 8 pixels in one channel."""
 
     def prepare(self) -> None:
         load_small_digits()
@@ -271,7 +271,7 @@ class Texts(Task):
 
 
 class TextsByMean(Texts):
-    """Likewise, and besides with a classifier of the mean of the tokens, instead of the model's own."""
+    """[`Texts`], fine-tuned a second time with a classifier of the mean of the tokens, instead of the model's own."""
 
     metrics = (*Texts.metrics, Metric("film_reviews_by_mean", "film reviews by the mean, %", 100))
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from experiment_cases import CONFIGS, ROOT, experiment_of
 
 from experiments import grids as experiments
 from experiments.grids import Cell, Experiment
@@ -229,15 +228,3 @@ def test_a_worker_ends_with_the_process_that_started_it(tmp_path):
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as stream:
         return list(csv.DictReader(stream))
-
-
-def test_the_results_have_the_tables_of_every_experiment_that_was_run():
-    results = ROOT / "results"
-    text = (results / "README.md").read_text(encoding="utf-8")
-    measured = [name for name in CONFIGS if (results / f"{name}.csv").is_file()]
-    assert measured
-    for name in measured:
-        experiment = experiment_of(name)
-        table = experiments.summary(experiment, experiments.read_results(experiment, results / f"{name}.csv"))
-        assert table in text, f"python -m experiments --config {CONFIGS[name]} --summary"
-        assert f"({name}.png)" in text and (results / f"{name}.png").is_file()

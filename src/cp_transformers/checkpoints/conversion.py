@@ -514,15 +514,19 @@ def _report(options: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
 def _what_comes_next(options: Mapping[str, Any], source_class: str) -> list[str]:
     """The commands that follow upon a cut of layers or tokens, whose model is worse than its source."""
     source, output = (shlex.quote(str(options[name])) for name in ("source", "output"))
+    result = shlex.quote(str(options["output"]).rstrip("/") + "-distilled")
     family = next(each for each in FAMILIES.values() if source_class in each.models)
     commands = {**COMMANDS, "Model": "glue" if family.is_text else "imagenet"}
     if family.pretraining_model is not None:
         commands["ForPreTraining"] = commands["ForMaskedLM"]
     command = next((each for end, each in commands.items() if source_class.endswith(end)), None)
+    data = "--train_file TEXTS.txt" if family.is_text else "--data_dir IMAGES"
     lines = [
-        "The model is worse than the whole source until it is trained. Next, with data (see --help of each):",
-        f"  cp-transformers distill --teacher {source} --model_name_or_path {output}    to learn from the source",
+        "The model is worse than the whole source until it has learned from it. Next, with texts or images of yours:",
+        f"  cp-transformers distill --teacher {source} --model_name_or_path {output} \\",
+        f"      {data} --do_train --do_eval --learning_rate 2e-4 --warmup_steps 0.1 \\",
+        f"      --per_device_train_batch_size 32 --output_dir {result}",
     ]
     return lines + (
-        [f"  cp-transformers {command} --model_name_or_path ...    to fine-tune the result"] * bool(command)
+        [f"  cp-transformers {command} --model_name_or_path {result} ...    to fine-tune that"] * bool(command)
     )

@@ -51,7 +51,7 @@ WRITTEN = ["model*.safetensors", SAFE_WEIGHTS_INDEX_NAME, *PROCESSOR_PATTERNS, *
 
 @dataclass(frozen=True)
 class Pushed:
-    """What a push has come to.
+    """The result of a push.
 
     Attributes:
         url: where to look at it: the repository, its branch or the pull request.

@@ -91,8 +91,8 @@ TRAINING: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Card:
-    """What is read of a card: all of it, and two fields of the metadata at its head, each a text, as it stands there
-    whatever YAML takes it for, or several."""
+    """A card that was read: all of it, and two fields of the metadata at its head. Each field is a text as it stands
+    there, whatever YAML takes it for, or several."""
 
     content: str
     base_model: Any = None
@@ -198,7 +198,7 @@ def _marker_of(content: str) -> re.Match[str] | None:
 
 
 def _digest(content: str) -> str:
-    """Of a card, but for its marker."""
+    """The digest of a card without its marker."""
     marker = _marker_of(content)
     rest = content if marker is None else content.replace(marker[0], "")
     return hashlib.sha256(rest.encode()).hexdigest()[:16]

@@ -1,6 +1,6 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
-"""What the demos share: train models alike, measure them side by side, and show what each costs and reaches."""
+"""Shared by the demos: train models alike, measure them side by side, and show what each costs and reaches."""
 
 import math
 import statistics

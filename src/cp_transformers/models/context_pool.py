@@ -286,8 +286,8 @@ def choose_implementation(
     segments: torch.Tensor | None = None,
     max_sigma: float | None = None,
 ) -> str:
-    """What [`context_pool`] takes for these arguments: "dense", "linear" or "triton". Where a bound of sigma is known,
-    it tells whether "linear" pays.
+    """Chooses the form in which [`context_pool`] computes: "dense", "linear" or "triton". Where a bound of sigma is
+    known, it tells whether "linear" pays.
 
     Raises:
         ValueError: there is no such implementation.
@@ -422,7 +422,7 @@ class PoolProjection(nn.Linear):
 
 
 class BaseContextPool(nn.Module):
-    """What every kind of pooling shares: the predictor and the gate."""
+    """Base of every kind of pooling: the predictor and the gate."""
 
     def __init__(
         self,
@@ -569,6 +569,8 @@ class ContextPool(BaseContextPool):
         stride they must stand in the places of [`~cp_transformers.models.token_groups.lay_out`].
         """
         num_tokens = hidden_states.shape[1]
+        if self.stride > 1:  # a residual stream, whose scale is another in each model: 0.05 in a DINOv2, 0.6 in a BERT
+            hidden_states = F.layer_norm(hidden_states, hidden_states.shape[-1:])
         # (batch, tokens, channels) is seen as an image in channels-last order: nothing is transposed in memory.
         feature_map = hidden_states.transpose(1, 2).unflatten(2, grid_size or (1, num_tokens))
         numbers = self.predict_numbers(feature_map, segments)

@@ -155,8 +155,11 @@ class GlobalContextPool(BaseContextPool):
 
     Args:
         hidden_size: channels of the feature map.
-        pool_hidden_size, pool_kernel_size, pool_num_heads, pool_gate, pool_factored: see
-            [`~cp_transformers.models.context_pool.ContextPool`].
+        pool_hidden_size: channels inside the predictor.
+        pool_kernel_size: kernel of the predictor's convolution, odd.
+        pool_num_heads: pooling heads, each owning an equal slice of the channels.
+        pool_gate: whether a learned gate, one a channel and zero at the start, mixes the pooled map in.
+        pool_factored: whether the predictor projects the map to its channels before its convolution.
     """
 
     def __init__(

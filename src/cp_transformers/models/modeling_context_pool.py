@@ -161,7 +161,7 @@ class PooledLayer(nn.Module):
         return given[self.attention_type] if isinstance(given, dict) else given
 
     def _forward_strided(self, hidden_states: torch.Tensor, *args, pool_inputs: PoolInputs, **kwargs):
-        """Of a layer that keeps fewer tokens, comes behind one that does, or restores them."""
+        """The forward pass of a layer that keeps fewer tokens, comes behind one that does, or restores them."""
         before: Any = None
         if self.pool_restore is not None:
             before, *args = args  # type: ignore[assignment]
@@ -559,7 +559,7 @@ class PooledImageModel(PooledModel):
 
     @staticmethod
     def check_square(pixel_values: torch.Tensor | None) -> None:
-        """Of what upstream's masked image modelling takes, whose decoder restores the pixels of square images."""
+        """Refuses images that are not square, whose pixels upstream's masked image modelling cannot restore."""
         if pixel_values is not None and pixel_values.shape[-2] != pixel_values.shape[-1]:
             raise ValueError(
                 "Masked image modelling is for square images, of which upstream's decoder restores the pixels, not "

@@ -1,6 +1,6 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
-"""What a batch tells the pools: which tokens are pooled, and which are kept where the pooling is strided."""
+"""A batch tells the pools which tokens are pooled, and which are kept where the pooling is strided."""
 
 from collections.abc import Callable
 from functools import partial
@@ -135,9 +135,12 @@ def with_reductions(
 def _reduce(
     inputs: PoolInputs, stride: int, states: torch.Tensor, attended: torch.Tensor | None, num_kept: int | None
 ) -> tuple[Reduction, torch.Tensor, torch.Tensor | None, torch.Tensor]:
-    """What a strided layer keeps of the tokens that it gets: without `slots` and `attention_mask`; for each of the
-    tokens the kept one that stands for it; which of those attention sees; and their `states`, see
-    [`with_reductions`]."""
+    """Works out which of its tokens a strided layer keeps.
+
+    Returns:
+        The reduction, without `slots` and `attention_mask`; for each token the kept one that stands for it; which of
+        the kept ones attention sees; and their `states`, see [`with_reductions`].
+    """
     batch_size, num_tokens = states.shape[:2]
     mask, segments, grid_size, start = inputs[:4]
     prefix, kept = start, None
@@ -185,7 +188,7 @@ def _reduce(
 
 
 def _reduced_masks(given: Any, places: torch.Tensor, num_kept: int, attended: torch.Tensor | None) -> Any:
-    """Of a model's `attention_mask`, or of a dict with one a layer type, that of the tokens that are kept; `attended`,
+    """Reduces a model's `attention_mask`, or a dict with one a layer type, to the tokens that are kept; gives `attended`,
     `(batch, kept tokens)`, where it says no more than which tokens are seen."""
     if isinstance(given, dict):
         return {name: _reduced_masks(mask, places, num_kept, attended) for name, mask in given.items()}
@@ -195,7 +198,7 @@ def _reduced_masks(given: Any, places: torch.Tensor, num_kept: int, attended: to
 
 
 def _reduced_mask(mask: Any, places: torch.Tensor, num_kept: int) -> torch.Tensor:
-    """Of a mask `(batch or 1, heads or 1, queries or 1, keys)`, boolean or added to the logits, that of the tokens
+    """Reduces a mask `(batch or 1, heads or 1, queries or 1, keys)`, boolean or added to the logits, to the tokens
     that are kept: each sees whatever any of the tokens sees that it stands for, by their `places`, and is seen
     likewise."""
     if not isinstance(mask, torch.Tensor) or mask.ndim != 4:
@@ -255,7 +258,8 @@ def spans_of_kept(places: torch.Tensor, num_kept: int) -> tuple[torch.Tensor, to
 def reduce_tokens(
     context_pool: ContextPool, hidden_states: torch.Tensor, inputs: PoolInputs, reduction: Reduction
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a strided layer keeps of `(batch, tokens, channels)`, and sigma, `(batch, heads, groups)`."""
+    """Pools `(batch, tokens, channels)` into the tokens that a strided layer keeps; also gives sigma, `(batch, heads,
+    groups)`."""
     prefix = reduction.inputs.prefix
     others = hidden_states[:, :prefix] if reduction.kept is None else take(hidden_states, reduction.kept)
     source = reduction.source
@@ -348,7 +352,7 @@ def without_class_tokens(
     segments: torch.Tensor | None,
     others_pass: bool,
 ) -> tuple[PoolInputs, int]:
-    """What is pooled of a text's tokens of `mask`, and how many class tokens a row has that are not.
+    """Leaves the class tokens out of the tokens of a text that are pooled, and counts them a row.
 
     Args:
         tokens: the ids or embeddings, of which the shape is asked.
