@@ -80,10 +80,11 @@ class ModelCase:
         return next(name for name in self.model_class._no_split_modules if name.startswith("CP"))
 
     @property
-    def no_dropout(self) -> dict[str, float]:
-        """Configuration fields with which nothing is dropped, whatever they are called."""
+    def no_dropout(self) -> dict[str, float | None]:
+        """Configuration fields with which nothing is dropped, whatever they are called, nor otherwise drawn."""
         fields = self.config().to_dict().items()
-        return {name: 0.0 for name, value in fields if "drop" in name and isinstance(value, float)}
+        dropped = {name: 0.0 for name, value in fields if "drop" in name and isinstance(value, float)}
+        return {**dropped, **{name: None for name, value in fields if name.startswith("pos_embed_") and value}}
 
     def config(self, **overrides) -> PreTrainedConfig:
         return self.model_class.config_class(**{**self.sizes, **overrides})
@@ -263,15 +264,20 @@ def text_case(family: Family, stock: str) -> ModelCase:
     known = family.stock_config_class()
     of_case = classes(family, stock)
     arguments = inspect.signature(of_case["stock_class"].forward).parameters
+    tokens = [name for name in known.to_dict() if name.endswith("_token_id") and name not in TEXT_SIZES]
+    outside = {name: 1 for name in tokens if (getattr(known, name) or 0) >= VOCABULARY_SIZE}
+    # Else ModernBERT's weights are drawn until all are within two standard deviations.
+    uncut = {"initializer_cutoff_factor": 10.0} if hasattr(known, "initializer_cutoff_factor") else {}
     return ModelCase(
         **of_case,
         sizes={
-            **{name: value for name, value in {**TEXT_SIZES, **fields}.items() if hasattr(known, name)},
+            **{name: value for name, value in {**TEXT_SIZES, **outside, **fields}.items() if hasattr(known, name)},
             **UNDECLARED.get(family.model_type, {}),
         },
         base_sizes={
             **{name: value for name, value in TEXT_SIZES.items() if getattr(known, name, value) is None},
             "num_hidden_layers": 1,
+            **uncut,
         },
         inputs=lambda: {name: tensor for name, tensor in text_inputs(*rows).items() if name in arguments},
         smaller=lambda inputs: {name: tensor[:2, ..., :-2] for name, tensor in inputs.items()},
@@ -357,6 +363,7 @@ def patch_case(family: Family, stock: str) -> ModelCase:
         "patch_size": 2,
         "encoder_stride": 2,
         "num_channels": NUM_CHANNELS,
+        "num_register_tokens": 2,
         "initializer_range": 0.1,
         **fields,
     }

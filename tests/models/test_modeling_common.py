@@ -382,7 +382,10 @@ def test_every_module_has_the_attributes_of_its_stock_counterpart(case, variant)
     stock = case.stock_class(case.stock_config(**variant, chunk_size_feed_forward=4))
     for name, stock_module in stock.named_modules():
         assert isinstance(model.get_submodule(name), type(stock_module)), name
-        assert attributes(model.get_submodule(name)) == attributes(stock_module), name
+        own, stock_own = attributes(model.get_submodule(name)), attributes(stock_module)
+        if "pool_strides" in variant and own.get("sliding_window") is not None:  # in groups, not in tokens
+            assert own.pop("sliding_window") < stock_own.pop("sliding_window")
+        assert own == stock_own, name
 
 
 @every_variant
@@ -518,7 +521,7 @@ def test_a_tuple_holds_what_the_dictionary_holds(case, variant):
 
 # Upstream's own classes fail there, in what ours inherit.
 NO_TUPLE_BY_CONFIG = ("CPViTForImageClassification", "CPViTForMaskedImageModeling", "CPResNetBackbone", "CPDinov2")
-NO_TUPLE_BY_CONFIG += ("CPDeiTFor", "CPEsmFor")
+NO_TUPLE_BY_CONFIG += ("CPDeiTFor", "CPDINOv3", "CPEsmFor", "CPModernBertFor")
 
 
 @over([case for case in MODELS if not str(case).startswith(NO_TUPLE_BY_CONFIG)])

@@ -72,7 +72,7 @@ class CPModernBertPreTrainedModel(PooledTextModel, ModernBertPreTrainedModel):
         window = self.config.sliding_window
         if not is_traced(states) and places.shape[1] <= window + 1:  # each token sees all
             return {"full_attention": full, "sliding_attention": full}
-        first, last = (ends.expand(len(states), -1) for ends in spans_of_kept(places, states.shape[1]))
+        first, last = (ends.expand(states.shape[0], -1) for ends in spans_of_kept(places, states.shape[1]))
 
         def is_near(batch_idx, head_idx, q_idx, kv_idx):
             behind = first[batch_idx, kv_idx] - last[batch_idx, q_idx] <= window

@@ -188,7 +188,7 @@ def _reduce(
 
 
 def _reduced_masks(given: Any, places: torch.Tensor, num_kept: int, attended: torch.Tensor | None) -> Any:
-    """Reduces a model's `attention_mask`, or a dict with one a layer type, to the tokens that are kept; gives `attended`,
+    """Reduces a model's `attention_mask`, or a dict with one a layer type, to the tokens that are kept; to `attended`,
     `(batch, kept tokens)`, where it says no more than which tokens are seen."""
     if isinstance(given, dict):
         return {name: _reduced_masks(mask, places, num_kept, attended) for name, mask in given.items()}
@@ -230,9 +230,9 @@ def means_of_kept(numbers: torch.Tensor, places: torch.Tensor, num_kept: int) ->
     Returns:
         `(batch or 1, num_kept, ...)`, float32; zero for what stands for no token.
     """
-    numbers = numbers.float().expand(max(len(numbers), len(places)), *numbers.shape[1:])
+    numbers = numbers.float().expand(max(numbers.shape[0], places.shape[0]), *numbers.shape[1:])
     index = places.reshape(*places.shape, *[1] * (numbers.ndim - 2)).expand(numbers.shape)
-    sums = numbers.new_zeros(len(numbers), num_kept + 1, *numbers.shape[2:])
+    sums = numbers.new_zeros(numbers.shape[0], num_kept + 1, *numbers.shape[2:])
     counts = sums.scatter_add(1, index, torch.ones_like(numbers))
     return (sums.scatter_add(1, index, numbers) / counts.clamp(min=1))[:, :num_kept]
 
@@ -249,7 +249,7 @@ def spans_of_kept(places: torch.Tensor, num_kept: int) -> tuple[torch.Tensor, to
     in [`means_of_kept`]. What stands for no token is beyond either end."""
     num_tokens = places.shape[1]
     index = torch.arange(num_tokens, device=places.device).expand_as(places)
-    shape = len(places), num_kept + 1
+    shape = places.shape[0], num_kept + 1
     first = index.new_full(shape, num_tokens).scatter_reduce(1, places, index, "amin")
     last = index.new_full(shape, -1).scatter_reduce(1, places, index, "amax")
     return first[:, :num_kept], last[:, :num_kept]
