@@ -487,7 +487,8 @@ class PooledTextModel(PooledModel):
       `seq_idx`, or under flash attention, which splits them there itself, by `position_ids` that begin anew.
 
     Raises:
-        ValueError: the configuration is a decoder's, or see [`PooledModel`].
+        ValueError: the configuration is a decoder's; in the forward pass, an `attention_mask` is of a shape that does
+            not say which tokens may be pooled, or that upstream's modules do not take; or see [`PooledModel`].
     """
 
     pool_arguments = ("pool_mask", "pool_segments")
