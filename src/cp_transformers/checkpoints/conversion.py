@@ -385,6 +385,8 @@ def _config_with(
     kept = {name: value for name, value in config.to_dict().items() if name not in own}
     if layers is not None:
         kept["num_hidden_layers"] = len(layers)
+        if kept.get("layer_types"):
+            kept["layer_types"] = [kept["layer_types"][index] for index in layers]
         if len(layers) < config.num_hidden_layers and kept.get("stage_names"):  # a backbone has one a layer
             kept = {name: kept[name] for name in kept if name not in ("stage_names", "out_features", "out_indices")}
     try:
@@ -396,15 +398,28 @@ def _config_with(
 def _kept_entries(
     family: Family, model: nn.Module, entries: Mapping[str, torch.Tensor], layers: Sequence[int] | None
 ) -> Mapping[str, torch.Tensor]:
-    """The entries of `model` outside its layers, and those of `layers` under their new indices."""
+    """The entries of `model` outside its layers, of which those of its [`~Family.over_layers`] keep the columns of
+    `layers`, and those of `layers` under their new indices.
+
+    Raises:
+        CheckpointError: a layer has other weights than the one in whose place it comes, such as ModernBERT's first.
+    """
     found = family.layers(model)
     if layers is None or found is None:
         return entries
+    names = [{name for name, _ in layer.named_parameters()} for layer in found[1]]
+    if moved := [old for new, old in enumerate(layers) if names[new] != names[old]]:
+        raise CheckpointError(
+            f"Layer {moved[0]} of a {family.model_type} cannot become layer {list(layers).index(moved[0])}, "
+            "which has other weights: let the first layer stay the first, as in first:4 or every:2."
+        )
     new_index = {str(old): str(new) for new, old in enumerate(layers)}
     kept = {}
     for key, tensor in entries.items():
         index, _, rest = key.removeprefix(f"{found[0]}.").partition(".")
-        if not key.startswith(f"{found[0]}."):
+        if key.endswith(family.over_layers):
+            kept[key] = tensor.unflatten(1, (len(found[1]), -1))[:, list(layers)].flatten(1)
+        elif not key.startswith(f"{found[0]}."):
             kept[key] = tensor
         elif index in new_index:
             kept[f"{found[0]}.{new_index[index]}.{rest}"] = tensor
