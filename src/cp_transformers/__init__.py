@@ -2,7 +2,9 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """ContextPool variants of transformers' models; importing the package registers them with the Auto classes."""
 
+from .configuration_cp_beit import CPBeitConfig
 from .configuration_cp_bert import CPBertConfig
+from .configuration_cp_clip_vision_model import CPCLIPVisionConfig
 from .configuration_cp_deit import CPDeiTConfig
 from .configuration_cp_dinov2 import CPDinov2Config
 from .configuration_cp_dinov2_with_registers import CPDinov2WithRegistersConfig
@@ -10,10 +12,19 @@ from .configuration_cp_distilbert import CPDistilBertConfig
 from .configuration_cp_electra import CPElectraConfig
 from .configuration_cp_resnet import CPResNetConfig
 from .configuration_cp_roberta import CPRobertaConfig
+from .configuration_cp_siglip_vision_model import CPSiglipVisionConfig
 from .configuration_cp_vit import CPViTConfig
 from .configuration_cp_xlm_roberta import CPXLMRobertaConfig
 from .context_pool import ContextPool
 from .families import register
+from .modeling_cp_beit import (
+    CPBeitBackbone,
+    CPBeitForImageClassification,
+    CPBeitForMaskedImageModeling,
+    CPBeitForSemanticSegmentation,
+    CPBeitModel,
+    CPBeitPreTrainedModel,
+)
 from .modeling_cp_bert import (
     CPBertForMaskedLM,
     CPBertForMultipleChoice,
@@ -24,6 +35,12 @@ from .modeling_cp_bert import (
     CPBertForTokenClassification,
     CPBertModel,
     CPBertPreTrainedModel,
+)
+from .modeling_cp_clip_vision_model import (
+    CPCLIPForImageClassification,
+    CPCLIPPreTrainedModel,
+    CPCLIPVisionModel,
+    CPCLIPVisionModelWithProjection,
 )
 from .modeling_cp_deit import (
     CPDeiTForImageClassification,
@@ -78,6 +95,11 @@ from .modeling_cp_roberta import (
     CPRobertaModel,
     CPRobertaPreTrainedModel,
 )
+from .modeling_cp_siglip_vision_model import (
+    CPSiglipForImageClassification,
+    CPSiglipPreTrainedModel,
+    CPSiglipVisionModel,
+)
 from .modeling_cp_vit import (
     CPViTForImageClassification,
     CPViTForMaskedImageModeling,
@@ -98,6 +120,13 @@ from .modeling_cp_xlm_roberta import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "CPBeitBackbone",
+    "CPBeitConfig",
+    "CPBeitForImageClassification",
+    "CPBeitForMaskedImageModeling",
+    "CPBeitForSemanticSegmentation",
+    "CPBeitModel",
+    "CPBeitPreTrainedModel",
     "CPBertConfig",
     "CPBertForMaskedLM",
     "CPBertForMultipleChoice",
@@ -108,6 +137,11 @@ __all__ = [
     "CPBertForTokenClassification",
     "CPBertModel",
     "CPBertPreTrainedModel",
+    "CPCLIPForImageClassification",
+    "CPCLIPPreTrainedModel",
+    "CPCLIPVisionConfig",
+    "CPCLIPVisionModel",
+    "CPCLIPVisionModelWithProjection",
     "CPDeiTConfig",
     "CPDeiTForImageClassification",
     "CPDeiTForImageClassificationWithTeacher",
@@ -154,6 +188,10 @@ __all__ = [
     "CPRobertaForTokenClassification",
     "CPRobertaModel",
     "CPRobertaPreTrainedModel",
+    "CPSiglipForImageClassification",
+    "CPSiglipPreTrainedModel",
+    "CPSiglipVisionConfig",
+    "CPSiglipVisionModel",
     "CPViTConfig",
     "CPViTForImageClassification",
     "CPViTForMaskedImageModeling",

@@ -18,6 +18,7 @@ POOL_IMPLEMENTATIONS = ("auto", "dense", "linear", "triton")
 # By what a model is called after its family's prefix: those Auto classes that are not named so.
 AUTO_CLASSES = {
     "Model": "AutoModel",
+    "ModelWithProjection": "AutoModel",
     "Backbone": "AutoBackbone",
     "ForImageClassificationWithTeacher": "AutoModelForImageClassification",
 }
@@ -56,6 +57,8 @@ class ContextPoolConfigMixin:
     _auto_class: ClassVar[str | None] = None
     # What a family's models are called after its prefix, such as "Model", "ForMaskedLM" or "Backbone".
     heads: ClassVar[tuple[str, ...]] = ()
+    # Of heads the Auto classes that are not those of their names in this family.
+    auto_classes: ClassVar[dict[str, str]] = {}
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["pool_sizes"]
 
     if TYPE_CHECKING:  # of the upstream configuration
@@ -88,12 +91,16 @@ class ContextPoolConfigMixin:
     def auto_models(cls) -> dict[str, tuple[str, ...]]:
         """From the name of an Auto class to those of the family's models that it gives: that which a checkpoint names,
         by default the first."""
-        prefix = cls.__name__.removesuffix("Config")
         models: dict[str, tuple[str, ...]] = {}
         for head in cls.heads:
-            auto_class = AUTO_CLASSES.get(head, f"AutoModel{head}")
-            models[auto_class] = (*models.get(auto_class, ()), prefix + head)
+            auto_class = {**AUTO_CLASSES, **cls.auto_classes}.get(head, f"AutoModel{head}")
+            models[auto_class] = (*models.get(auto_class, ()), cls.model_name(head))
         return models
+
+    @classmethod
+    def model_name(cls, head: str) -> str:
+        """The name of the family's model with one of its `heads`."""
+        return cls.__name__.removesuffix("Config") + head
 
     def __post_init__(self, **kwargs):
         if isinstance(self.context_pool_version, int) and self.context_pool_version > FORMAT_VERSION:
@@ -104,7 +111,7 @@ class ContextPoolConfigMixin:
         if self.context_pool_version == 1:
             self.pool_factored = False
         self.context_pool_version = FORMAT_VERSION  # that of what is saved
-        for name in ("heads", "auto_models", "_auto_class"):  # a checkpoint has no say in these
+        for name in ("heads", "auto_models", "auto_classes", "_auto_class"):  # a checkpoint has no say in these
             kwargs.pop(name, None)
         self._check_names(kwargs)
         super().__post_init__(**kwargs)  # type: ignore[misc]
@@ -210,6 +217,11 @@ class LayerPoolConfigMixin(ContextPoolConfigMixin):
         """Whether any layer keeps fewer tokens than come in."""
         return max(self.pool_strides or [1]) > 1
 
+    @property
+    def stride_refusal(self) -> str | None:
+        """Why no layer of such a model can keep fewer tokens, as a clause; None: any can."""
+        return None
+
     def pool_levels(self) -> list[int]:
         """For each layer the number of strided layers, itself included, whose tokens it sees; 0: it sees all."""
         strides = self.pool_strides or [1] * self.num_hidden_layers
@@ -241,6 +253,11 @@ class LayerPoolConfigMixin(ContextPoolConfigMixin):
                 raise ValueError(
                     f"pool_strides must be {self.num_hidden_layers} numbers from 1 on, one a layer, not "
                     f"{self.pool_strides}."
+                )
+            if self.is_strided and self.stride_refusal is not None:
+                raise ValueError(
+                    f"A {self.model_type} cannot keep fewer tokens (pool_strides), since {self.stride_refusal}: leave "
+                    "the strides out."
                 )
         if self.pool_restore_layer is not None:
             strided = [index for index, stride in enumerate(self.pool_strides or ()) if stride > 1]
@@ -300,3 +317,23 @@ class ImagePoolConfigMixin(LayerPoolConfigMixin):
 
     pool_hidden_size: int = 32
     pool_factored: bool = True
+
+
+@dataclass(repr=False, eq=False)
+class TowerPoolConfigMixin(ImagePoolConfigMixin):
+    """
+    Such a model is the image tower of two, the other of which reads texts. Its heads, too, are configured by the
+    tower's fields alone.
+    """
+
+    # Upstream's model type of both towers.
+    tower_of: ClassVar[str]
+
+    @property
+    def vision_config(self) -> Any:
+        """Itself: where upstream's heads, which take the configuration of both towers, look for the tower's fields."""
+        return self
+
+    @classmethod
+    def model_name(cls, head: str) -> str:
+        return super().model_name(head).replace("VisionFor", "For")

@@ -25,7 +25,9 @@ from transformers import (
 from transformers.utils import is_torchvision_available, is_vision_available
 
 from . import (
+    modeling_cp_beit,
     modeling_cp_bert,
+    modeling_cp_clip_vision_model,
     modeling_cp_deit,
     modeling_cp_dinov2,
     modeling_cp_dinov2_with_registers,
@@ -33,11 +35,14 @@ from . import (
     modeling_cp_electra,
     modeling_cp_resnet,
     modeling_cp_roberta,
+    modeling_cp_siglip_vision_model,
     modeling_cp_vit,
     modeling_cp_xlm_roberta,
 )
 from .configuration_context_pool import LayerPoolConfigMixin, TextPoolConfigMixin
+from .configuration_cp_beit import CPBeitConfig
 from .configuration_cp_bert import CPBertConfig
+from .configuration_cp_clip_vision_model import CPCLIPVisionConfig
 from .configuration_cp_deit import CPDeiTConfig
 from .configuration_cp_dinov2 import CPDinov2Config
 from .configuration_cp_dinov2_with_registers import CPDinov2WithRegistersConfig
@@ -45,6 +50,7 @@ from .configuration_cp_distilbert import CPDistilBertConfig
 from .configuration_cp_electra import CPElectraConfig
 from .configuration_cp_resnet import CPResNetConfig
 from .configuration_cp_roberta import CPRobertaConfig
+from .configuration_cp_siglip_vision_model import CPSiglipVisionConfig
 from .configuration_cp_vit import CPViTConfig
 from .configuration_cp_xlm_roberta import CPXLMRobertaConfig
 from .modeling_context_pool import PooledLayer, PooledModel
@@ -170,6 +176,9 @@ FAMILIES: dict[str, Family] = {
             sizes={"DINOv2-small": {**SMALL_OF_14, "image_size": 224}},
         ),
         Family(CPDinov2WithRegistersConfig, modeling_cp_dinov2_with_registers, "BitImageProcessor"),
+        Family(CPBeitConfig, modeling_cp_beit, "BeitImageProcessor"),
+        Family(CPCLIPVisionConfig, modeling_cp_clip_vision_model, "CLIPImageProcessor"),
+        Family(CPSiglipVisionConfig, modeling_cp_siglip_vision_model, "SiglipImageProcessor"),
         Family(CPResNetConfig, modeling_cp_resnet, "ConvNextImageProcessor", sizes={"ResNet-50": {}}),
     )
 }

@@ -225,6 +225,7 @@ CPMaskedLMOutput = with_pool_sizes(outputs.MaskedLMOutput)
 CPMultipleChoiceModelOutput = with_pool_sizes(outputs.MultipleChoiceModelOutput)
 CPNextSentencePredictorOutput = with_pool_sizes(outputs.NextSentencePredictorOutput)
 CPQuestionAnsweringModelOutput = with_pool_sizes(outputs.QuestionAnsweringModelOutput)
+CPSemanticSegmenterOutput = with_pool_sizes(outputs.SemanticSegmenterOutput)
 CPSequenceClassifierOutput = with_pool_sizes(outputs.SequenceClassifierOutput)
 CPTokenClassifierOutput = with_pool_sizes(outputs.TokenClassifierOutput)
 
@@ -261,7 +262,7 @@ def pooling_forward(forward: Callable, pool_arguments: Sequence[str] = ()) -> Ca
             for name in pool_arguments:
                 kwargs.pop(name, None)
         if not requested or getattr(_COLLECTED, "sizes", None) is not None:  # a head that contains this one has asked
-            return forward(self, *args, **kwargs)
+            return _with_whole_maps(self.config, forward(self, *args, **kwargs), kwargs.get("pool_inputs"))
         return_dict = kwargs.pop("return_dict", None)
         return_dict = self.config.return_dict if return_dict is None else return_dict
         collected: list[torch.Tensor] = []
@@ -285,10 +286,11 @@ def pooling_forward(forward: Callable, pool_arguments: Sequence[str] = ()) -> Ca
     return wrapper
 
 
-def _with_whole_maps(config: PreTrainedConfig, result: Any, inputs: PoolInputs) -> Any:
-    """The output of a backbone's encoder, whose hidden states are made to feature maps, each of as many tokens as the
-    image has patches, and so with each token's state as often as it stands for one."""
-    if not inputs.whole_maps or not inputs.reductions or result.hidden_states is None:
+def _with_whole_maps(config: PreTrainedConfig, result: Any, inputs: PoolInputs | None) -> Any:
+    """The output of an encoder whose hidden states are made to feature maps, each of as many tokens as the image has
+    patches, and so with each token's state as often as it stands for one."""
+    whole = inputs is None or not inputs.whole_maps or not inputs.reductions or "last_hidden_state" not in result
+    if whole or result.hidden_states is None:
         return result
     levels, num_tokens = [0, *config.pool_levels()], result.last_hidden_state.shape[1]
     levels[-1] = 0 if config.pool_restore_layer is None else levels[-1]  # which its layer has restored
@@ -355,10 +357,14 @@ class PooledModel(PreTrainedModel):
         """The keyword that the base model hands down to its layers, made from the arguments of its `forward`."""
         return {}
 
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
+        """Upstream's, which of custom code passes over what owns no parameters: upstream's own `_init_weights` draws
+        the weights of whole attentions. What is loaded is left alone by transformers' `initialization`."""
+        super()._initialize_weights(module, is_custom_code=False)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        # Of code outside transformers only modules that own parameters are initialised: each is asked for by itself.
         if isinstance(module, PoolProjection) and module.bias is not None:
             init.copy_(module.bias, module.initial_bias())
         elif isinstance(module, (FactoredConv, ContextRestore)):
@@ -450,6 +456,12 @@ class PooledImageModel(PooledModel):
     """
 
     pool_num_dims = 2
+    whole_maps = False  # whether feature maps are made of all hidden states, which then are of all tokens
+
+    def post_init(self) -> None:
+        super().post_init()
+        if self.whole_maps or isinstance(self, BackboneMixin):
+            self.base_model.whole_maps = True
 
     @staticmethod
     def check_square(pixel_values: torch.Tensor | None) -> None:
@@ -474,7 +486,8 @@ class PooledImageModel(PooledModel):
                 f"{type(self).__name__} takes an attention_mask of shape (batch, tokens), which says of each patch "
                 f"whether it may be pooled, not one with {mask.ndim} dimensions."
             )
-        height, width = self.embeddings.patch_embeddings.patch_size
+        side = self.config.patch_size
+        height, width = (side, side) if isinstance(side, int) else side
         grid_size = (pixel_values.shape[-2] // height, pixel_values.shape[-1] // width)
         prefix = self.num_prefix_tokens
         attended = None if mask is None else mask.bool()
@@ -482,7 +495,19 @@ class PooledImageModel(PooledModel):
         if self.config.is_strided:
             size = pixel_values.shape[0], prefix + grid_size[0] * grid_size[1], 0
             inputs = with_reductions(
-                self.config, inputs, pixel_values.new_empty(size, dtype=self.dtype), attended, mask
+                self.config, inputs, pixel_values.new_empty(size, dtype=self.dtype), attended, mask, num_kept=0
             )
-            inputs = inputs._replace(whole_maps=isinstance(self, BackboneMixin))
+            inputs = inputs._replace(whole_maps=self.whole_maps)
         return {"pool_inputs": inputs}
+
+
+class PooledTowerModel(PooledImageModel):
+    """Mixed into the `PreTrainedModel` of a family that is the image tower of two, see [`PooledImageModel`]; without
+    an `attention_mask`, which upstream's towers do not take."""
+
+    base_model_prefix = "vision_model"
+
+    def make_pool_inputs(self, arguments: dict[str, Any]) -> dict[str, PoolInputs]:
+        if arguments.get("attention_mask") is not None:
+            raise ValueError(f"{type(self).__name__} takes no attention_mask: all patches are seen and pooled.")
+        return super().make_pool_inputs(arguments)

@@ -1,0 +1,31 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""Configuration of CP-SigLIP's image tower."""
+
+from typing import TYPE_CHECKING
+
+from huggingface_hub.dataclasses import strict
+from transformers import SiglipVisionConfig
+
+from .configuration_context_pool import TowerPoolConfigMixin
+
+
+if TYPE_CHECKING:  # and for transformers' exporter, which takes the modules that it finds imported
+    from .modeling_cp_siglip_vision_model import CPSiglipVisionModel  # noqa: F401
+
+
+@strict
+class CPSiglipVisionConfig(TowerPoolConfigMixin, SiglipVisionConfig):
+    """
+    Configuration of the models of CP-SigLIP's image tower: every field of [`~transformers.SiglipVisionConfig`], with
+    the same defaults, and those of ContextPool.
+
+    Args:
+        initializer_factor: the factor of a new classifier's weights, as in [`~transformers.SiglipConfig`].
+    """
+
+    model_type = "cp_siglip_vision_model"
+    tower_of = "siglip"
+    heads = ("Model", "ForImageClassification")
+
+    initializer_factor: float = 1.0
