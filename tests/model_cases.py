@@ -29,6 +29,11 @@ LAYER_VARIANTS: dict[str, dict[str, Any]] = {
     "strided": {"pool_range": 0.5, "pool_num_heads": 2, "pool_strides": [2, 1]},
 }
 TEXT_VARIANTS = {**LAYER_VARIANTS, "elsewhere": {**LAYER_VARIANTS["elsewhere"], "pool_class_token": True}}
+# Of those whose attention may have a bias for each pair of patches, in each layer or the same in all.
+RELATIVE_VARIANTS: dict[str, dict[str, Any]] = {
+    "relative": {"pool_range": 0.5, "use_relative_position_bias": True, "use_absolute_position_embeddings": False},
+    "shared": {**LAYER_VARIANTS["heads"], "use_shared_relative_position_bias": True},
+}
 RESNET_VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "heads": {"pool_num_heads": 2, "pool_max_offset": 2.0, "pool_gate": True, "pool_global": True},
@@ -254,7 +259,7 @@ def text_case(family: Family, stock: str) -> ModelCase:
         inputs=lambda: {name: tensor for name, tensor in text_inputs(*rows).items() if name in arguments},
         smaller=lambda inputs: {name: tensor[:2, ..., :-2] for name, tensor in inputs.items()},
         valid_tokens=lambda inputs: inputs["attention_mask"].flatten(0, -2).bool(),
-        variants=of_heads(stock, of_twins(family, TEXT_VARIANTS)),
+        variants=allowed(family, of_heads(stock, of_twins(family, TEXT_VARIANTS))),
         no_pools={"pool_layers": []},
         labels=labels,
     )
@@ -275,6 +280,12 @@ def of_twins(family: Family, variants: dict[str, dict[str, Any]]) -> dict[str, d
     """The variants; of families of which another has the same code one is enough."""
     names = ["heads", "strided"] if family.model_type in TWINS else variants
     return {name: variants[name] for name in names}
+
+
+def allowed(family: Family, variants: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The variants without those that drop tokens where the family refuses to."""
+    refuses = family.config_class().strides_refused is not None
+    return {name: each for name, each in variants.items() if not (refuses and "pool_strides" in each)}
 
 
 def of_heads(stock: str, variants: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -306,16 +317,31 @@ def class_labels() -> dict[str, torch.Tensor]:
     return {"labels": torch.tensor([0, 1, 2])}
 
 
+def pixel_labels() -> dict[str, torch.Tensor]:
+    height, width = 2 * GRID[0], 2 * GRID[1]
+    return {"labels": (torch.arange(3 * height * width) % 3).view(3, height, width)}
+
+
 IMAGE_HEADS: dict[str, tuple[Callable[[], dict[str, torch.Tensor]] | None, dict[str, Any]]] = {
     "ForImageClassification": (class_labels, {"num_labels": 3}),
     "ForImageClassificationWithTeacher": (None, {"num_labels": 3}),
+    "ForSemanticSegmentation": (
+        pixel_labels,
+        # of as many layers as it makes feature maps of
+        {"num_labels": 3, "num_hidden_layers": 4, "out_indices": [1, 2, 3, 4], "auxiliary_channels": 8},
+    ),
+    # of each masked patch the number of a visual word; before that of others
+    "BeitForMaskedImageModeling": (lambda: {"labels": torch.arange(16) % 11}, {"vocab_size": 11}),
     "ForMaskedImageModeling": (dict, {}),  # the images themselves
 }
+# Families that upstream interpolates the positions of, and takes their grid for a square.
+OF_SQUARES = {"dinov2", "dinov2_with_registers", "beit"}
 
 
 def patch_case(family: Family, stock: str) -> ModelCase:
     masked = stock.endswith("ForMaskedImageModeling")
-    grid = (4, 4) if masked else GRID
+    # The image towers take no other shape than the configuration's, and this is of a square.
+    grid = (4, 4) if masked or len(family.source_types) > 1 else GRID
     height, width = 2 * grid[0], 2 * grid[1]
     labels, fields = head_of(stock, IMAGE_HEADS)
     sizes = {
@@ -324,26 +350,30 @@ def patch_case(family: Family, stock: str) -> ModelCase:
         "num_attention_heads": 4,
         "intermediate_size": 40,
         "mlp_ratio": 2,
-        # Upstream's DINOv2 takes the grid of its positions for a square, and interpolates them.
-        "image_size": height if height == width or family.model_type.startswith("dinov2") else [height, width],
+        "image_size": height if height == width or family.model_type in OF_SQUARES else [height, width],
         "patch_size": 2,
         "encoder_stride": 2,
         "num_channels": NUM_CHANNELS,
         "initializer_range": 0.1,
+        "use_absolute_position_embeddings": True,
+        "use_mask_token": True,
         **fields,
     }
     known = family.stock_config_class().to_dict()
+    depth = {name: sizes[name] for name in ("num_hidden_layers", "out_indices") if name in fields}
+    variants = {**LAYER_VARIANTS, **(RELATIVE_VARIANTS if "use_relative_position_bias" in known else {})}
+    variants["strided"] = {**variants["strided"], "pool_strides": [2] + [1] * (sizes["num_hidden_layers"] - 1)}
     return ModelCase(
         **classes(family, stock),
         sizes={name: value for name, value in sizes.items() if name in known or name == "num_labels"},
-        base_sizes={"num_hidden_layers": 1},
+        base_sizes={"num_hidden_layers": 1, **depth},
         inputs=lambda: {
             "pixel_values": images(height, width),
             **({"bool_masked_pos": (torch.arange(48) % 3 == 0).view(3, 16)} if masked else {}),
         },
         smaller=lambda inputs: {name: tensor[:2] for name, tensor in inputs.items()},
         valid_tokens=all_valid(grid),
-        variants=of_heads(stock, of_twins(family, LAYER_VARIANTS)),
+        variants=allowed(family, of_heads(stock, of_twins(family, variants))),
         no_pools={"pool_layers": []},
         labels=labels,
     )

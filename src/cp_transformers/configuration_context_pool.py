@@ -218,8 +218,8 @@ class LayerPoolConfigMixin(ContextPoolConfigMixin):
         return max(self.pool_strides or [1]) > 1
 
     @property
-    def stride_refusal(self) -> str | None:
-        """Why no layer of such a model can keep fewer tokens, as a clause; None: any can."""
+    def strides_refused(self) -> str | None:
+        """Why the layers of such a model cannot keep fewer tokens, and what to do; None: they can."""
         return None
 
     def pool_levels(self) -> list[int]:
@@ -248,16 +248,13 @@ class LayerPoolConfigMixin(ContextPoolConfigMixin):
                 )
             if len(set(self.pool_layers)) < len(self.pool_layers):
                 raise ValueError(f"pool_layers names a layer twice: {self.pool_layers}.")
+        if self.is_strided and self.strides_refused is not None:
+            raise ValueError(self.strides_refused)
         if self.pool_strides is not None:
             if len(self.pool_strides) != self.num_hidden_layers or any(stride < 1 for stride in self.pool_strides):
                 raise ValueError(
                     f"pool_strides must be {self.num_hidden_layers} numbers from 1 on, one a layer, not "
                     f"{self.pool_strides}."
-                )
-            if self.is_strided and self.stride_refusal is not None:
-                raise ValueError(
-                    f"A {self.model_type} cannot keep fewer tokens (pool_strides), since {self.stride_refusal}: leave "
-                    "the strides out."
                 )
         if self.pool_restore_layer is not None:
             strided = [index for index, stride in enumerate(self.pool_strides or ()) if stride > 1]

@@ -27,6 +27,10 @@ class CPBeitConfig(ImagePoolConfigMixin, BeitConfig):
     auto_classes: ClassVar[dict[str, str]] = {"ForMaskedImageModeling": "AutoModelForPreTraining"}
 
     @property
-    def stride_refusal(self) -> str | None:
-        relative = self.use_relative_position_bias or self.use_shared_relative_position_bias
-        return "attention has a bias for each pair of patches (relative position bias)" if relative else None
+    def strides_refused(self) -> str | None:
+        if not (self.use_relative_position_bias or self.use_shared_relative_position_bias):
+            return None
+        return (
+            "A BEiT with a relative position bias cannot keep fewer tokens, since the bias is of each pair of "
+            "patches, and groups of patches have none: leave strides out, and cut layers for a faster model."
+        )

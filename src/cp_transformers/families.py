@@ -87,6 +87,12 @@ class Family:
         return self.stock_config_class.model_type
 
     @property
+    def source_types(self) -> tuple[str, ...]:
+        """Upstream's model types of what can be converted: its own, and of the image tower of two that of both."""
+        tower_of = getattr(self.config_class, "tower_of", None)
+        return (self.model_type,) if tower_of is None else (self.model_type, tower_of)
+
+    @property
     def is_text(self) -> bool:
         """Whether it reads texts; else images."""
         return issubclass(self.config_class, TextPoolConfigMixin)
@@ -191,9 +197,20 @@ def family_of(config: PreTrainedConfig | str) -> Family | None:
 
 
 def configs_with(*heads: str) -> dict[str, type[Any]]:
-    """From the model type to the configuration, CP and stock, of the families that have one of these heads."""
+    """From the model type to the configuration, CP and stock, of the families that have one of these heads; without
+    the stock one of an image tower, since the stock head takes that of both towers."""
     families = [family for family in FAMILIES.values() if set(heads) & set(family.config_class.heads)]
-    return {each.model_type: each for family in families for each in (family.config_class, family.stock_config_class)}
+    return {
+        each.model_type: each
+        for family in families
+        for each in (family.config_class, family.stock_config_class)
+        if family.source_types == (family.model_type,) or each is family.config_class
+    }
+
+
+def tower_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The configuration of a model's layers: of two towers that of the images', else the model's own."""
+    return getattr(config, "vision_config", config)
 
 
 def auto_class_of(head: str) -> Any:

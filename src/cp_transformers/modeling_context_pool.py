@@ -314,6 +314,7 @@ class PooledModel(PreTrainedModel):
 
     accepts_loss_kwargs = False  # else Trainer takes upstream's losses to divide by `num_items_in_batch`: they do not
     pool_arguments: ClassVar[tuple[str, ...]] = ()
+    whole_maps = False  # whether feature maps are made of all hidden states, which then are of all tokens
     pool_num_dims: ClassVar[int]  # of what the layers pool: 1 for sequences, 2 for grids
 
     def __init_subclass__(cls, **kwargs) -> None:
@@ -456,7 +457,6 @@ class PooledImageModel(PooledModel):
     """
 
     pool_num_dims = 2
-    whole_maps = False  # whether feature maps are made of all hidden states, which then are of all tokens
 
     def post_init(self) -> None:
         super().post_init()

@@ -26,7 +26,7 @@ from transformers import (
 from transformers.utils import ModelOutput
 
 from ..checkpoints import fetch, sentence_pooling
-from ..families import auto_class_of, max_tokens
+from ..families import auto_class_of, max_tokens, tower_config
 from .arguments import ArgumentParser
 from .distillation import (
     DistillationArguments,
@@ -234,7 +234,7 @@ def run(arguments: DistillArguments, training: TrainingArguments, distillation: 
     measured = [name for name in SCORES if COMES_WITH.get(name, name) in compared.weights]
     check_metrics(training, ("loss", *measured))
     with training.main_process_first():  # the others then find what it has cached
-        load = _load_images if hasattr(config, "num_channels") else _load_texts
+        load = _load_images if hasattr(tower_config(config), "num_channels") else _load_texts
         data = load(arguments, training, compared, config)
     training = start_output(training, arguments, distillation)
     training.remove_unused_columns = False
@@ -450,7 +450,7 @@ def _check_class_token(name: str, config: PreTrainedConfig) -> None:
         ValueError: it has none.
     """
     with torch.device("meta"):
-        model = AutoModel.from_config(config)
+        model = AutoModel.from_config(tower_config(config))
     if not any(re.search("cls_token|class_token|class_embedding", each) for each, _ in model.named_parameters()):
         raise ValueError(f"{name} has no class token: leave out --distillation_class_token_weight.")
 
@@ -564,6 +564,7 @@ class RecoveryTrainer(DistillationTrainer):
 
 def _patches(config: PreTrainedConfig, pixels: torch.Tensor | None) -> int:
     """The number of patches that a model makes of images; 0 where it makes none."""
+    config = tower_config(config)
     if pixels is None or getattr(config, "patch_size", None) is None:
         return 0
     return math.prod(side // edge for side, edge in zip(pixels.shape[-2:], as_pair(config.patch_size)))

@@ -24,6 +24,7 @@ from torch import nn
 from torch.utils.data import Dataset as TorchDataset, IterableDataset as TorchIterableDataset
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -50,7 +51,7 @@ from ..checkpoints import (
     reading,
     weight_files,
 )
-from ..families import family_of
+from ..families import family_of, tower_config
 from ..training import param_groups, pool_parameters
 from .arguments import as_mapping, resolve, save_arguments
 
@@ -576,13 +577,18 @@ def load_config(name: str, auto_class: Any, **options: Any) -> PreTrainedConfig:
 
 def load_model(name: str, auto_class: Any, **options: Any) -> PreTrainedModel:
     """A checkpoint's model in float32, whatever it is stored in; without code of its own, and not from pickles. Its
-    configuration is to be read by [`load_config`], which looks at the files, first.
+    configuration is to be read by [`load_config`], which looks at the files, first. Of two towers, of images and of
+    texts, `AutoModel` gives that of the images.
 
     Raises:
         CheckpointError: it cannot be loaded.
     """
     with reading(name):
-        model = auto_class.from_pretrained(fetch(name)[0], dtype=torch.float32, **UNTRUSTED, **options)
+        folder = fetch(name)[0]
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        if auto_class is AutoModel and tower_config(config) is not config:
+            options["config"] = tower_config(config)
+        model = auto_class.from_pretrained(folder, dtype=torch.float32, **UNTRUSTED, **options)
     forget_code(model.config)
     return model
 
@@ -625,14 +631,16 @@ def new_config(classes: Mapping[str, type], arguments: Any, **fields: Any) -> Pr
 def fixed_image_size(model: PreTrainedModel) -> int | list[int] | None:
     """The size of the images that a model takes unless it is asked to interpolate its position embeddings, in pixels;
     None for a model that takes images of any size."""
-    asked = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
-    return getattr(model.config, "image_size", None) if asked else None
+    models = [each for each in model.modules() if isinstance(each, PreTrainedModel)]
+    asked = any("interpolate_pos_encoding" in inspect.signature(each.forward).parameters for each in models)
+    return getattr(tower_config(model.config), "image_size", None) if asked else None
 
 
 def draw_new_head(model: PreTrainedModel) -> PreTrainedModel:
     """Gives a model a new head, also where one of the same size has been loaded."""
     fresh = type(model)(model.config)
+    inner = tuple(f"{name}." for name, each in model.named_modules() if name and isinstance(each, PreTrainedModel))
     for name, parameter in model.named_parameters():
-        if not name.startswith(f"{model.base_model_prefix}."):
+        if not name.startswith(inner):
             parameter.data.copy_(fresh.get_parameter(name))
     return model
