@@ -96,7 +96,15 @@ class ModelCase:
     def stock_config(self, **overrides) -> PreTrainedConfig:
         """The upstream configuration; of `overrides`, those that begin with `pool_` are left out."""
         overrides = {name: value for name, value in overrides.items() if not name.startswith("pool_")}
-        return self.stock_class.config_class(**{**self.sizes, **overrides})
+        return self.stock_config_of({**self.sizes, **overrides})
+
+    def stock_config_of(self, fields: dict[str, Any]) -> PreTrainedConfig:
+        """The upstream configuration with these fields, of two towers in that of the image tower."""
+        config_class = self.stock_class.config_class
+        if "vision_config" not in config_class.sub_configs:
+            return config_class(**fields)
+        of_any = {*PreTrainedConfig().to_dict(), "num_labels", "attn_implementation"}
+        return config_class(vision_config=fields, **{name: fields[name] for name in fields if name in of_any})
 
     def load(self, folder: Path) -> PreTrainedModel:
         """What the Auto class loads; but AutoBackbone, of transformers 5.23, looks on the Hub alone."""
@@ -327,8 +335,8 @@ IMAGE_HEADS: dict[str, tuple[Callable[[], dict[str, torch.Tensor]] | None, dict[
     "ForImageClassificationWithTeacher": (None, {"num_labels": 3}),
     "ForSemanticSegmentation": (
         pixel_labels,
-        # of as many layers as it makes feature maps of
-        {"num_labels": 3, "num_hidden_layers": 4, "out_indices": [1, 2, 3, 4], "auxiliary_channels": 8},
+        # of the fewest layers of which it makes its four feature maps; the first index is that of the last state
+        {"num_labels": 3, "num_hidden_layers": 3, "out_indices": [0, 1, 2, 3], "use_auxiliary_head": False},
     ),
     # of each masked patch the number of a visual word; before that of others
     "BeitForMaskedImageModeling": (lambda: {"labels": torch.arange(16) % 11}, {"vocab_size": 11}),

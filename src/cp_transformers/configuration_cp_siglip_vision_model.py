@@ -2,7 +2,7 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """Configuration of CP-SigLIP's image tower."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import SiglipVisionConfig
@@ -19,13 +19,10 @@ class CPSiglipVisionConfig(TowerPoolConfigMixin, SiglipVisionConfig):
     """
     Configuration of the models of CP-SigLIP's image tower: every field of [`~transformers.SiglipVisionConfig`], with
     the same defaults, and those of ContextPool.
-
-    Args:
-        initializer_factor: the factor of a new classifier's weights, as in [`~transformers.SiglipConfig`].
     """
 
     model_type = "cp_siglip_vision_model"
     tower_of = "siglip"
     heads = ("Model", "ForImageClassification")
-
-    initializer_factor: float = 1.0
+    # By which upstream multiplies the weights of a new classifier; a field of both towers' configuration.
+    initializer_factor: ClassVar[float] = 1.0

@@ -301,7 +301,7 @@ def _kept_layers(
         num_layers = tower_config(config).num_hidden_layers
         kept = parse_layers(layers, num_layers)
         model_class = family.models.get(source_class)
-        makes_maps = model_class is not None and (model_class.whole_maps or issubclass(model_class, BackboneMixin))
+        makes_maps = model_class is not None and (model_class.makes_maps or issubclass(model_class, BackboneMixin))
         if kept != list(range(num_layers)) and makes_maps and len(config.out_features) > 1:
             raise CheckpointError(
                 f"{source_class} makes feature maps of several layers ({', '.join(config.out_features)}), so that "

@@ -24,6 +24,7 @@ from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
     register_checkpoint_conversion_mapping,
 )
+from transformers.core_model_loading import WeightRenaming
 
 from .context_pool import BaseContextPool, ContextPool, FactoredConv, PoolProjection
 from .pool_inputs import (
@@ -259,8 +260,10 @@ def pooling_forward(forward: Callable, pool_arguments: Sequence[str] = ()) -> Ca
             return _with_whole_maps(self.config, forward(self, *args, **kwargs), kwargs["pool_inputs"])
         if self.base_model is self:
             kwargs |= self.make_pool_inputs({**dict(zip(positional, args)), **kwargs})
-            for name in pool_arguments:
+            for name in (*pool_arguments, "whole_maps"):
                 kwargs.pop(name, None)
+        elif self.makes_maps and self.config.is_strided:
+            kwargs["whole_maps"] = True  # for the base model
         if not requested or getattr(_COLLECTED, "sizes", None) is not None:  # a head that contains this one has asked
             return _with_whole_maps(self.config, forward(self, *args, **kwargs), kwargs.get("pool_inputs"))
         return_dict = kwargs.pop("return_dict", None)
@@ -301,6 +304,14 @@ def _with_whole_maps(config: PreTrainedConfig, result: Any, inputs: PoolInputs |
     return result
 
 
+def _sparing_pools(renaming: Any) -> Any:
+    """A renaming of upstream's keys, that leaves those of the pools as they are where it would find itself in them."""
+    if renaming.compiled_sources.search(".context_pool.conv.weight") is None:
+        return renaming
+    patterns = [rf"(?<!context_pool\.){pattern}" for pattern in renaming.source_patterns]
+    return WeightRenaming(patterns, renaming.target_patterns)
+
+
 class PooledModel(PreTrainedModel):
     """Mixed into the `PreTrainedModel` of an upstream family, so that every model of the family can pool.
 
@@ -314,7 +325,8 @@ class PooledModel(PreTrainedModel):
 
     accepts_loss_kwargs = False  # else Trainer takes upstream's losses to divide by `num_items_in_batch`: they do not
     pool_arguments: ClassVar[tuple[str, ...]] = ()
-    whole_maps = False  # whether feature maps are made of all hidden states, which then are of all tokens
+    # Whether a head makes feature maps of hidden states, each of which then is of all tokens.
+    makes_maps = False
     pool_num_dims: ClassVar[int]  # of what the layers pool: 1 for sequences, 2 for grids
 
     def __init_subclass__(cls, **kwargs) -> None:
@@ -324,7 +336,7 @@ class PooledModel(PreTrainedModel):
             cls.forward = pooling_forward(forward, cls.pool_arguments)
         # Checkpoints of earlier versions have other names for the weights; they are read as upstream reads them.
         if renamings := get_checkpoint_conversion_mapping(cls.__bases__[-1].__name__):
-            register_checkpoint_conversion_mapping(cls.__name__, renamings, overwrite=True)
+            register_checkpoint_conversion_mapping(cls.__name__, [*map(_sparing_pools, renamings)], overwrite=True)
 
     @classmethod
     def pooled_classes(cls) -> tuple[type[nn.Module], ...]:
@@ -458,11 +470,6 @@ class PooledImageModel(PooledModel):
 
     pool_num_dims = 2
 
-    def post_init(self) -> None:
-        super().post_init()
-        if self.whole_maps or isinstance(self, BackboneMixin):
-            self.base_model.whole_maps = True
-
     @staticmethod
     def check_square(pixel_values: torch.Tensor | None) -> None:
         """Of what upstream's masked image modelling takes, whose decoder restores the pixels of square images."""
@@ -497,7 +504,8 @@ class PooledImageModel(PooledModel):
             inputs = with_reductions(
                 self.config, inputs, pixel_values.new_empty(size, dtype=self.dtype), attended, mask, num_kept=0
             )
-            inputs = inputs._replace(whole_maps=self.whole_maps)
+            whole_maps = isinstance(self, BackboneMixin) or arguments.get("whole_maps", False)
+            inputs = inputs._replace(whole_maps=whole_maps)
         return {"pool_inputs": inputs}
 
 

@@ -64,8 +64,10 @@ class CPBeitForImageClassification(CPBeitPreTrainedModel, BeitForImageClassifica
 class CPBeitForSemanticSegmentation(CPBeitPreTrainedModel, BeitForSemanticSegmentation):
     """CP-BEiT with a segmentation head (UPerNet) on the hidden states of four layers."""
 
-    whole_maps = True
+    makes_maps = True
 
 
 class CPBeitBackbone(CPBeitPreTrainedModel, BeitBackbone):
     """CP-BEiT's feature maps, for the heads of detection and segmentation frameworks."""
+
+    makes_maps = True
