@@ -130,6 +130,16 @@ def context_pools(model: nn.Module) -> list[BaseContextPool]:
     return [module for module in model.modules() if isinstance(module, BaseContextPool)]
 
 
+def disk_map(model: PreTrainedModel) -> dict[str, str]:
+    """Where accelerate is to put a model's parts: on disk what must not be split."""
+    whole = {module for module in model.modules() if type(module).__name__ in model._no_split_modules}
+    # Of these, when they run, accelerate brings a part alone.
+    whole -= {each for each in whole for part in each.modules() if isinstance(part, nn.MultiheadAttention)}
+    on_disk = {name: "disk" for name, module in model.named_modules() if module in whole}
+    rest = {name: "cpu" for name, _ in model.named_children() if not any(part.startswith(name) for part in on_disk)}
+    return {**on_disk, **rest}
+
+
 def tensors(outputs) -> list[torch.Tensor]:
     """The tensors of a model's output, in order, whether it is a tensor, a tuple or a dictionary."""
     if isinstance(outputs, torch.Tensor):

@@ -27,7 +27,7 @@ from transformers import (
 )
 
 import cp_transformers.checkpoints as checkpoints
-from cp_transformers import CPBertForPreTraining
+from cp_transformers import CPBeitForSemanticSegmentation, CPBertForPreTraining
 from cp_transformers.cli import main as cli
 from cp_transformers.context_pool import BaseContextPool
 from cp_transformers.conversion import (
@@ -246,7 +246,7 @@ def test_layers_are_taken_in_the_order_given(source):
 # Without pooling
 
 
-@over([case for case in MODELS if case.has_layers])
+@over([case for case in MODELS if case.has_layers and case.model_class is not CPBeitForSemanticSegmentation])
 def test_without_pooling_a_cut_is_a_stock_checkpoint_of_the_source_s_class(case, tmp_path):
     stock = case.stock_class(case.stock_config(num_hidden_layers=3)).eval()
     stock.save_pretrained(tmp_path / "source")

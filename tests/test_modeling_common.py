@@ -25,6 +25,7 @@ from model_cases import (
     assert_same_outputs,
     at_valid_tokens,
     context_pools,
+    disk_map,
     every_family,
     every_head,
     every_layered_model,
@@ -214,13 +215,8 @@ def test_a_model_loaded_with_a_device_map_has_the_same_outputs(case, tmp_path):
 def test_a_model_offloaded_to_disk_returns_pool_sizes(case, tmp_path):
     model = case.model()
     model.save_pretrained(tmp_path / "model")
-    whole = {module for module in model.modules() if type(module).__name__ in model._no_split_modules}
-    # Of these accelerate brings a part alone when they run.
-    whole -= {each for each in whole for part in each.modules() if isinstance(part, nn.MultiheadAttention)}
-    on_disk = {name: "disk" for name, module in model.named_modules() if module in whole}
-    rest = {name: "cpu" for name, _ in model.named_children() if not any(part.startswith(name) for part in on_disk)}
     offloaded = case.model_class.from_pretrained(
-        tmp_path / "model", device_map={**on_disk, **rest}, offload_folder=tmp_path / "offload"
+        tmp_path / "model", device_map=disk_map(model), offload_folder=tmp_path / "offload"
     )
     assert_same_outputs(run(offloaded, case, output_pool_sizes=True), run(model, case, output_pool_sizes=True))
 

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from model_cases import CASES, LAYERED_MODELS, NUM_TOKENS, assert_same_outputs, over, text_inputs
+from model_cases import CASES, LAYERED_MODELS, NUM_TOKENS, assert_same_outputs, disk_map, over, text_inputs
 from text_cases import BASE, CLASSIFIER, MASKED_LM, run
 from torch.nn.attention.flex_attention import create_block_mask
 from transformers import AutoModel, BertModel
@@ -16,7 +16,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from cp_transformers import CPDinov2Backbone, convert_checkpoint
+from cp_transformers import CPBeitBackbone, CPDinov2Backbone, convert_checkpoint
 from cp_transformers.conversion import CheckpointError, convert_model, main
 from cp_transformers.pool_inputs import ContextRestore
 from cp_transformers.token_groups import in_groups
@@ -169,17 +169,14 @@ def test_a_strided_model_is_the_same_compiled_exported_and_offloaded(case, tmp_p
     assert_same_outputs(exported(**smaller)[0], run(model, smaller)[0], atol=1e-5)
 
     model.save_pretrained(tmp_path / "model")
-    whole = model._no_split_modules
-    on_disk = {name: "disk" for name, module in model.named_modules() if type(module).__name__ in whole}
-    rest = {name: "cpu" for name, _ in model.named_children() if not any(part.startswith(name) for part in on_disk)}
     offloaded = case.model_class.from_pretrained(
-        tmp_path / "model", device_map={**on_disk, **rest}, offload_folder=tmp_path / "offload"
+        tmp_path / "model", device_map=disk_map(model), offload_folder=tmp_path / "offload"
     )
     assert_same_outputs(run(offloaded, inputs)[0], expected, atol=1e-6)
 
 
-def test_the_feature_maps_of_a_backbone_keep_their_sizes():
-    case = next(case for case in LAYERED_MODELS if case.model_class is CPDinov2Backbone)
+@over([case for case in LAYERED_MODELS if case.model_class in (CPDinov2Backbone, CPBeitBackbone)])
+def test_the_feature_maps_of_a_backbone_keep_their_sizes(case):
     model = strided(case, pool_strides=[1, 2, 1, 1], pool_layers=[], out_features=["stage1", "stage2", "stage4"])
     height, width = (size // 2 for size in case.inputs()["pixel_values"].shape[-2:])
     maps = run(model, case.inputs()).feature_maps

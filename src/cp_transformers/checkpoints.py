@@ -58,11 +58,18 @@ PROCESSOR_FILES = (
     "tokenizer.model",
     "preprocessor_config.json",
 )
+# Where transformers keeps the image processor of two towers beside their tokenizer, in a field.
+PROCESSOR_CONFIG, IMAGE_PROCESSOR = "processor_config.json", "image_processor"
 # And what sentence-transformers adds to them: how an embedding is made of hidden states. Its modules have folders.
 SENTENCE_FILES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
 SENTENCE_MODULE_FILES = ("config.json", "model.safetensors")
 # Of both, what to ask the Hub for.
-PROCESSOR_PATTERNS = (*PROCESSOR_FILES, *SENTENCE_FILES, *(f"[0-9]*_*/{name}" for name in SENTENCE_MODULE_FILES))
+PROCESSOR_PATTERNS = (
+    *PROCESSOR_FILES,
+    PROCESSOR_CONFIG,
+    *SENTENCE_FILES,
+    *(f"[0-9]*_*/{name}" for name in SENTENCE_MODULE_FILES),
+)
 # The records of how it was made, by `convert` and by the tasks.
 RECORDS = ("conversion.json", "training.json")
 # What transformers would take from a configuration: weights of another name (outside the folder, or pickled) or in
@@ -283,6 +290,9 @@ def copy_processor(source: Path, folder: Path) -> list[str]:
         CheckpointError: one is a link out of the source's folder, or is damaged.
     """
     copy_files(source, folder, PROCESSOR_FILES)
+    if source.resolve() != folder.resolve():
+        copy_files(source, folder, [PROCESSOR_CONFIG])
+        _take_image_processor(folder / PROCESSOR_CONFIG)
     copy_sentence_files(source, folder)
     for file in (folder / name for name in CLASS_FIELDS):
         content = read_json(file) if file.is_file() else {}
@@ -296,6 +306,16 @@ def copy_processor(source: Path, folder: Path) -> list[str]:
             write_json(folder / name, {**content, fields[0]: class_name})
     names = [*PROCESSOR_FILES, *_sentence_files(folder)]
     return [name for name in names if (folder / name).is_file()]
+
+
+def _take_image_processor(file: Path) -> None:
+    """Puts the image processor of two towers into a file of its own, in the place of that of both towers."""
+    if not file.is_file():
+        return
+    content = read_json(file)
+    file.unlink()
+    if isinstance(content, dict) and isinstance(content.get(IMAGE_PROCESSOR), dict):
+        write_json(file.with_name("preprocessor_config.json"), content[IMAGE_PROCESSOR])
 
 
 def copy_sentence_files(source: Path, folder: Path) -> None:
