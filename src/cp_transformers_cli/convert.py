@@ -25,7 +25,7 @@ DEFAULTS: dict[str, dict[str, object]] = {
 def model_types() -> list[str]:
     """Upstream's model types of what can be converted, read from the text of the configurations, since the table of
     families takes long to load."""
-    files = (Path(__file__).parents[1] / "cp_transformers").rglob("configuration_cp_*.py")
+    files = (Path(__file__).parents[1] / "cp_transformers").glob("models/configuration_cp_*.py")
     told = re.compile(r'^    (?:model_type = "cp_|tower_of = ")(.+)"$', re.MULTILINE)
     return sorted(name for file in files for name in told.findall(file.read_text(encoding="utf-8")))
 
