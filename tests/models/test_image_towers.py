@@ -121,6 +121,16 @@ def test_the_tower_of_a_stock_checkpoint_of_two_loads(kind, tmp_path):
     torch.testing.assert_close(embedding(model), embedding(stock), rtol=0.0, atol=1e-6)
 
 
+@over(BARE)
+def test_checkpoints_with_the_names_of_earlier_versions_load(case, tmp_path):
+    model = case.model()
+    model.save_pretrained(tmp_path, save_original_format=True)
+    assert all(name.startswith("vision_model.") for name in load_file(tmp_path / "model.safetensors"))
+    loaded, info = case.model_class.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values())
+    assert torch.equal(embedding(loaded), embedding(model))
+
+
 @over(CLASSIFIERS)
 def test_a_classifier_is_configured_by_its_tower(case, tmp_path):
     stock = case.stock_class(case.stock_config(id2label={0: "cat", 1: "dog", 2: "bird"}, num_hidden_layers=4)).eval()

@@ -1,6 +1,6 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
-"""CP-ViT, CP-DeiT, CP-BEiT, CP-CLIP, CP-SigLIP and CP-ResNet among what their users have around them: image processors, pipelines and Trainer."""
+"""Classifiers of images among what their users have around them: image processors, pipelines and Trainer."""
 
 import json
 import subprocess

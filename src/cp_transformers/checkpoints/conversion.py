@@ -275,12 +275,12 @@ def _family(model_type: str) -> Family:
         raise CheckpointError(f"The source is a {model_type} checkpoint already; there is nothing to convert.")
     families = {each: family for family in FAMILIES.values() for each in family.source_types}
     if model_type not in families:
-        inside = [each for each in families if each in model_type]
-        near = sorted(inside, key=len)[-1:] or difflib.get_close_matches(model_type, families, n=1)
+        inside = sorted((each for each in families if each in model_type), key=len)
+        near = difflib.get_close_matches(model_type, families, n=1) or inside[-1:]
         nearest = f"; the nearest by name is {near[0]}" if near else ""
         raise CheckpointError(
-            f'Model type "{model_type}" cannot be converted; the types that can are: {", ".join(families)}{nearest}. '
-            f"How to add a family is told by {GUIDE}."
+            f'Model type "{model_type}" cannot be converted; the types that can are: {", ".join(families)}{nearest}; '
+            f"how to add one is told by {GUIDE}."
         )
     return families[model_type]
 
