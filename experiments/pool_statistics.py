@@ -54,8 +54,8 @@ def pool_statistics(model: PreTrainedModel, examples: Sequence[Mapping[str, torc
         raise ValueError(f"{type(model).__name__} has no ContextPool.")
     rows = []
     for layer, (pool, predictions) in enumerate(records.items()):
-        of_examples = torch.stack([_figures(pool, each) for each in predictions]).mean(dim=0)
-        for head, figures in enumerate(of_examples.tolist()):
+        figures_of_heads = torch.stack([_figures(pool, each) for each in predictions]).mean(dim=0)
+        for head, figures in enumerate(figures_of_heads.tolist()):
             rows.append({"layer": layer, "head": head, **dict(zip(FIGURES, figures))})
     return rows
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from transformers import AutoModel, PreTrainedModel, set_seed
 
 from ..checkpoints.conversion import convert_checkpoint, convert_model, cut_layers
-from ..checkpoints.reading import copy_processor
+from ..checkpoints.processors import copy_processor
 from ..inspection import inspect_pools
 from .comparison import (
     QUICK,

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from ..checkpoints.conversion import convert_checkpoint, convert_model, cut_layers
-from ..checkpoints.reading import copy_processor
+from ..checkpoints.processors import copy_processor
 from ..inspection import inspect_pools
 from ..training.film_reviews import load_film_reviews, load_news, load_review_texts
 from ..training.metrics import rank_correlation

@@ -13,10 +13,11 @@ from transformers import AutoModel
 
 from cp_transformers_cli.inspection import make_parser
 
-from ..checkpoints.reading import CheckpointError, quiet
+from ..checkpoints.parity import quiet
+from ..checkpoints.reading import CheckpointError
 from ..families import family_of, max_tokens
 from ..training.image_data import CorruptImage, decode, load_processor
-from ..training.runs import load_config, load_model, load_tokenizer
+from ..training.loading import load_config, load_model, load_tokenizer
 from .page import make_page
 from .pools import Inspection, inspect_pools
 
