@@ -201,6 +201,7 @@ def inspect_pools(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], pr
         raise ValueError(
             f"{type(model).__name__} does not pool: convert it first (cp-transformers convert), with layers that do."
         )
+    inputs = _on_cpu(dict(inputs))
     given = _one_input(model, inputs)
     records, told = _run(model, inputs)
     _check_numbers(names, records)
@@ -209,9 +210,9 @@ def inspect_pools(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], pr
         if not (predictions := records[pool]):
             continue  # a backbone computes no more stages than it is asked for
         if layer is None:
-            pools.append(_of_feature_map(name, pool, predictions[-1]))
+            pools.append(_of_feature_map(name, pool, _on_cpu(predictions[-1])))
         else:
-            pools.append(_of_tokens(name, pool, layer, predictions[-1], told[0], inputs, given))
+            pools.append(_of_tokens(name, pool, layer, _on_cpu(predictions[-1]), told[0], inputs, given))
     title = Path(getattr(model.config, "name_or_path", "") or type(model).__name__).name
     if model.main_input_name == "pixel_values":
         return Inspection(title, tuple(pools), picture=_picture(given[0], processor, model, told))
@@ -236,7 +237,7 @@ def _run(
     told: list[PoolInputs] = []
 
     def remember(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        told.append(kwargs["pool_inputs"])
+        told.append(_on_cpu(kwargs["pool_inputs"]))
 
     first = next((module for module in model.modules() if isinstance(module, PooledLayer)), None)
     hook = None if first is None else first.register_forward_pre_hook(remember, with_kwargs=True)
@@ -255,6 +256,18 @@ def _on(value: Any, model: PreTrainedModel) -> Any:
     if not isinstance(value, torch.Tensor):
         return value
     return value.to(model.device, model.dtype if value.is_floating_point() else None)
+
+
+def _on_cpu(value: Any) -> Any:
+    """A tensor, and those in tuples and dictionaries, in the CPU's memory."""
+    if isinstance(value, torch.Tensor):
+        return value.cpu()
+    if isinstance(value, dict):
+        return {name: _on_cpu(each) for name, each in value.items()}
+    if isinstance(value, tuple):
+        parts = [_on_cpu(each) for each in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    return value
 
 
 def _pool_names(model: nn.Module) -> dict[BaseContextPool, tuple[str, PooledLayer | None]]:
@@ -308,7 +321,7 @@ def _of_tokens(
     if grid_size is None:
         attended = inputs.get("attention_mask")
         if attended is not None and attended.ndim == 2:
-            visible = attended[0].bool().to(token_in.device)
+            visible = attended[0].bool()
             token_in, token_out = token_in[visible], token_out[visible]
         columns, rows = (each[each >= 0].unique() for each in (token_in, token_out))
         token_in, token_out = (
@@ -335,8 +348,8 @@ def _of_tokens(
         _array(p),
         grid_size,
         grid_out,
-        token_in.cpu().numpy(),
-        token_out.cpu().numpy(),
+        token_in.numpy(),
+        token_out.numpy(),
         _gate(module),
         _is_untrained(module),
     )
@@ -350,18 +363,15 @@ def _num_tokens(told: PoolInputs) -> int:
 def _standing(told: PoolInputs, level: int, num_tokens: int) -> torch.Tensor:
     """`(tokens,)`: for each token of the model's input, which of the pooled tokens stands for it behind the first
     `level` strided layers; -1 where it is not pooled."""
-    device = None if told.mask is None else told.mask.device
-    pooled = torch.arange(num_tokens, device=device) >= told.prefix
+    pooled = torch.arange(num_tokens) >= told.prefix
     if told.mask is not None:
         pooled[told.prefix :] &= told.mask[0].bool()
     if level == 0:
-        return torch.where(pooled, torch.arange(num_tokens, device=device) - told.prefix, -1)
+        return torch.where(pooled, torch.arange(num_tokens) - told.prefix, -1)
     reduction = told.reductions[level - 1]
     prefix, grid_size = reduction.inputs.prefix, reduction.inputs.grid_size
     count = prefix + (num_tokens if grid_size is None else grid_size[0] * grid_size[1])
-    if reduction.slots is not None:
-        pooled = pooled.to(reduction.slots.device)
-    index = torch.arange(count, device=pooled.device)[None, :, None]
+    index = torch.arange(count)[None, :, None]
     standing = repeat_tokens(index, told, reduction, num_tokens)[0, :, 0]
     return torch.where(pooled & (standing >= prefix), standing - prefix, -1)
 
@@ -371,11 +381,11 @@ def _places(indices: torch.Tensor, reduction: Reduction, given: PoolInputs) -> t
     if reduction.source is None:
         return indices
     source = reduction.source[0] - given.prefix
-    places = torch.arange(len(source), device=source.device)
+    places = torch.arange(len(source))
     if reduction.mask is not None:
         source, places = source[reduction.mask[0]], places[reduction.mask[0]]
     order = source.argsort()
-    return places[order][torch.searchsorted(source[order], indices.to(source.device))]
+    return places[order][torch.searchsorted(source[order], indices)]
 
 
 def _of_feature_map(name: str, module: Any, prediction: Prediction) -> Pool:
@@ -428,10 +438,10 @@ def _tokens(inputs: Mapping[str, Any], given: torch.Tensor, processor: Any) -> t
     indices = torch.arange(given.shape[1])
     attended = inputs.get("attention_mask")
     if attended is not None and attended.ndim == 2:
-        indices = indices[attended[0].bool().cpu()]
+        indices = indices[attended[0].bool()]
     if "input_ids" not in inputs:
         return tuple(map(str, indices.tolist()))
-    ids = inputs["input_ids"][0].cpu()[indices].tolist()
+    ids = inputs["input_ids"][0, indices].tolist()
     if processor is None:
         return tuple(map(str, ids))
     names = processor.convert_ids_to_tokens(ids)
@@ -446,7 +456,7 @@ def _readable(decoded: str, name: str) -> str:
 def _picture(pixels: torch.Tensor, processor: Any, model: PreTrainedModel, told: list[PoolInputs]) -> np.ndarray:
     """`(rows, columns, 3)`, 0 to 255, that part of an image's pixels, `(channels, rows, columns)`, which the model
     sees: a rest that makes no whole patch is cut off."""
-    pixels = pixels.float().cpu()
+    pixels = pixels.float()
     if told and told[0].grid_size is not None:
         size: Any = model.config.patch_size
         height, width = (size, size) if isinstance(size, int) else size
