@@ -199,6 +199,21 @@ def test_upstream_s_masks_by_layer_type_are_the_2d_mask(attn_implementation):
     assert not torch.allclose(run(wide, inputs).last_hidden_state[valid], actual[valid], atol=1e-3)
 
 
+@pytest.mark.parametrize("stride", [2, 3])
+def test_sequences_that_are_packed_into_a_row_are_as_if_each_stood_alone(stride):
+    model = TEXT.model(**LOCAL, pool_strides=[1, stride, 1, 1], pool_restore_layer=3)
+    ids, lengths = torch.arange(1, 21)[None], [9, 4, 7]
+    segments = torch.repeat_interleave(torch.tensor([1, 2, 3]), torch.tensor(lengths))[None]
+    position_ids = torch.cat([torch.arange(length) for length in lengths])[None]
+    together = (segments[:, None] == segments[..., None])[:, None]
+    near = (torch.arange(20)[:, None] - torch.arange(20)).abs() <= 3
+    masks = dict(zip(KINDS, (together, together & near)))
+    packed = {"input_ids": ids, "position_ids": position_ids, "pool_segments": segments, "attention_mask": masks}
+    actual = run(model, packed).last_hidden_state.split(lengths, dim=1)
+    for states, each in zip(actual, ids.split(lengths, dim=1)):
+        assert_same_outputs(states, run(model, {"input_ids": each}).last_hidden_state, atol=1e-5)
+
+
 def by_index(module, query, key, value, attention_mask, scaling, sliding_window=None, **kwargs):
     """Attention as flash attention's: a 2-D mask, and a window that counts keys, the own included."""
     index = torch.arange(query.shape[2])
