@@ -1,4 +1,4 @@
-.PHONY: quality style test
+.PHONY: quality style test docs tables
 
 quality:  ## lint, format and types, without changing anything
 	ruff check .
@@ -11,3 +11,12 @@ style:  ## mend what can be mended
 
 test:
 	pytest
+
+tables:  ## write the tables of all pages anew from results/
+	python -m experiments.tables
+
+docs:  ## the site, in build/site; a broken link is an error
+	rm -rf build/pages build/site
+	mkdir -p build/pages
+	cp -r README.md CONTRIBUTING.md CHANGELOG.md CITATION.cff LICENSE docs results build/pages
+	zensical build --strict

@@ -5,4 +5,4 @@ import sys
 from cp_transformers.cli import run
 
 
-sys.exit(run("cp_transformers.conversion"))
+sys.exit(run("cp_transformers.checkpoints.conversion"))

@@ -21,12 +21,12 @@ from typing import Any
 import torch
 from transformers import AutoImageProcessor, AutoModel
 
-from cp_transformers.benchmark import rounded
+from cp_transformers.benchmark.pooling import rounded
+from cp_transformers.checkpoints.conversion import convert_checkpoint, convert_model
 from cp_transformers.cli import run
-from cp_transformers.context_pool import MIN_SIGMA
-from cp_transformers.conversion import convert_checkpoint, convert_model
+from cp_transformers.demo.dinov2_small import GRAPH, MEAN, PREFIX, STD, onnx_file, save_stock
 from cp_transformers.files import write_json
-from cp_transformers.tasks.dinov2_small import GRAPH, MEAN, PREFIX, STD, onnx_file, save_stock
+from cp_transformers.models.context_pool import MIN_SIGMA
 
 
 INSTALL = __doc__.split("\n    ")[1]
@@ -104,7 +104,7 @@ def photographs() -> list[torch.Tensor]:
 
 
 def onnx_hidden_states(path: Path, pixel_values: torch.Tensor) -> torch.Tensor:
-    """What DINOv2's last norm gives in ONNX Runtime, in a graph that ends there."""
+    """The output of DINOv2's last norm in ONNX Runtime, in a graph that ends there."""
     import onnx
     import onnxruntime
 

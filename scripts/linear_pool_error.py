@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from cp_transformers.benchmark import rounded
-from cp_transformers.context_pool import context_pool
+from cp_transformers.benchmark.pooling import rounded
 from cp_transformers.files import write_csv
+from cp_transformers.models.context_pool import context_pool
 
 
 QUANTITIES = ("pooled", "gradient_hidden_states", "gradient_weights", "gradient_sigma", "gradient_offsets")

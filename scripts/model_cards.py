@@ -11,10 +11,10 @@ import argparse
 import shutil
 from pathlib import Path
 
-from cp_transformers.conversion import convert_checkpoint
-from cp_transformers.model_card import write_card
-from cp_transformers.tasks import glue, imagenet
-from cp_transformers.tasks.demo_text import minilm_folder
+from cp_transformers.checkpoints.conversion import convert_checkpoint
+from cp_transformers.checkpoints.model_card import write_card
+from cp_transformers.demo.text import minilm_folder
+from cp_transformers.training import glue, imagenet
 
 
 ROOT = Path(__file__).parents[1]

@@ -23,11 +23,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import ResNetConfig, ResNetModel
 
 from cp_transformers import CPResNetConfig
-from cp_transformers.benchmark import Shape, blocks, environment, interleaved, make_block, rounded
-from cp_transformers.context_pool import BaseContextPool, ContextPool, context_pool
-from cp_transformers.feature_map_pool import windowed_context_pool
+from cp_transformers.benchmark.pooling import Shape, blocks, environment, interleaved, make_block, rounded
 from cp_transformers.files import write_csv
-from cp_transformers.modeling_cp_resnet import CPResNetStemPool
+from cp_transformers.models.context_pool import BaseContextPool, ContextPool, context_pool
+from cp_transformers.models.feature_map_pool import windowed_context_pool
+from cp_transformers.models.modeling_cp_resnet import CPResNetStemPool
 
 
 PARTS = ("pooling", "convolution", "prediction", "mixing", "arithmetic", "traffic")
@@ -78,7 +78,8 @@ def layer(shape: Shape) -> tuple[str, int, int, Calls]:
 
 
 def stem() -> tuple[str, int, int, Calls]:
-    """The same for what takes the place of the max pooling of ResNet-50's stem; the block is the stock model."""
+    """The calls of the pooling that takes the place of the max pooling in ResNet-50's stem; the block is the stock
+    model."""
     torch.manual_seed(0)
     model, pool = ResNetModel(ResNetConfig()).eval(), CPResNetStemPool(CPResNetConfig()).context_pool.eval()
     feature_map = torch.randn(2, 64, 112, 112)

@@ -5,4 +5,4 @@ import sys
 from cp_transformers.cli import run
 
 
-sys.exit(run("cp_transformers.tasks.imagenet"))
+sys.exit(run("cp_transformers.training.imagenet"))

@@ -1,4 +1,4 @@
-"""What other ways to run a model make of its accuracy and its speed.
+"""Measures what other ways to run a model make of its accuracy and its speed.
 
 Each model, stock and with pooling, runs in PyTorch as it is, compiled, with the dense and with the linear form of the
 pooling, and as an ONNX graph in ONNX Runtime, in float32 and with its linear layers quantised to int8 (dynamically:
@@ -32,15 +32,15 @@ from transformers import (
 from transformers.exporters import OnnxConfig, OnnxExporter, OnnxRuntimeDynamicConfig, OnnxRuntimeQuantizer
 
 from cp_transformers import CPResNetConfig, CPViTConfig
-from cp_transformers.benchmark import environment, interleaved, ratio_to, rounded
-from cp_transformers.context_pool import ContextPool
-from cp_transformers.conversion import convert_model, cut_layers
+from cp_transformers.benchmark.pooling import environment, interleaved, ratio_to, rounded
+from cp_transformers.checkpoints.conversion import convert_model, cut_layers
+from cp_transformers.demo import digits as demo_digits
+from cp_transformers.demo.comparison import make_trainer
+from cp_transformers.demo.text import minilm_folder
 from cp_transformers.files import write_csv
-from cp_transformers.tasks import demo_digits
-from cp_transformers.tasks.comparison import make_trainer
-from cp_transformers.tasks.demo_text import minilm_folder
-from cp_transformers.tasks.digits import load_digits
-from cp_transformers.tasks.film_reviews import load_film_reviews
+from cp_transformers.models.context_pool import ContextPool
+from cp_transformers.training.digits import load_digits
+from cp_transformers.training.film_reviews import load_film_reviews
 
 
 COLUMNS = """
@@ -192,7 +192,7 @@ def measure(
 def runtimes(
     model: PreTrainedModel, example: Batch, folder: Path, threads: int
 ) -> tuple[dict[str, Run], dict[str, int]]:
-    """What runs the model, by name, and how many bytes its weights take."""
+    """The ways to run the model, by name, and how many bytes its weights take."""
     compiled = torch.compile(model, fullgraph=True)
     runs: dict[str, Run] = {"PyTorch": partial(run_torch, model), "PyTorch, compiled": partial(run_torch, compiled)}
     if hasattr(model.config, "pool_implementation"):

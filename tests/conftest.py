@@ -124,7 +124,7 @@ def triton_pool(triton_device):
     decided when they are decorated, and triton's own, such as `tl.sum`, have been by now: to be interpreted they are
     decorated again."""
     triton = pytest.importorskip("triton")
-    name = "cp_transformers.triton_pool"
+    name = "cp_transformers.models.triton_pool"
     if triton_device == "cuda":
         yield importlib.import_module(name)
         return

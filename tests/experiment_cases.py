@@ -6,12 +6,12 @@ from pathlib import Path
 
 import yaml
 
-from cp_transformers.tasks.arguments import Loader
-from cp_transformers.tasks.experiments import Experiment
+from cp_transformers.training.arguments import Loader
+from experiments.grids import Experiment
 
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = {path.stem: path for path in sorted((ROOT / "configs" / "experiments").glob("*.yaml"))}
+CONFIGS = {path.stem: path for path in sorted((ROOT / "experiments" / "configs").glob("*.yaml"))}
 
 
 def experiment_of(name: str) -> Experiment:

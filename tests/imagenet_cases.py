@@ -27,7 +27,7 @@ from transformers import (
 
 from cp_transformers import CPResNetConfig, CPResNetForImageClassification, CPViTConfig, CPViTForImageClassification
 from cp_transformers.cli import main as cli
-from cp_transformers.tasks import image_data, image_evaluation
+from cp_transformers.training import image_data, image_evaluation
 
 
 ROOT = Path(__file__).parents[1]

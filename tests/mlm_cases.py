@@ -12,8 +12,8 @@ from datasets import Dataset
 from safetensors.torch import load_file
 
 from cp_transformers.cli import main as cli
-from cp_transformers.tasks import mlm as task
-from cp_transformers.tasks.runs import Drawn
+from cp_transformers.training import mlm as task
+from cp_transformers.training.runs import Drawn
 
 
 WORDS = ["a", "film", "the", "story", "is", "and", "it", "was", "running", "play", "unbelievable", "quickly", "Odd"]

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 from transformers import AutoBackbone, BertTokenizer, PreTrainedConfig, PreTrainedModel
 
-from cp_transformers.context_pool import BaseContextPool
 from cp_transformers.families import FAMILIES, Family
-from cp_transformers.pool_inputs import ContextRestore
+from cp_transformers.models.context_pool import BaseContextPool
+from cp_transformers.models.pool_inputs import ContextRestore
 
 
 # Configuration fields, by a name that every family has variants under. The pools reach far (pool_range), so that

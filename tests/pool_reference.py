@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from cp_transformers.context_pool import FACTORED_SCALE, MIN_STRIDED_SIGMA, STRIDED_SIGMA_RANGE
+from cp_transformers.models.context_pool import FACTORED_SCALE, MIN_STRIDED_SIGMA, STRIDED_SIGMA_RANGE
 
 
 def reference_context_pool(hidden_states, weights, sigma, offsets=None, mask=None, grid_size=None):

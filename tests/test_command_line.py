@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import cp_transformers
-from cp_transformers.configuration_context_pool import LayerPoolConfigMixin, TextPoolConfigMixin
 from cp_transformers.families import FAMILIES
+from cp_transformers.models.configuration_context_pool import LayerPoolConfigMixin, TextPoolConfigMixin
 from cp_transformers_cli import COMMANDS
 from cp_transformers_cli.convert import DEFAULTS, family_names
 

@@ -2,21 +2,21 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """ContextPool variants of transformers' models; importing the package registers them with the Auto classes."""
 
-from .configuration_cp_bert import CPBertConfig
-from .configuration_cp_deit import CPDeiTConfig
-from .configuration_cp_dinov2 import CPDinov2Config
-from .configuration_cp_dinov2_with_registers import CPDinov2WithRegistersConfig
-from .configuration_cp_dinov3_vit import CPDINOv3ViTConfig
-from .configuration_cp_distilbert import CPDistilBertConfig
-from .configuration_cp_electra import CPElectraConfig
-from .configuration_cp_modernbert import CPModernBertConfig
-from .configuration_cp_resnet import CPResNetConfig
-from .configuration_cp_roberta import CPRobertaConfig
-from .configuration_cp_vit import CPViTConfig
-from .configuration_cp_xlm_roberta import CPXLMRobertaConfig
-from .context_pool import ContextPool
 from .families import register
-from .modeling_cp_bert import (
+from .models.configuration_cp_bert import CPBertConfig
+from .models.configuration_cp_deit import CPDeiTConfig
+from .models.configuration_cp_dinov2 import CPDinov2Config
+from .models.configuration_cp_dinov2_with_registers import CPDinov2WithRegistersConfig
+from .models.configuration_cp_dinov3_vit import CPDINOv3ViTConfig
+from .models.configuration_cp_distilbert import CPDistilBertConfig
+from .models.configuration_cp_electra import CPElectraConfig
+from .models.configuration_cp_modernbert import CPModernBertConfig
+from .models.configuration_cp_resnet import CPResNetConfig
+from .models.configuration_cp_roberta import CPRobertaConfig
+from .models.configuration_cp_vit import CPViTConfig
+from .models.configuration_cp_xlm_roberta import CPXLMRobertaConfig
+from .models.context_pool import ContextPool
+from .models.modeling_cp_bert import (
     CPBertForMaskedLM,
     CPBertForMultipleChoice,
     CPBertForNextSentencePrediction,
@@ -27,31 +27,31 @@ from .modeling_cp_bert import (
     CPBertModel,
     CPBertPreTrainedModel,
 )
-from .modeling_cp_deit import (
+from .models.modeling_cp_deit import (
     CPDeiTForImageClassification,
     CPDeiTForImageClassificationWithTeacher,
     CPDeiTForMaskedImageModeling,
     CPDeiTModel,
     CPDeiTPreTrainedModel,
 )
-from .modeling_cp_dinov2 import (
+from .models.modeling_cp_dinov2 import (
     CPDinov2Backbone,
     CPDinov2ForImageClassification,
     CPDinov2Model,
     CPDinov2PreTrainedModel,
 )
-from .modeling_cp_dinov2_with_registers import (
+from .models.modeling_cp_dinov2_with_registers import (
     CPDinov2WithRegistersBackbone,
     CPDinov2WithRegistersForImageClassification,
     CPDinov2WithRegistersModel,
     CPDinov2WithRegistersPreTrainedModel,
 )
-from .modeling_cp_dinov3_vit import (
+from .models.modeling_cp_dinov3_vit import (
     CPDINOv3ViTBackbone,
     CPDINOv3ViTModel,
     CPDINOv3ViTPreTrainedModel,
 )
-from .modeling_cp_distilbert import (
+from .models.modeling_cp_distilbert import (
     CPDistilBertForMaskedLM,
     CPDistilBertForMultipleChoice,
     CPDistilBertForQuestionAnswering,
@@ -60,7 +60,7 @@ from .modeling_cp_distilbert import (
     CPDistilBertModel,
     CPDistilBertPreTrainedModel,
 )
-from .modeling_cp_electra import (
+from .models.modeling_cp_electra import (
     CPElectraForMaskedLM,
     CPElectraForMultipleChoice,
     CPElectraForPreTraining,
@@ -70,7 +70,7 @@ from .modeling_cp_electra import (
     CPElectraModel,
     CPElectraPreTrainedModel,
 )
-from .modeling_cp_modernbert import (
+from .models.modeling_cp_modernbert import (
     CPModernBertForMaskedLM,
     CPModernBertForMultipleChoice,
     CPModernBertForQuestionAnswering,
@@ -79,13 +79,13 @@ from .modeling_cp_modernbert import (
     CPModernBertModel,
     CPModernBertPreTrainedModel,
 )
-from .modeling_cp_resnet import (
+from .models.modeling_cp_resnet import (
     CPResNetBackbone,
     CPResNetForImageClassification,
     CPResNetModel,
     CPResNetPreTrainedModel,
 )
-from .modeling_cp_roberta import (
+from .models.modeling_cp_roberta import (
     CPRobertaForMaskedLM,
     CPRobertaForMultipleChoice,
     CPRobertaForQuestionAnswering,
@@ -94,13 +94,13 @@ from .modeling_cp_roberta import (
     CPRobertaModel,
     CPRobertaPreTrainedModel,
 )
-from .modeling_cp_vit import (
+from .models.modeling_cp_vit import (
     CPViTForImageClassification,
     CPViTForMaskedImageModeling,
     CPViTModel,
     CPViTPreTrainedModel,
 )
-from .modeling_cp_xlm_roberta import (
+from .models.modeling_cp_xlm_roberta import (
     CPXLMRobertaForMaskedLM,
     CPXLMRobertaForMultipleChoice,
     CPXLMRobertaForQuestionAnswering,
@@ -203,4 +203,4 @@ __all__ = [
 
 register()
 
-from .conversion import convert_checkpoint, convert_model  # noqa: E402
+from .checkpoints.conversion import convert_checkpoint, convert_model  # noqa: E402

@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.utils import is_torchvision_available, is_vision_available
 
-from . import (
+from .models import (
     modeling_cp_bert,
     modeling_cp_deit,
     modeling_cp_dinov2,
@@ -38,20 +38,20 @@ from . import (
     modeling_cp_vit,
     modeling_cp_xlm_roberta,
 )
-from .configuration_context_pool import LayerPoolConfigMixin, TextPoolConfigMixin
-from .configuration_cp_bert import CPBertConfig
-from .configuration_cp_deit import CPDeiTConfig
-from .configuration_cp_dinov2 import CPDinov2Config
-from .configuration_cp_dinov2_with_registers import CPDinov2WithRegistersConfig
-from .configuration_cp_dinov3_vit import CPDINOv3ViTConfig
-from .configuration_cp_distilbert import CPDistilBertConfig
-from .configuration_cp_electra import CPElectraConfig
-from .configuration_cp_modernbert import CPModernBertConfig
-from .configuration_cp_resnet import CPResNetConfig
-from .configuration_cp_roberta import CPRobertaConfig
-from .configuration_cp_vit import CPViTConfig
-from .configuration_cp_xlm_roberta import CPXLMRobertaConfig
-from .modeling_context_pool import PooledLayer, PooledModel
+from .models.configuration_context_pool import LayerPoolConfigMixin, TextPoolConfigMixin
+from .models.configuration_cp_bert import CPBertConfig
+from .models.configuration_cp_deit import CPDeiTConfig
+from .models.configuration_cp_dinov2 import CPDinov2Config
+from .models.configuration_cp_dinov2_with_registers import CPDinov2WithRegistersConfig
+from .models.configuration_cp_dinov3_vit import CPDINOv3ViTConfig
+from .models.configuration_cp_distilbert import CPDistilBertConfig
+from .models.configuration_cp_electra import CPElectraConfig
+from .models.configuration_cp_modernbert import CPModernBertConfig
+from .models.configuration_cp_resnet import CPResNetConfig
+from .models.configuration_cp_roberta import CPRobertaConfig
+from .models.configuration_cp_vit import CPViTConfig
+from .models.configuration_cp_xlm_roberta import CPXLMRobertaConfig
+from .models.modeling_context_pool import PooledLayer, PooledModel
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,19 @@ from collections.abc import Sequence
 
 # command -> (the module and its function, if that is not main(), what it does)
 COMMANDS = {
-    "demo": ("cp_transformers.tasks.demo", "make pretrained models faster on real text or images, and compare"),
-    "glue": ("cp_transformers.tasks.glue", "fine-tune, evaluate and predict on GLUE, or on sentences of your own"),
-    "imagenet": ("cp_transformers.tasks.imagenet", "evaluate, fine-tune and train on ImageNet or other images"),
-    "mlm": ("cp_transformers.tasks.mlm", "train CP or stock BERT as a masked language model"),
-    "distill": ("cp_transformers.tasks.distill", "let a cut or halved model learn from the whole one"),
-    "convert": ("cp_transformers.conversion", "turn a pretrained checkpoint into its ContextPool variant"),
-    "export": ("cp_transformers.hub:export", "write a CP checkpoint that works with transformers alone"),
-    "push": ("cp_transformers.hub:push", "check a CP checkpoint and push it to the Hub"),
-    "benchmark": ("cp_transformers.benchmark", "measure what pooling costs, or the speed of your own checkpoints"),
-    "card": ("cp_transformers.model_card", "write a CP checkpoint's model card"),
+    "demo": ("cp_transformers.demo.command", "make pretrained models faster on real text or images, and compare"),
+    "glue": ("cp_transformers.training.glue", "fine-tune, evaluate and predict on GLUE, or on sentences of your own"),
+    "imagenet": ("cp_transformers.training.imagenet", "evaluate, fine-tune and train on ImageNet or other images"),
+    "mlm": ("cp_transformers.training.mlm", "train CP or stock BERT as a masked language model"),
+    "distill": ("cp_transformers.training.distill", "let a cut or halved model learn from the whole one"),
+    "convert": ("cp_transformers.checkpoints.conversion", "turn a pretrained checkpoint into its ContextPool variant"),
+    "export": ("cp_transformers.checkpoints.hub:export", "write a CP checkpoint that works with transformers alone"),
+    "push": ("cp_transformers.checkpoints.hub:push", "check a CP checkpoint and push it to the Hub"),
+    "benchmark": (
+        "cp_transformers.benchmark.pooling",
+        "measure what pooling costs, or how fast checkpoints are",
+    ),
+    "card": ("cp_transformers.checkpoints.model_card", "write a CP checkpoint's model card"),
 }
 
 

@@ -23,7 +23,7 @@ DEFAULTS: dict[str, dict[str, object]] = {
 
 def family_names() -> list[str]:
     """The families that the package has, by the names of their files, since the table of them takes long to load."""
-    files = (Path(__file__).parents[1] / "cp_transformers").glob("configuration_cp_*.py")
+    files = (Path(__file__).parents[1] / "cp_transformers").glob("models/configuration_cp_*.py")
     return sorted(file.stem.removeprefix("configuration_cp_") for file in files)
 
 

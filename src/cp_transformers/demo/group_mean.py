@@ -1,0 +1,48 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""Means of groups of tokens, which the demos compare with ContextPool."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..models.context_pool import ContextPool
+from ..models.token_groups import group_means, lay_out
+
+
+class GroupMean(nn.Module):
+    """The mean of each group's valid tokens, in the place of a strided ContextPool; it has no parameters."""
+
+    def __init__(self, pool: ContextPool):
+        super().__init__()
+        self.stride, self.num_dims, self.num_heads = pool.stride, pool.num_dims, pool.pool_num_heads
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        grid_size: tuple[int, int] | None = None,
+        segments: torch.Tensor | None = None,
+        laid_out: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Takes and gives back what the strided [`ContextPool`] does; the sizes are zeros."""
+        mask = None if mask is None else mask.bool()
+        if self.num_dims == 1 and not laid_out and (layout := lay_out(mask, segments, self.stride)) is not None:
+            hidden_states, mask = layout.take(hidden_states), layout.mask
+        means = group_means(hidden_states.transpose(1, 2), mask, grid_size, self.stride).transpose(1, 2)
+        return means, means.new_zeros(len(means), self.num_heads, means.shape[1], dtype=torch.float32)
+
+
+def replace_pools(model: nn.Module, control: type[nn.Module], **options: Any) -> nn.Module:
+    """Puts a module of class `control` in the place of every ContextPool of a model, which it returns.
+
+    Raises:
+        ValueError: the model does not pool.
+    """
+    owners = [module for module in model.modules() if type(getattr(module, "context_pool", None)) is ContextPool]
+    if not owners:
+        raise ValueError(f"{type(model).__name__} has no ContextPool that {control.__name__} could take the place of.")
+    for owner in owners:
+        owner.context_pool = control(owner.context_pool, **options)
+    return model

@@ -1,0 +1,544 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
+"""The mechanism that the models of every family share.
+
+Upstream's constructor builds a model. Before its weights are initialised, each module that takes part is turned into
+the family's own class, which mixes a class of this module into upstream's, and gets its `context_pool`. A model tells
+its pools once a batch, by the keyword `pool_inputs`, which tokens they pool; and support sizes leave by a side door.
+"""
+
+import inspect
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import reduce, wraps
+from operator import and_
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel, initialization as init, modeling_outputs as outputs
+from transformers.backbone_utils import BackboneMixin
+from transformers.conversion_mapping import (
+    get_checkpoint_conversion_mapping,
+    register_checkpoint_conversion_mapping,
+)
+from transformers.masking_utils import create_bidirectional_mask
+
+from .context_pool import BaseContextPool, ContextPool, FactoredConv, PoolProjection
+from .pool_inputs import (
+    ContextRestore,
+    PoolInputs,
+    of_rows,
+    packed_segments,
+    reduce_tokens,
+    repeat_tokens,
+    restore_tokens,
+    with_reductions,
+    without_class_tokens,
+)
+
+
+def pool_tokens(
+    context_pool: ContextPool, hidden_states: torch.Tensor, pool_inputs: PoolInputs | None
+) -> torch.Tensor:
+    """Pools those of `(batch, tokens, channels)` that `pool_inputs` names; the others pass as they are."""
+    pool_inputs = required(pool_inputs)
+    mask, segments, grid_size, prefix = pool_inputs[:4]
+    pooled, sizes = context_pool(hidden_states[:, prefix:], mask=mask, grid_size=grid_size, segments=segments)
+    _record_sizes_of(sizes, pool_inputs)
+    return torch.cat([hidden_states[:, :prefix], pooled], dim=1) if prefix else pooled
+
+
+def required(pool_inputs: PoolInputs | None) -> PoolInputs:
+    if pool_inputs is None:
+        raise ValueError("This layer needs pool_inputs, which say what is pooled; call its model, which makes them.")
+    return pool_inputs
+
+
+def _record_sizes_of(sizes: torch.Tensor, inputs: PoolInputs) -> None:
+    """Hands on sigma, `(batch, heads, tokens - prefix)`, of the tokens of `inputs`."""
+    grid_size = inputs.grid_size
+    record_pool_sizes(F.pad(sizes, (inputs.prefix, 0)) if grid_size is None else sizes.unflatten(-1, grid_size))
+
+
+class PooledAttention(nn.Module):
+    """Mixed into an attention of upstream's: queries, keys and values are computed from pooled tokens."""
+
+    context_pool: ContextPool
+
+    def forward(self, hidden_states: torch.Tensor, *args, pool_inputs: PoolInputs | None = None, **kwargs):
+        return super().forward(pool_tokens(self.context_pool, hidden_states, pool_inputs), *args, **kwargs)
+
+
+class PooledLayer(nn.Module):
+    """Mixed into a layer of upstream's, which then pools its attention's input, its own, or nothing; or which keeps
+    fewer tokens than come in."""
+
+    context_pool: ContextPool
+    context_restore: ContextRestore
+    # "attention" or "block", as in the configuration; "stride": one token of each group is kept; None: none is pooled
+    pool_placement: str | None = None
+    pool_level: int = 0  # the number of strided layers up to this one, if its tokens have not been restored
+    pool_restore: str | None = None  # "before" or "after": where in this layer the tokens are restored
+    _mask_index: ClassVar[int]  # of `attention_mask` among the positional arguments after `hidden_states`
+
+    def __init_subclass__(cls, **kwargs) -> None:
+        upstream: Any = cls.__bases__[-1]
+        names = [*inspect.signature(upstream.forward).parameters]
+        cls._mask_index = names.index("attention_mask") - 2 if "attention_mask" in names else len(names)
+        super().__init_subclass__(**kwargs)
+
+    def __call__(self, hidden_states: torch.Tensor, *args, pool_inputs: PoolInputs | None = None, **kwargs):
+        # Outside of what gradient checkpointing runs again, and as a positional argument, to which it gives gradients.
+        if (unreduced := None if pool_inputs is None else pool_inputs.unreduced) is not None:
+            if self.pool_placement == "stride" and self.pool_level == 1:
+                unreduced.states = hidden_states
+            if self.pool_restore is not None:
+                args = unreduced.states, *args
+        return super().__call__(hidden_states, *args, pool_inputs=pool_inputs, **kwargs)
+
+    def forward(self, hidden_states: torch.Tensor, *args, pool_inputs: PoolInputs | None = None, **kwargs):
+        if self.pool_restore is not None or self.pool_level:
+            return self._forward_strided(hidden_states, *args, pool_inputs=required(pool_inputs), **kwargs)
+        return self._forward_pooled(hidden_states, *args, pool_inputs=pool_inputs, **kwargs)
+
+    def _forward_pooled(self, hidden_states: torch.Tensor, *args, pool_inputs: PoolInputs | None, **kwargs):
+        """Upstream's layer, whose input, or that of its attention, is pooled, or neither."""
+        if pool_inputs is not None and pool_inputs.position_embeddings is not None:
+            kwargs["position_embeddings"] = self._of_own_type(pool_inputs.position_embeddings)
+        if self.pool_placement == "block":
+            hidden_states = pool_tokens(self.context_pool, hidden_states, pool_inputs)
+        elif self.pool_placement == "attention":
+            kwargs["pool_inputs"] = pool_inputs
+        return super().forward(hidden_states, *args, **kwargs)
+
+    def _of_own_type(self, given: Any) -> Any:
+        """Picks what is for this layer, where it is given by layer type."""
+        return given[self.attention_type] if isinstance(given, dict) else given
+
+    def _forward_strided(self, hidden_states: torch.Tensor, *args, pool_inputs: PoolInputs, **kwargs):
+        """The forward pass of a layer that keeps fewer tokens, comes behind one that does, or restores them."""
+        before: Any = None
+        if self.pool_restore is not None:
+            before, *args = args  # type: ignore[assignment]
+        if self.pool_restore == "before":
+            hidden_states = restore_tokens(self.context_restore, hidden_states, before, pool_inputs)
+        current = pool_inputs
+        if self.pool_level:
+            reduction = pool_inputs.reductions[self.pool_level - 1]
+            current = reduction.inputs
+            if self.pool_placement == "stride":
+                given = pool_inputs.reductions[self.pool_level - 2].inputs if self.pool_level > 1 else pool_inputs
+                hidden_states, sizes = reduce_tokens(self.context_pool, hidden_states, given, reduction)
+                _record_sizes_of(sizes, current)
+            attention_mask = self._of_own_type(reduction.attention_mask)
+            if len(args) > self._mask_index:
+                args = *args[: self._mask_index], attention_mask, *args[self._mask_index + 1 :]
+            else:
+                kwargs["attention_mask"] = attention_mask
+            kwargs.pop("position_ids", None)  # by which flash attention would look for packed rows
+        hidden_states = self._forward_pooled(hidden_states, *args, pool_inputs=current, **kwargs)
+        if self.pool_restore == "after":
+            hidden_states = restore_tokens(self.context_restore, hidden_states, before, pool_inputs)
+        return hidden_states
+
+
+def insert_pool(
+    layer: Any, index: int, config: PreTrainedConfig, num_dims: int, own: dict[type, type[nn.Module]]
+) -> None:
+    """Turns one of upstream's layers, the `index`-th, into that of `own` which is built on its class, and gives it or
+    its attention the pool that `config` describes."""
+    layer.__class__ = own[type(layer)]
+    if config.is_strided:
+        layer.pool_level = config.pool_levels()[index]
+        at_end = config.pool_restore_layer is None
+        if index == (config.num_hidden_layers - 1 if at_end else config.pool_restore_layer):
+            layer.pool_restore = "after" if at_end else "before"
+            layer.context_restore = ContextRestore(config.hidden_size, config.hidden_size)
+        if config.pool_strides[index] > 1:
+            layer.pool_placement = "stride"
+            layer.context_pool = build_context_pool(config, num_dims, config.pool_strides[index])
+            return
+    if config.pool_layers is not None and index not in config.pool_layers:
+        return
+    layer.pool_placement = config.pool_placement
+    pooled = layer
+    if config.pool_placement == "attention":
+        pooled = next(module for module in layer.modules() if type(module) in own)
+        pooled.__class__ = own[type(pooled)]
+    pooled.context_pool = build_context_pool(config, num_dims)
+
+
+def build_context_pool(config: PreTrainedConfig, num_dims: int, stride: int = 1) -> ContextPool:
+    """The pooling module of a layer that `config` describes, for sequences (`num_dims=1`) or grids (2); one that keeps
+    one token of `stride` (or `stride` x `stride`) has no gate."""
+    options = {**predictor_options(config), "pool_gate": config.pool_gate and stride == 1}
+    return ContextPool(
+        config.hidden_size,
+        **options,
+        pool_range=config.pool_range,
+        pool_max_offset=config.pool_max_offset,
+        pool_implementation=config.pool_implementation,
+        num_dims=num_dims,
+        stride=stride,
+    )
+
+
+def predictor_options(config: PreTrainedConfig) -> dict[str, Any]:
+    """The arguments that every kind of pooling takes from `config`."""
+    return {
+        "pool_hidden_size": config.pool_hidden_size,
+        "pool_kernel_size": config.pool_kernel_size,
+        "pool_num_heads": config.pool_num_heads,
+        "pool_gate": config.pool_gate,
+        "pool_factored": config.pool_factored,
+    }
+
+
+@dataclass
+class PoolSizesOutput:
+    """The output of a model that was asked for `output_pool_sizes=True`: upstream's, see [`with_pool_sizes`], and
+
+    Args:
+        pool_sizes: for each module that pools, in order, the predicted sigma in positions and float32, zero at what is
+            not pooled: `(batch, heads, tokens)` of texts, `(batch, heads, rows, columns)` of images; of the
+            kept tokens where tokens are dropped.
+    """
+
+    pool_sizes: tuple[torch.Tensor, ...] | None = None
+
+
+def with_pool_sizes(output_class: type, module: str = __name__) -> type:
+    """The class of an output of upstream's with the fields of [`PoolSizesOutput`], which `module` must have under its
+    name: CP and upstream's."""
+    namespace = {"__module__": module, "__doc__": f"[`~transformers.utils.{output_class.__name__}`] and pool_sizes."}
+    own: type = dataclass(type(f"CP{output_class.__name__}", (PoolSizesOutput, output_class), namespace))
+    WITH_POOL_SIZES[output_class] = own
+    return own
+
+
+WITH_POOL_SIZES: dict[type, type] = {}  # from upstream's class to ours
+CPBackboneOutput = with_pool_sizes(outputs.BackboneOutput)
+CPBaseModelOutput = with_pool_sizes(outputs.BaseModelOutput)
+CPBaseModelOutputWithPastAndCrossAttentions = with_pool_sizes(outputs.BaseModelOutputWithPastAndCrossAttentions)
+CPBaseModelOutputWithPooling = with_pool_sizes(outputs.BaseModelOutputWithPooling)
+CPBaseModelOutputWithPoolingAndCrossAttentions = with_pool_sizes(outputs.BaseModelOutputWithPoolingAndCrossAttentions)
+CPBaseModelOutputWithPoolingAndNoAttention = with_pool_sizes(outputs.BaseModelOutputWithPoolingAndNoAttention)
+CPImageClassifierOutput = with_pool_sizes(outputs.ImageClassifierOutput)
+CPImageClassifierOutputWithNoAttention = with_pool_sizes(outputs.ImageClassifierOutputWithNoAttention)
+CPMaskedImageModelingOutput = with_pool_sizes(outputs.MaskedImageModelingOutput)
+CPMaskedLMOutput = with_pool_sizes(outputs.MaskedLMOutput)
+CPMultipleChoiceModelOutput = with_pool_sizes(outputs.MultipleChoiceModelOutput)
+CPNextSentencePredictorOutput = with_pool_sizes(outputs.NextSentencePredictorOutput)
+CPQuestionAnsweringModelOutput = with_pool_sizes(outputs.QuestionAnsweringModelOutput)
+CPSequenceClassifierOutput = with_pool_sizes(outputs.SequenceClassifierOutput)
+CPTokenClassifierOutput = with_pool_sizes(outputs.TokenClassifierOutput)
+
+
+# Upstream hands nothing new up: sizes go past it, in `sizes` to the forward pass of this thread that was asked.
+_COLLECTED = threading.local()
+
+
+def record_pool_sizes(sizes: torch.Tensor) -> None:
+    """Called by each module that pools, with its sigma, which goes to whoever asked by `output_pool_sizes`."""
+    if (collected := getattr(_COLLECTED, "sizes", None)) is not None:
+        collected.append(sizes)
+
+
+def pooling_forward(forward: Callable, pool_arguments: Sequence[str] = ()) -> Callable:
+    """Decorator of a model's `forward`, which [`PooledModel`] puts on upstream's.
+
+    A base model makes its `pool_inputs`, from its arguments and from those that `pool_arguments` names besides. Every
+    model gets the argument `output_pool_sizes` (default: the config's), see [`PoolSizesOutput`]. Under gradient
+    checkpointing of the reentrant kind the sizes have no gradient.
+    """
+    signature = inspect.signature(forward)
+    *named, rest = signature.parameters.values()
+    positional = [each.name for each in named[1:]]
+
+    @wraps(forward)
+    def wrapper(self, *args, **kwargs):
+        requested = kwargs.pop("output_pool_sizes", None)
+        requested = self.config.output_pool_sizes if requested is None else requested
+        if "pool_inputs" in kwargs:  # of a model within another, which has seen to everything
+            return _with_whole_maps(self.config, forward(self, *args, **kwargs), kwargs["pool_inputs"])
+        if self.base_model is self:
+            kwargs |= self.make_pool_inputs({**dict(zip(positional, args)), **kwargs})
+            for name in pool_arguments:
+                kwargs.pop(name, None)
+        if not requested or getattr(_COLLECTED, "sizes", None) is not None:  # a head that contains this one has asked
+            return forward(self, *args, **kwargs)
+        return_dict = kwargs.pop("return_dict", None)
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        collected: list[torch.Tensor] = []
+        _COLLECTED.sizes = collected
+        try:
+            result = forward(self, *args, return_dict=True, **kwargs)
+        finally:
+            _COLLECTED.sizes = None
+        if type(result) not in WITH_POOL_SIZES:
+            raise ValueError(f"{type(result).__name__} has no place for pool_sizes; see with_pool_sizes.")
+        result = WITH_POOL_SIZES[type(result)](**result, pool_sizes=tuple(collected))
+        return result if return_dict else result.to_tuple()
+
+    # Code of its own, by which torch.compile counts recompilations: those of one class are not another's.
+    own_code = wrapper.__code__.replace(co_qualname=forward.__qualname__)  # type: ignore[attr-defined]
+    wrapper.__code__ = own_code  # type: ignore[attr-defined]
+    wrapper.pool_arguments = pool_arguments  # type: ignore[attr-defined]
+    # Without its name in the signature, Trainer would take a column out of the data.
+    named += [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in pool_arguments]
+    wrapper.__signature__ = signature.replace(parameters=[*named, rest])  # type: ignore[attr-defined]
+    return wrapper
+
+
+def _with_whole_maps(config: PreTrainedConfig, result: Any, inputs: PoolInputs) -> Any:
+    """The output of a backbone's encoder, whose hidden states are made to feature maps, each of as many tokens as the
+    image has patches, and so with each token's state as often as it stands for one."""
+    if not inputs.whole_maps or not inputs.reductions or result.hidden_states is None:
+        return result
+    levels, num_tokens = [0, *config.pool_levels()], result.last_hidden_state.shape[1]
+    levels[-1] = 0 if config.pool_restore_layer is None else levels[-1]  # which its layer has restored
+    result.hidden_states = tuple(
+        repeat_tokens(states, inputs, inputs.reductions[level - 1], num_tokens) if level else states
+        for level, states in zip(levels, result.hidden_states)
+    )
+    return result
+
+
+class PooledModel(PreTrainedModel):
+    """Mixed into the `PreTrainedModel` of an upstream family, so that every model of the family can pool.
+
+    The family says by `pooled_classes` which of its own classes take the place of upstream's. A model of the family is
+    then a class statement with two bases: the family's `PreTrainedModel` and upstream's model, whose `forward` it
+    takes, see [`pooling_forward`].
+
+    Raises:
+        ValueError: the `pool_*` fields of the configuration do not fit; they may have been changed since it was made.
+    """
+
+    accepts_loss_kwargs = False  # else Trainer takes upstream's losses to divide by `num_items_in_batch`: they do not
+    pool_arguments: ClassVar[tuple[str, ...]] = ()
+    pool_num_dims: ClassVar[int]  # of what the layers pool: 1 for sequences, 2 for grids
+
+    def __init_subclass__(cls, **kwargs) -> None:
+        super().__init_subclass__(**kwargs)
+        forward: Any = cls.forward
+        if "forward" not in vars(cls) and not hasattr(forward, "pool_arguments") and forward is not nn.Module.forward:
+            cls.forward = pooling_forward(forward, cls.pool_arguments)
+        # Checkpoints of earlier versions have other names for the weights; they are read as upstream reads them.
+        upstream: Any = cls.__bases__[-1]
+        names = {upstream.__name__: cls.__name__}
+        if getattr(upstream, "config_class", None) is not None:
+            names[upstream.config_class.model_type] = cls.config_class.model_type
+        for theirs, own in names.items():
+            if renamings := get_checkpoint_conversion_mapping(theirs):
+                register_checkpoint_conversion_mapping(own, renamings, overwrite=True)
+
+    @classmethod
+    def pooled_classes(cls) -> tuple[type[nn.Module], ...]:
+        """The family's classes of models, layers and attentions, each of which has upstream's for its last base."""
+        raise NotImplementedError
+
+    def post_init(self) -> None:
+        """Upstream's, after the modules that upstream's constructor has built have been turned into the family's."""
+        self.config.validate_context_pool()
+        own: dict[type, Any] = {each.__bases__[-1]: each for each in self.pooled_classes()}
+        for module in list(self.modules()):
+            if isinstance(module, PreTrainedModel) and type(module) in own:
+                own_class = own[type(module)]
+                module.__class__ = own_class
+                # Upstream keeps by the class, from the constructor on, what a model's modules record.
+                PreTrainedModel.__init__(own_class.__new__(own_class), module.config)
+                vars(module).pop("_no_split_modules", None)  # upstream's, over those of the class
+                module.post_init()
+        if self.base_model is self:
+            self.insert_pools(own)
+        super().post_init()
+
+    def insert_pools(self, own: dict[type, type[nn.Module]]) -> None:
+        """Turns upstream's layers, in whichever list they are, into those of `own`, and gives them their pools."""
+        for layers in [module for module in self.modules() if isinstance(module, nn.ModuleList)]:
+            for index, layer in enumerate(layers):
+                if type(layer) in own:
+                    insert_pool(layer, index, self.config, self.pool_num_dims, own)
+
+    def make_pool_inputs(self, arguments: dict[str, Any]) -> dict[str, PoolInputs]:
+        """The keyword that the base model hands down to its layers, made from the arguments of its `forward`."""
+        return {}
+
+    def make_attention_mask(self, states: torch.Tensor, attention_mask: Any, places: torch.Tensor) -> Any:
+        """Makes what the layers take as `attention_mask` where fewer tokens are kept; for a family whose layers differ
+        in it a dict by layer type.
+
+        Args:
+            states: `(batch, kept tokens, 0)`, of the dtype and on the device of the hidden states.
+            attention_mask: the model's own argument, made for the kept tokens: `(batch, kept tokens)`, boolean; of 4
+                dimensions, where it was of 4; None: all are seen; or a dict of such.
+            places: `(batch or 1, tokens)`, for each token the kept one that stands for it; the number of kept tokens
+                for a token that attention does not see.
+        """
+        return create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=attention_mask)
+
+    def make_position_embeddings(
+        self,
+        states: torch.Tensor,
+        arguments: dict[str, Any],
+        centres: Sequence[Callable[[torch.Tensor], torch.Tensor]],
+    ) -> Sequence[Any] | None:
+        """Makes what the layers take as `position_embeddings` where fewer tokens are kept: those of the centre of each
+        group, which is the mean position of its tokens. Families with rotary positions override it; None: there are
+        none.
+
+        Args:
+            states: `(batch, tokens, 0)`, of the dtype and on the device of the hidden states.
+            arguments: those of the model's `forward`.
+            centres: for each strided layer, in order, what makes of `(batch or 1, tokens, ...)` numbers, of images
+                those of the patches alone, `(batch or 1, kept tokens, ...)`: see
+                [`~cp_transformers.models.pool_inputs.means_of_kept`].
+
+        Returns:
+            First those of all tokens, or None for those that upstream hands down, then one for each of `centres`; of a
+            family whose layers differ in it dicts by layer type.
+        """
+        return None
+
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
+        """Upstream's, which of custom code passes over what owns no parameters: upstream's own `_init_weights` draws
+        the weights of whole attentions. What is loaded is left alone by transformers' `initialization`."""
+        super()._initialize_weights(module, is_custom_code=False)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, PoolProjection) and module.bias is not None:
+            init.copy_(module.bias, module.initial_bias())
+        elif isinstance(module, (FactoredConv, ContextRestore)):
+            module.reset_parameters()
+        elif isinstance(module, BaseContextPool) and module.gate is not None:
+            init.zeros_(module.gate)
+
+    def save_pretrained(self, *args, save_original_format: bool = False, **kwargs) -> None:
+        """Upstream's, but under the names that the weights have in the model, by which Trainer resumes; upstream's
+        default are those of earlier versions, where there are others."""
+        super().save_pretrained(*args, save_original_format=save_original_format, **kwargs)
+
+
+class PooledTextModel(PooledModel):
+    """Mixed into the `PreTrainedModel` of a family of text encoders.
+
+    By default the class token ([CLS] or <s>), the first valid token of a row, passes by the pooling as it is. The base
+    model's `forward`, and with it every head's, takes upstream's arguments as an encoder, and two more:
+
+    - `pool_mask`, `(batch, tokens)`, True where a token may be pooled. It is required with an `attention_mask` of
+      another shape than this; the class token is then the first that it names. What a 2-D `attention_mask` masks is
+      never pooled.
+    - `pool_segments`, `(batch, tokens)`, integers, for rows into which several sequences are packed: the number of the
+      sequence that a token belongs to, 0 at padding. Each sequence is pooled as if it stood alone; that attention
+      keeps to it is for a 4-D `attention_mask` and `position_ids` to say. Rows that
+      [`~transformers.DataCollatorWithFlattening`] has packed for flash attention say it by `cu_seq_lens_q` or
+      `seq_idx`, or under flash attention, which splits them there itself, by `position_ids` that begin anew.
+
+    Raises:
+        ValueError: the configuration is a decoder's, or see [`PooledModel`].
+    """
+
+    pool_arguments = ("pool_mask", "pool_segments")
+    pool_num_dims = 1
+
+    def post_init(self) -> None:
+        if getattr(self.config, "is_decoder", False) or getattr(self.config, "add_cross_attention", False):
+            raise ValueError(
+                f"{type(self).__name__} is an encoder: pooling looks at both neighbours, so it would leak the future "
+                "into a decoder. Set is_decoder and add_cross_attention to False."
+            )
+        super().post_init()
+
+    def make_pool_inputs(self, arguments: dict[str, Any]) -> dict[str, PoolInputs]:
+        for name in ("encoder_hidden_states", "past_key_values"):
+            if arguments.get(name) is not None:
+                raise ValueError(f"{type(self).__name__} is an encoder and takes no {name}.")
+        input_ids, inputs_embeds = arguments.get("input_ids"), arguments.get("inputs_embeds")
+        tokens = inputs_embeds if input_ids is None else input_ids
+        if tokens is None:  # which upstream refuses
+            return {}
+        attention_mask = arguments.get("attention_mask")
+        pool_mask = of_rows("pool_mask", arguments.get("pool_mask"), tokens)
+        segments = of_rows("pool_segments", arguments.get("pool_segments"), tokens)
+        strided = self.config.is_strided
+        if segments is None and (segments := packed_segments(self.config, tokens, arguments)) is not None and strided:
+            raise ValueError(
+                "Rows that are packed for flash attention cannot be told to layers that keep fewer tokens "
+                "(pool_strides): pad them, or pass pool_segments and a 4-D attention_mask."
+            )
+        masks: list[Any] = [] if segments is None else [segments != 0]
+        if getattr(attention_mask, "ndim", None) == 2:
+            masks.append(of_rows("attention_mask", attention_mask, tokens) != 0)
+        elif attention_mask is not None and pool_mask is not None:
+            masks.append(pool_mask.bool())
+        elif attention_mask is not None and segments is None:
+            raise ValueError(
+                "With an attention_mask that is not of shape (batch, tokens), say which tokens may be pooled: pass "
+                "pool_mask of that shape, True where a token is valid."
+            )
+        valid: torch.Tensor | None = reduce(and_, masks) if masks else None
+        mask = valid if pool_mask is None else pool_mask.bool() if valid is None else valid & pool_mask.bool()
+        inputs, num_kept = without_class_tokens(
+            self.config, tokens, valid, mask, segments, others_pass=strided and pool_mask is not None
+        )
+        if strided:
+            states = tokens.new_empty(*tokens.shape[:2], 0, dtype=self.dtype)
+            counted = pool_mask is not None or segments is not None
+            inputs = with_reductions(self, inputs, states, valid, arguments, None if counted else num_kept)
+        return {"pool_inputs": inputs}
+
+
+class PooledImageModel(PooledModel):
+    """Mixed into the `PreTrainedModel` of a family of vision transformers.
+
+    Patches pool their neighbours on the patch grid. The tokens before them, such as a class token, have no place there
+    and pass by the pooling as they are. An `attention_mask` must be of shape `(batch, tokens)`, those tokens included;
+    a patch where it is zero is not pooled.
+    """
+
+    pool_num_dims = 2
+
+    @staticmethod
+    def check_square(pixel_values: torch.Tensor | None) -> None:
+        """Refuses images that are not square, whose pixels upstream's masked image modelling cannot restore."""
+        if pixel_values is not None and pixel_values.shape[-2] != pixel_values.shape[-1]:
+            raise ValueError(
+                "Masked image modelling is for square images, of which upstream's decoder restores the pixels, not "
+                f"for {pixel_values.shape[-2]} x {pixel_values.shape[-1]} ones."
+            )
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """The number of tokens before the patches."""
+        return 1
+
+    def grid_size(self, pixel_values: torch.Tensor) -> tuple[int, int]:
+        """The (rows, columns) of the patches of such images."""
+        side = self.config.patch_size
+        height, width = (side, side) if isinstance(side, int) else side
+        return pixel_values.shape[-2] // height, pixel_values.shape[-1] // width
+
+    def make_pool_inputs(self, arguments: dict[str, Any]) -> dict[str, PoolInputs]:
+        pixel_values, mask = arguments.get("pixel_values"), arguments.get("attention_mask")
+        if pixel_values is None:
+            raise ValueError("You have to specify pixel_values.")
+        if mask is not None and mask.ndim != 2:
+            raise ValueError(
+                f"{type(self).__name__} takes an attention_mask of shape (batch, tokens), which says of each patch "
+                f"whether it may be pooled, not one with {mask.ndim} dimensions."
+            )
+        grid_size, prefix = self.grid_size(pixel_values), self.num_prefix_tokens
+        attended = None if mask is None else mask.bool()
+        inputs = PoolInputs(None if attended is None else attended[:, prefix:], grid_size=grid_size, prefix=prefix)
+        if self.config.is_strided:
+            size = pixel_values.shape[0], prefix + grid_size[0] * grid_size[1], 0
+            states = pixel_values.new_empty(size, dtype=self.dtype)
+            inputs = with_reductions(self, inputs, states, attended, arguments)
+            inputs = inputs._replace(whole_maps=isinstance(self, BackboneMixin))
+        return {"pool_inputs": inputs}
