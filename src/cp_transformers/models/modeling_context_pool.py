@@ -158,7 +158,7 @@ class PooledLayer(nn.Module):
         return super().forward(hidden_states, *args, **kwargs)
 
     def _of_own_type(self, given: Any) -> Any:
-        """Of what is given by layer type that of this layer."""
+        """Picks what is for this layer, where it is given by layer type."""
         return given[self.attention_type] if isinstance(given, dict) else given
 
     def _forward_strided(self, hidden_states: torch.Tensor, *args, pool_inputs: PoolInputs, **kwargs):
@@ -432,8 +432,8 @@ class PooledModel(PreTrainedModel):
         return {}
 
     def make_attention_mask(self, states: torch.Tensor, attention_mask: Any, places: torch.Tensor) -> Any:
-        """What the layers take as `attention_mask` where fewer tokens are kept; of a family whose layers differ in it
-        a dict by layer type.
+        """Makes what the layers take as `attention_mask` where fewer tokens are kept; for a family whose layers differ
+        in it a dict by layer type.
 
         Args:
             states: `(batch, kept tokens, 0)`, of the dtype and on the device of the hidden states.
@@ -450,15 +450,16 @@ class PooledModel(PreTrainedModel):
         arguments: dict[str, Any],
         centres: Sequence[Callable[[torch.Tensor], torch.Tensor]],
     ) -> Sequence[Any] | None:
-        """What the layers take as `position_embeddings` where fewer tokens are kept: those of the centre of each
-        group, which is the mean position of its tokens. A family with rotary positions says it; None: it has none.
+        """Makes what the layers take as `position_embeddings` where fewer tokens are kept: those of the centre of each
+        group, which is the mean position of its tokens. Families with rotary positions override it; None: there are
+        none.
 
         Args:
             states: `(batch, tokens, 0)`, of the dtype and on the device of the hidden states.
             arguments: those of the model's `forward`.
             centres: for each strided layer, in order, what makes of `(batch or 1, tokens, ...)` numbers, of images
                 those of the patches alone, `(batch or 1, kept tokens, ...)`: see
-                [`~cp_transformers.pool_inputs.means_of_kept`].
+                [`~cp_transformers.models.pool_inputs.means_of_kept`].
 
         Returns:
             First those of all tokens, or None for those that upstream hands down, then one for each of `centres`; of a

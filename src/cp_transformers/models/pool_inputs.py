@@ -188,8 +188,8 @@ def _reduce(
 
 
 def _reduced_masks(given: Any, places: torch.Tensor, num_kept: int, attended: torch.Tensor | None) -> Any:
-    """Reduces a model's `attention_mask`, or a dict with one a layer type, to the tokens that are kept; to `attended`,
-    `(batch, kept tokens)`, where it says no more than which tokens are seen."""
+    """Reduces a model's `attention_mask`, or a dict with one a layer type, to the tokens that are kept: it becomes
+    `attended`, `(batch, kept tokens)`, where it says no more than which tokens are seen."""
     if isinstance(given, dict):
         return {name: _reduced_masks(mask, places, num_kept, attended) for name, mask in given.items()}
     if given is None or getattr(given, "ndim", 0) == 2:
@@ -219,7 +219,7 @@ def _reduced_mask(mask: Any, places: torch.Tensor, num_kept: int) -> torch.Tenso
 
 
 def means_of_kept(numbers: torch.Tensor, places: torch.Tensor, num_kept: int) -> torch.Tensor:
-    """What tokens have on the mean over those that a kept one stands for, such as their positions: its centre.
+    """The mean of numbers of tokens over those that a kept one stands for; of their positions it is the centre.
 
     Args:
         numbers: `(batch or 1, tokens, ...)`, of any real dtype.
@@ -246,7 +246,7 @@ def token_positions(states: torch.Tensor, arguments: dict[str, Any]) -> torch.Te
 
 def spans_of_kept(places: torch.Tensor, num_kept: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The first and the last of the tokens that a kept one stands for, each `(batch or 1, num_kept)`, from `places` as
-    in [`means_of_kept`]. What stands for no token is beyond either end."""
+    in [`means_of_kept`]; of one that stands for none they are beyond the ends, the last before the first."""
     num_tokens = places.shape[1]
     index = torch.arange(num_tokens, device=places.device).expand_as(places)
     shape = places.shape[0], num_kept + 1
