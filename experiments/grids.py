@@ -252,8 +252,8 @@ def read_results(experiment: Experiment, path: Path) -> Results:
                 "digest": row["digest"],
             }
     counting = {(cell.arm, cell.train_samples, cell.learning_rate) for cell in results if cell.stage == "test"}
-    of_one_rate = {(arm, size) for arm, size, _ in counting}
-    if len(counting) > len(of_one_rate):
+    arms_and_sizes = {(arm, size) for arm, size, _ in counting}
+    if len(counting) > len(arms_and_sizes):
         raise ValueError(f"{path} has runs that count of one arm at several rates; take out those of one of them.")
     return results
 
@@ -494,9 +494,9 @@ def main(args: Sequence[str] | None = None) -> None:
     recorded = {} if options.quick or options.output is None else read_recorded(experiment, options.config.resolve())
     if compared := beside_recorded(experiment, results, recorded):
         print("\n" + compared)
-    of_what = "a smoke run, whose figures mean nothing" if options.quick else "the runs"
+    contents = "a smoke run, whose figures mean nothing" if options.quick else "the runs"
     drawn = ""
     if options.draw or not options.summary:
         draw(experiment, results, output.with_suffix(".png"))
         drawn = f", {output.with_suffix('.png')} the picture"
-    print(f"\n{output} has {of_what}{drawn}.")
+    print(f"\n{output} has {contents}{drawn}.")

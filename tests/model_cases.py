@@ -144,6 +144,14 @@ def at_valid_tokens(case: ModelCase, outputs) -> list[torch.Tensor]:
     return [tensor[valid] if tensor.shape[:2] == valid.shape else tensor for tensor in tensors(outputs)]
 
 
+def layers_on_disk(model: PreTrainedModel) -> dict[str, str]:
+    """A device map: modules that must not be split are on the disk, everything else on the CPU."""
+    whole = [name for name, module in model.named_modules() if type(module).__name__ in model._no_split_modules]
+    owners = {name.rpartition(".")[0] for name, _ in (*model.named_parameters(), *model.named_buffers())}
+    rest = [name for name in sorted(owners) if not any(f"{name}.".startswith(f"{each}.") for each in whole)]
+    return {**dict.fromkeys(whole, "disk"), **dict.fromkeys(rest, "cpu")}
+
+
 def losses_of_steps(model: nn.Module, **inputs: torch.Tensor) -> list[float]:
     """Of eight steps of training, of what wants a gradient."""
     optimizer = torch.optim.Adam([parameter for parameter in model.parameters() if parameter.requires_grad], lr=0.02)
@@ -198,8 +206,16 @@ TEXT_SIZES: dict[str, Any] = {
     "intermediate_size": 40,
     "hidden_dim": 40,
     "max_position_embeddings": 40,
+    "type_vocab_size": 2,
     "pad_token_id": 0,
+    "mask_token_id": 4,
     "initializer_range": 0.1,
+    "relative_attention": True,
+    "pos_att_type": ["p2c", "c2p"],
+}
+# And those that upstream's code reads though its configuration does not declare them, by model type.
+UNDECLARED: dict[str, dict[str, Any]] = {
+    "deberta-v2": {"position_buckets": 8, "norm_rel_ebd": "layer_norm"},
 }
 
 
@@ -254,12 +270,19 @@ def text_case(family: Family, stock: str) -> ModelCase:
     uncut = {"initializer_cutoff_factor": 10.0} if hasattr(known, "initializer_cutoff_factor") else {}
     return ModelCase(
         **of_case,
-        sizes={name: value for name, value in {**TEXT_SIZES, **outside, **fields}.items() if hasattr(known, name)},
-        base_sizes={"num_hidden_layers": 1, **uncut},
+        sizes={
+            **{name: value for name, value in {**TEXT_SIZES, **outside, **fields}.items() if hasattr(known, name)},
+            **UNDECLARED.get(family.model_type, {}),
+        },
+        base_sizes={
+            **{name: value for name, value in TEXT_SIZES.items() if getattr(known, name, value) is None},
+            "num_hidden_layers": 1,
+            **uncut,
+        },
         inputs=lambda: {name: tensor for name, tensor in text_inputs(*rows).items() if name in arguments},
         smaller=lambda inputs: {name: tensor[:2, ..., :-2] for name, tensor in inputs.items()},
         valid_tokens=lambda inputs: inputs["attention_mask"].flatten(0, -2).bool(),
-        variants=of_heads(stock, of_twins(family, TEXT_VARIANTS)),
+        variants=allowed(family.config_class(), of_heads(stock, of_twins(family, TEXT_VARIANTS))),
         no_pools={"pool_layers": []},
         labels=labels,
     )
@@ -280,6 +303,12 @@ def of_twins(family: Family, variants: dict[str, dict[str, Any]]) -> dict[str, d
     """The variants; of families of which another has the same code one is enough."""
     names = ["heads", "strided"] if family.model_type in TWINS else variants
     return {name: variants[name] for name in names}
+
+
+def allowed(config: PreTrainedConfig, variants: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The variants without those that drop tokens where models of such a configuration cannot."""
+    refuses = config.strides_refused is not None
+    return {name: each for name, each in variants.items() if not (refuses and "pool_strides" in each)}
 
 
 def of_heads(stock: str, variants: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -349,7 +378,7 @@ def patch_case(family: Family, stock: str) -> ModelCase:
         },
         smaller=lambda inputs: {name: tensor[:2] for name, tensor in inputs.items()},
         valid_tokens=all_valid(grid),
-        variants=of_heads(stock, of_twins(family, LAYER_VARIANTS)),
+        variants=allowed(family.config_class(), of_heads(stock, of_twins(family, LAYER_VARIANTS))),
         no_pools={"pool_layers": []},
         labels=labels,
     )
@@ -413,7 +442,7 @@ def over_variants(cases: list[ModelCase], strided: bool = True):
 
 
 every_model, every_variant = over(MODELS), over_variants(MODELS)
-every_layered_model, every_layered_variant = over(LAYERED_MODELS), over_variants(LAYERED_MODELS)
+every_layered_model = over(LAYERED_MODELS)
 every_unstrided_variant = over_variants(MODELS, strided=False)
 every_unstrided_layered_variant = over_variants(LAYERED_MODELS, strided=False)
 every_head, every_variant_of_a_head = over(HEADS), over_variants(HEADS)

@@ -4,12 +4,14 @@
 
 from .families import register
 from .models.configuration_cp_bert import CPBertConfig
+from .models.configuration_cp_deberta_v2 import CPDebertaV2Config
 from .models.configuration_cp_deit import CPDeiTConfig
 from .models.configuration_cp_dinov2 import CPDinov2Config
 from .models.configuration_cp_dinov2_with_registers import CPDinov2WithRegistersConfig
 from .models.configuration_cp_dinov3_vit import CPDINOv3ViTConfig
 from .models.configuration_cp_distilbert import CPDistilBertConfig
 from .models.configuration_cp_electra import CPElectraConfig
+from .models.configuration_cp_esm import CPEsmConfig
 from .models.configuration_cp_modernbert import CPModernBertConfig
 from .models.configuration_cp_resnet import CPResNetConfig
 from .models.configuration_cp_roberta import CPRobertaConfig
@@ -26,6 +28,15 @@ from .models.modeling_cp_bert import (
     CPBertForTokenClassification,
     CPBertModel,
     CPBertPreTrainedModel,
+)
+from .models.modeling_cp_deberta_v2 import (
+    CPDebertaV2ForMaskedLM,
+    CPDebertaV2ForMultipleChoice,
+    CPDebertaV2ForQuestionAnswering,
+    CPDebertaV2ForSequenceClassification,
+    CPDebertaV2ForTokenClassification,
+    CPDebertaV2Model,
+    CPDebertaV2PreTrainedModel,
 )
 from .models.modeling_cp_deit import (
     CPDeiTForImageClassification,
@@ -69,6 +80,13 @@ from .models.modeling_cp_electra import (
     CPElectraForTokenClassification,
     CPElectraModel,
     CPElectraPreTrainedModel,
+)
+from .models.modeling_cp_esm import (
+    CPEsmForMaskedLM,
+    CPEsmForSequenceClassification,
+    CPEsmForTokenClassification,
+    CPEsmModel,
+    CPEsmPreTrainedModel,
 )
 from .models.modeling_cp_modernbert import (
     CPModernBertForMaskedLM,
@@ -128,6 +146,14 @@ __all__ = [
     "CPDINOv3ViTConfig",
     "CPDINOv3ViTModel",
     "CPDINOv3ViTPreTrainedModel",
+    "CPDebertaV2Config",
+    "CPDebertaV2ForMaskedLM",
+    "CPDebertaV2ForMultipleChoice",
+    "CPDebertaV2ForQuestionAnswering",
+    "CPDebertaV2ForSequenceClassification",
+    "CPDebertaV2ForTokenClassification",
+    "CPDebertaV2Model",
+    "CPDebertaV2PreTrainedModel",
     "CPDeiTConfig",
     "CPDeiTForImageClassification",
     "CPDeiTForImageClassificationWithTeacher",
@@ -161,6 +187,12 @@ __all__ = [
     "CPElectraForTokenClassification",
     "CPElectraModel",
     "CPElectraPreTrainedModel",
+    "CPEsmConfig",
+    "CPEsmForMaskedLM",
+    "CPEsmForSequenceClassification",
+    "CPEsmForTokenClassification",
+    "CPEsmModel",
+    "CPEsmPreTrainedModel",
     "CPModernBertConfig",
     "CPModernBertForMaskedLM",
     "CPModernBertForMultipleChoice",
@@ -198,9 +230,11 @@ __all__ = [
     "ContextPool",
     "convert_checkpoint",
     "convert_model",
+    "inspect_pools",
     "register",
 ]
 
 register()
 
 from .checkpoints.conversion import convert_checkpoint, convert_model  # noqa: E402
+from .inspection import inspect_pools  # noqa: E402

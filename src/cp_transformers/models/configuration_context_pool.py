@@ -182,7 +182,8 @@ class LayerPoolConfigMixin(ContextPoolConfigMixin):
             keeps one token of each group of so many neighbours (of so many x so many patches), whatever `pool_layers`
             and `pool_placement` say, so that it and the layers behind it see fewer tokens. Tokens that are not pooled,
             such as class tokens, are all kept. What the model gives has the input's length again; `hidden_states` and
-            `attentions` have the lengths that the layers see.
+            `attentions` have the lengths that the layers see. Families whose attention cannot be told of groups refuse
+            strides above 1.
         pool_restore_layer: the index of the layer before which all tokens are restored; None: after the last layer.
         pool_implementation: how pooling is computed: "dense", "linear" (in linear time), "triton" (a fused kernel) or
             "auto", which chooses by length and device; see [`~cp_transformers.models.context_pool.context_pool`].
@@ -210,6 +211,11 @@ class LayerPoolConfigMixin(ContextPoolConfigMixin):
         """Whether any layer keeps fewer tokens than come in."""
         return max(self.pool_strides or [1]) > 1
 
+    @property
+    def strides_refused(self) -> str | None:
+        """Why the layers of such a model cannot keep fewer tokens, and what to do; None: they can."""
+        return None
+
     def pool_levels(self) -> list[int]:
         """For each layer the number of strided layers, itself included, whose tokens it sees; 0: it sees all."""
         strides = self.pool_strides or [1] * self.num_hidden_layers
@@ -236,6 +242,8 @@ class LayerPoolConfigMixin(ContextPoolConfigMixin):
                 )
             if len(set(self.pool_layers)) < len(self.pool_layers):
                 raise ValueError(f"pool_layers names a layer twice: {self.pool_layers}.")
+        if self.is_strided and self.strides_refused is not None:
+            raise ValueError(self.strides_refused)
         if self.pool_strides is not None:
             if len(self.pool_strides) != self.num_hidden_layers or any(stride < 1 for stride in self.pool_strides):
                 raise ValueError(

@@ -9,7 +9,8 @@ its pools once a batch, by the keyword `pool_inputs`, which tokens they pool; an
 
 import inspect
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce, wraps
 from operator import and_
@@ -38,6 +39,38 @@ from .pool_inputs import (
     with_reductions,
     without_class_tokens,
 )
+
+
+# Where upstream's modules hand no keywords down, these go past them, by thread.
+_ASIDE = threading.local()
+
+
+@contextmanager
+def _set_aside(**keywords: Any) -> Iterator[None]:
+    """For a block, gives [`_from_aside`] these keywords."""
+    before = _from_aside()
+    _ASIDE.keywords = keywords
+    try:
+        yield
+    finally:
+        _ASIDE.keywords = before
+
+
+def _from_aside() -> dict[str, Any]:
+    return getattr(_ASIDE, "keywords", {})
+
+
+def past_upstream(forward: Callable) -> Callable:
+    """Decorator of a model's `forward` which hands no keywords down: those that it does not name go past it, from a
+    head to its base model, and from that to its layers."""
+    named = inspect.signature(forward).parameters
+
+    @wraps(forward)
+    def wrapper(self, *args, **kwargs):
+        with _set_aside(**{name: each for name, each in kwargs.items() if name not in named}):
+            return forward(self, *args, **{name: each for name, each in kwargs.items() if name in named})
+
+    return wrapper
 
 
 def pool_tokens(
@@ -69,6 +102,7 @@ class PooledAttention(nn.Module):
     context_pool: ContextPool
 
     def forward(self, hidden_states: torch.Tensor, *args, pool_inputs: PoolInputs | None = None, **kwargs):
+        pool_inputs = _from_aside().get("pool_inputs") if pool_inputs is None else pool_inputs
         return super().forward(pool_tokens(self.context_pool, hidden_states, pool_inputs), *args, **kwargs)
 
 
@@ -83,14 +117,19 @@ class PooledLayer(nn.Module):
     pool_level: int = 0  # the number of strided layers up to this one, if its tokens have not been restored
     pool_restore: str | None = None  # "before" or "after": where in this layer the tokens are restored
     _mask_index: ClassVar[int]  # of `attention_mask` among the positional arguments after `hidden_states`
+    _hands_keywords_down: ClassVar[bool]  # whether upstream's layer does, to its attention
 
     def __init_subclass__(cls, **kwargs) -> None:
         upstream: Any = cls.__bases__[-1]
-        names = [*inspect.signature(upstream.forward).parameters]
-        cls._mask_index = names.index("attention_mask") - 2 if "attention_mask" in names else len(names)
+        if not issubclass(upstream, PooledLayer):  # as that of the classes that FSDP2 makes
+            parameters = inspect.signature(upstream.forward).parameters
+            names = [*parameters]
+            cls._mask_index = names.index("attention_mask") - 2 if "attention_mask" in names else len(names)
+            cls._hands_keywords_down = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
         super().__init_subclass__(**kwargs)
 
     def __call__(self, hidden_states: torch.Tensor, *args, pool_inputs: PoolInputs | None = None, **kwargs):
+        pool_inputs = _from_aside().get("pool_inputs") if pool_inputs is None else pool_inputs
         # Outside of what gradient checkpointing runs again, and as a positional argument, to which it gives gradients.
         if (unreduced := None if pool_inputs is None else pool_inputs.unreduced) is not None:
             if self.pool_placement == "stride" and self.pool_level == 1:
@@ -110,8 +149,11 @@ class PooledLayer(nn.Module):
             kwargs["position_embeddings"] = self._of_own_type(pool_inputs.position_embeddings)
         if self.pool_placement == "block":
             hidden_states = pool_tokens(self.context_pool, hidden_states, pool_inputs)
-        elif self.pool_placement == "attention":
+        elif self.pool_placement == "attention" and self._hands_keywords_down:
             kwargs["pool_inputs"] = pool_inputs
+        elif self.pool_placement == "attention":
+            with _set_aside(pool_inputs=pool_inputs):
+                return super().forward(hidden_states, *args, **kwargs)
         return super().forward(hidden_states, *args, **kwargs)
 
     def _of_own_type(self, given: Any) -> Any:
@@ -265,6 +307,8 @@ def pooling_forward(forward: Callable, pool_arguments: Sequence[str] = ()) -> Ca
         if "pool_inputs" in kwargs:  # of a model within another, which has seen to everything
             return _with_whole_maps(self.config, forward(self, *args, **kwargs), kwargs["pool_inputs"])
         if self.base_model is self:
+            if not self.hands_keywords_down and "pool_inputs" not in (aside := _from_aside()):
+                kwargs = {**aside, **kwargs}  # from the head that this model is in
             kwargs |= self.make_pool_inputs({**dict(zip(positional, args)), **kwargs})
             for name in pool_arguments:
                 kwargs.pop(name, None)
@@ -320,12 +364,15 @@ class PooledModel(PreTrainedModel):
 
     accepts_loss_kwargs = False  # else Trainer takes upstream's losses to divide by `num_items_in_batch`: they do not
     pool_arguments: ClassVar[tuple[str, ...]] = ()
+    # Whether upstream's heads hand keywords to the base model and this hands them to its layers, see `past_upstream`.
+    hands_keywords_down: ClassVar[bool] = True
     pool_num_dims: ClassVar[int]  # of what the layers pool: 1 for sequences, 2 for grids
 
     def __init_subclass__(cls, **kwargs) -> None:
         super().__init_subclass__(**kwargs)
         forward: Any = cls.forward
         if "forward" not in vars(cls) and not hasattr(forward, "pool_arguments") and forward is not nn.Module.forward:
+            forward = forward if cls.hands_keywords_down else past_upstream(forward)
             cls.forward = pooling_forward(forward, cls.pool_arguments)
         # Checkpoints of earlier versions have other names for the weights; they are read as upstream reads them.
         upstream: Any = cls.__bases__[-1]
@@ -441,11 +488,14 @@ class PooledTextModel(PooledModel):
       `seq_idx`, or under flash attention, which splits them there itself, by `position_ids` that begin anew.
 
     Raises:
-        ValueError: the configuration is a decoder's, or see [`PooledModel`].
+        ValueError: the configuration is a decoder's; in the forward pass, an `attention_mask` is of a shape that does
+            not say which tokens may be pooled, or that upstream's modules do not take; or see [`PooledModel`].
     """
 
     pool_arguments = ("pool_mask", "pool_segments")
     pool_num_dims = 1
+    # Whether upstream takes an attention mask of 4 dimensions, which keeps the sequences of packed rows apart.
+    takes_4d_masks: ClassVar[bool] = True
 
     def post_init(self) -> None:
         if getattr(self.config, "is_decoder", False) or getattr(self.config, "add_cross_attention", False):
@@ -464,6 +514,11 @@ class PooledTextModel(PooledModel):
         if tokens is None:  # which upstream refuses
             return {}
         attention_mask = arguments.get("attention_mask")
+        if not self.takes_4d_masks and getattr(attention_mask, "ndim", 2) != 2:
+            raise ValueError(
+                f"{type(self).__name__} takes an attention_mask of shape (batch, tokens) alone: give each sequence a "
+                "row of its own, and pad it."
+            )
         pool_mask = of_rows("pool_mask", arguments.get("pool_mask"), tokens)
         segments = of_rows("pool_segments", arguments.get("pool_segments"), tokens)
         strided = self.config.is_strided
