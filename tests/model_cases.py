@@ -29,6 +29,11 @@ LAYER_VARIANTS: dict[str, dict[str, Any]] = {
     "strided": {"pool_range": 0.5, "pool_num_heads": 2, "pool_strides": [2, 1]},
 }
 TEXT_VARIANTS = {**LAYER_VARIANTS, "elsewhere": {**LAYER_VARIANTS["elsewhere"], "pool_class_token": True}}
+# Of those whose attention may have a bias for each pair of patches, in each layer or the same in all.
+RELATIVE_VARIANTS: dict[str, dict[str, Any]] = {
+    "relative": {"pool_range": 0.5, "use_relative_position_bias": True, "use_absolute_position_embeddings": False},
+    "shared": {**LAYER_VARIANTS["heads"], "use_shared_relative_position_bias": True},
+}
 RESNET_VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "heads": {"pool_num_heads": 2, "pool_max_offset": 2.0, "pool_gate": True, "pool_global": True},
@@ -92,7 +97,15 @@ class ModelCase:
     def stock_config(self, **overrides) -> PreTrainedConfig:
         """The upstream configuration; of `overrides`, those that begin with `pool_` are left out."""
         overrides = {name: value for name, value in overrides.items() if not name.startswith("pool_")}
-        return self.stock_class.config_class(**{**self.sizes, **overrides})
+        return self.stock_config_of({**self.sizes, **overrides})
+
+    def stock_config_of(self, fields: dict[str, Any]) -> PreTrainedConfig:
+        """The upstream configuration with these fields, of two towers in that of the image tower."""
+        config_class = self.stock_class.config_class
+        if "vision_config" not in config_class.sub_configs:
+            return config_class(**fields)
+        of_any = {*PreTrainedConfig().to_dict(), "num_labels", "attn_implementation"}
+        return config_class(vision_config=fields, **{name: fields[name] for name in fields if name in of_any})
 
     def load(self, folder: Path) -> PreTrainedModel:
         """What the Auto class loads; but AutoBackbone, of transformers 5.23, looks on the Hub alone."""
@@ -145,8 +158,14 @@ def at_valid_tokens(case: ModelCase, outputs) -> list[torch.Tensor]:
 
 
 def layers_on_disk(model: PreTrainedModel) -> dict[str, str]:
-    """A device map: modules that must not be split are on the disk, everything else on the CPU."""
-    whole = [name for name, module in model.named_modules() if type(module).__name__ in model._no_split_modules]
+    """A device map: modules that must not be split are on the disk, everything else on the CPU. A module that has an
+    attention of PyTorch's own is on the CPU, too, since accelerate brings a part of it alone."""
+    whole = [
+        name
+        for name, module in model.named_modules()
+        if type(module).__name__ in model._no_split_modules
+        and not any(isinstance(part, nn.MultiheadAttention) for part in module.modules())
+    ]
     owners = {name.rpartition(".")[0] for name, _ in (*model.named_parameters(), *model.named_buffers())}
     rest = [name for name in sorted(owners) if not any(f"{name}.".startswith(f"{each}.") for each in whole)]
     return {**dict.fromkeys(whole, "disk"), **dict.fromkeys(rest, "cpu")}
@@ -340,16 +359,31 @@ def class_labels() -> dict[str, torch.Tensor]:
     return {"labels": torch.tensor([0, 1, 2])}
 
 
+def pixel_labels() -> dict[str, torch.Tensor]:
+    height, width = 2 * GRID[0], 2 * GRID[1]
+    return {"labels": (torch.arange(3 * height * width) % 3).view(3, height, width)}
+
+
 IMAGE_HEADS: dict[str, tuple[Callable[[], dict[str, torch.Tensor]] | None, dict[str, Any]]] = {
     "ForImageClassification": (class_labels, {"num_labels": 3}),
     "ForImageClassificationWithTeacher": (None, {"num_labels": 3}),
+    "ForSemanticSegmentation": (
+        pixel_labels,
+        # of the fewest layers of which it makes its four feature maps; the first index is that of the last state
+        {"num_labels": 3, "num_hidden_layers": 3, "out_indices": [0, 1, 2, 3], "use_auxiliary_head": False},
+    ),
+    # of each masked patch the number of a visual word; before that of others
+    "BeitForMaskedImageModeling": (lambda: {"labels": torch.arange(16) % 11}, {"vocab_size": 11}),
     "ForMaskedImageModeling": (dict, {}),  # the images themselves
 }
+# Families that upstream interpolates the positions of, and takes their grid for a square.
+OF_SQUARES = {"dinov2", "dinov2_with_registers", "beit"}
 
 
 def patch_case(family: Family, stock: str) -> ModelCase:
     masked = stock.endswith("ForMaskedImageModeling")
-    grid = (4, 4) if masked else GRID
+    # The image towers take no other shape than the configuration's, and this is of a square.
+    grid = (4, 4) if masked or len(family.source_types) > 1 else GRID
     height, width = 2 * grid[0], 2 * grid[1]
     labels, fields = head_of(stock, IMAGE_HEADS)
     sizes = {
@@ -358,27 +392,31 @@ def patch_case(family: Family, stock: str) -> ModelCase:
         "num_attention_heads": 4,
         "intermediate_size": 40,
         "mlp_ratio": 2,
-        # Upstream's DINOv2 takes the grid of its positions for a square, and interpolates them.
-        "image_size": height if height == width or family.model_type.startswith("dinov2") else [height, width],
+        "image_size": height if height == width or family.model_type in OF_SQUARES else [height, width],
         "patch_size": 2,
         "encoder_stride": 2,
         "num_channels": NUM_CHANNELS,
         "num_register_tokens": 2,
         "initializer_range": 0.1,
+        "use_absolute_position_embeddings": True,
+        "use_mask_token": True,
         **fields,
     }
     known = family.stock_config_class().to_dict()
+    depth = {name: sizes[name] for name in ("num_hidden_layers", "out_indices") if name in fields}
+    variants = {**LAYER_VARIANTS, **(RELATIVE_VARIANTS if "use_relative_position_bias" in known else {})}
+    variants["strided"] = {**variants["strided"], "pool_strides": [2] + [1] * (sizes["num_hidden_layers"] - 1)}
     return ModelCase(
         **classes(family, stock),
         sizes={name: value for name, value in sizes.items() if name in known or name == "num_labels"},
-        base_sizes={"num_hidden_layers": 1},
+        base_sizes={"num_hidden_layers": 1, **depth},
         inputs=lambda: {
             "pixel_values": images(height, width),
             **({"bool_masked_pos": (torch.arange(48) % 3 == 0).view(3, 16)} if masked else {}),
         },
         smaller=lambda inputs: {name: tensor[:2] for name, tensor in inputs.items()},
         valid_tokens=all_valid(grid),
-        variants=allowed(family.config_class(), of_heads(stock, of_twins(family, LAYER_VARIANTS))),
+        variants=allowed(family.config_class(), of_heads(stock, of_twins(family, variants))),
         no_pools={"pool_layers": []},
         labels=labels,
     )

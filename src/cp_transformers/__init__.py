@@ -3,7 +3,9 @@
 """ContextPool variants of transformers' models; importing the package registers them with the Auto classes."""
 
 from .families import register
+from .models.configuration_cp_beit import CPBeitConfig
 from .models.configuration_cp_bert import CPBertConfig
+from .models.configuration_cp_clip_vision_model import CPCLIPVisionConfig
 from .models.configuration_cp_deberta_v2 import CPDebertaV2Config
 from .models.configuration_cp_deit import CPDeiTConfig
 from .models.configuration_cp_dinov2 import CPDinov2Config
@@ -15,9 +17,18 @@ from .models.configuration_cp_esm import CPEsmConfig
 from .models.configuration_cp_modernbert import CPModernBertConfig
 from .models.configuration_cp_resnet import CPResNetConfig
 from .models.configuration_cp_roberta import CPRobertaConfig
+from .models.configuration_cp_siglip_vision_model import CPSiglipVisionConfig
 from .models.configuration_cp_vit import CPViTConfig
 from .models.configuration_cp_xlm_roberta import CPXLMRobertaConfig
 from .models.context_pool import ContextPool
+from .models.modeling_cp_beit import (
+    CPBeitBackbone,
+    CPBeitForImageClassification,
+    CPBeitForMaskedImageModeling,
+    CPBeitForSemanticSegmentation,
+    CPBeitModel,
+    CPBeitPreTrainedModel,
+)
 from .models.modeling_cp_bert import (
     CPBertForMaskedLM,
     CPBertForMultipleChoice,
@@ -28,6 +39,12 @@ from .models.modeling_cp_bert import (
     CPBertForTokenClassification,
     CPBertModel,
     CPBertPreTrainedModel,
+)
+from .models.modeling_cp_clip_vision_model import (
+    CPCLIPForImageClassification,
+    CPCLIPPreTrainedModel,
+    CPCLIPVisionModel,
+    CPCLIPVisionModelWithProjection,
 )
 from .models.modeling_cp_deberta_v2 import (
     CPDebertaV2ForMaskedLM,
@@ -112,6 +129,11 @@ from .models.modeling_cp_roberta import (
     CPRobertaModel,
     CPRobertaPreTrainedModel,
 )
+from .models.modeling_cp_siglip_vision_model import (
+    CPSiglipForImageClassification,
+    CPSiglipPreTrainedModel,
+    CPSiglipVisionModel,
+)
 from .models.modeling_cp_vit import (
     CPViTForImageClassification,
     CPViTForMaskedImageModeling,
@@ -132,6 +154,13 @@ from .models.modeling_cp_xlm_roberta import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "CPBeitBackbone",
+    "CPBeitConfig",
+    "CPBeitForImageClassification",
+    "CPBeitForMaskedImageModeling",
+    "CPBeitForSemanticSegmentation",
+    "CPBeitModel",
+    "CPBeitPreTrainedModel",
     "CPBertConfig",
     "CPBertForMaskedLM",
     "CPBertForMultipleChoice",
@@ -142,6 +171,11 @@ __all__ = [
     "CPBertForTokenClassification",
     "CPBertModel",
     "CPBertPreTrainedModel",
+    "CPCLIPForImageClassification",
+    "CPCLIPPreTrainedModel",
+    "CPCLIPVisionConfig",
+    "CPCLIPVisionModel",
+    "CPCLIPVisionModelWithProjection",
     "CPDINOv3ViTBackbone",
     "CPDINOv3ViTConfig",
     "CPDINOv3ViTModel",
@@ -214,6 +248,10 @@ __all__ = [
     "CPRobertaForTokenClassification",
     "CPRobertaModel",
     "CPRobertaPreTrainedModel",
+    "CPSiglipForImageClassification",
+    "CPSiglipPreTrainedModel",
+    "CPSiglipVisionConfig",
+    "CPSiglipVisionModel",
     "CPViTConfig",
     "CPViTForImageClassification",
     "CPViTForMaskedImageModeling",

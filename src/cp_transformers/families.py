@@ -25,7 +25,9 @@ from transformers import (
 from transformers.utils import is_torchvision_available, is_vision_available
 
 from .models import (
+    modeling_cp_beit,
     modeling_cp_bert,
+    modeling_cp_clip_vision_model,
     modeling_cp_deberta_v2,
     modeling_cp_deit,
     modeling_cp_dinov2,
@@ -37,11 +39,14 @@ from .models import (
     modeling_cp_modernbert,
     modeling_cp_resnet,
     modeling_cp_roberta,
+    modeling_cp_siglip_vision_model,
     modeling_cp_vit,
     modeling_cp_xlm_roberta,
 )
 from .models.configuration_context_pool import LayerPoolConfigMixin, TextPoolConfigMixin
+from .models.configuration_cp_beit import CPBeitConfig
 from .models.configuration_cp_bert import CPBertConfig
+from .models.configuration_cp_clip_vision_model import CPCLIPVisionConfig
 from .models.configuration_cp_deberta_v2 import CPDebertaV2Config
 from .models.configuration_cp_deit import CPDeiTConfig
 from .models.configuration_cp_dinov2 import CPDinov2Config
@@ -53,6 +58,7 @@ from .models.configuration_cp_esm import CPEsmConfig
 from .models.configuration_cp_modernbert import CPModernBertConfig
 from .models.configuration_cp_resnet import CPResNetConfig
 from .models.configuration_cp_roberta import CPRobertaConfig
+from .models.configuration_cp_siglip_vision_model import CPSiglipVisionConfig
 from .models.configuration_cp_vit import CPViTConfig
 from .models.configuration_cp_xlm_roberta import CPXLMRobertaConfig
 from .models.modeling_context_pool import PooledLayer, PooledModel
@@ -90,6 +96,12 @@ class Family:
     def model_type(self) -> str:
         """Upstream's model type."""
         return self.stock_config_class.model_type
+
+    @property
+    def source_types(self) -> tuple[str, ...]:
+        """Upstream's model types of what can be converted: its own, and of the image tower of two that of both."""
+        tower_of = getattr(self.config_class, "tower_of", None)
+        return (self.model_type,) if tower_of is None else (self.model_type, tower_of)
 
     @property
     def is_text(self) -> bool:
@@ -199,6 +211,9 @@ FAMILIES: dict[str, Family] = {
         ),
         Family(CPDinov2WithRegistersConfig, modeling_cp_dinov2_with_registers, "BitImageProcessor"),
         Family(CPDINOv3ViTConfig, modeling_cp_dinov3_vit, "DINOv3ViTImageProcessor"),
+        Family(CPBeitConfig, modeling_cp_beit, "BeitImageProcessor"),
+        Family(CPCLIPVisionConfig, modeling_cp_clip_vision_model, "CLIPImageProcessor"),
+        Family(CPSiglipVisionConfig, modeling_cp_siglip_vision_model, "SiglipImageProcessor"),
         Family(CPResNetConfig, modeling_cp_resnet, "ConvNextImageProcessor", sizes={"ResNet-50": {}}),
     )
 }
@@ -211,9 +226,20 @@ def family_of(config: PreTrainedConfig | str) -> Family | None:
 
 
 def configs_with(*heads: str) -> dict[str, type[Any]]:
-    """From the model type to the configuration, CP and stock, of the families that have one of these heads."""
+    """From the model type to the configuration, CP and stock, of the families that have one of these heads; without
+    the stock one of an image tower, since the stock head takes that of both towers."""
     families = [family for family in FAMILIES.values() if set(heads) & set(family.config_class.heads)]
-    return {each.model_type: each for family in families for each in (family.config_class, family.stock_config_class)}
+    return {
+        each.model_type: each
+        for family in families
+        for each in (family.config_class, family.stock_config_class)
+        if family.source_types == (family.model_type,) or each is family.config_class
+    }
+
+
+def tower_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The configuration of a model's layers: of two towers that of the images', else the model's own."""
+    return getattr(config, "vision_config", config)
 
 
 def auto_class_of(head: str) -> Any:

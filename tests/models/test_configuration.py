@@ -97,7 +97,7 @@ def test_the_pooling_defaults_are_those_that_the_docs_give(config_class):
 
 @every_config
 def test_the_other_defaults_are_those_of_the_stock_config(config_class):
-    stock = CONFIGS[config_class].stock_class.config_class().to_dict()
+    stock = family_of(config_class()).stock_config_class().to_dict()
     ours = config_class().to_dict()
     assert stock.pop("model_type") != ours.pop("model_type")
     assert ours.pop("auto_map") and ours.pop("context_pool_version")
@@ -332,7 +332,7 @@ def test_a_misspelt_pooling_field_is_refused_with_the_nearest_name(config_class,
 @every_config
 def test_a_pooling_field_like_no_other_is_refused_with_all_names(config_class):
     fields = [name for name in POOL_DEFAULTS[config_class] if name.startswith("pool_")]
-    with pytest.raises(ValueError, match=f"no field pool_xyzzy_42; the fields are {', '.join(fields)}"):
+    with pytest.raises(ValueError, match=f"no field pool_xyzzy_42; the fields are .*{', '.join(fields)}"):
         config_class(pool_xyzzy_42=1)
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
-"""CP-ViT, CP-DeiT and CP-ResNet among what their users have around them: image processors, pipelines and Trainer."""
+"""Classifiers of images among what their users have around them: image processors, pipelines and Trainer."""
 
 import json
 import subprocess
@@ -16,6 +16,12 @@ from PIL import Image
 from torch import nn
 from transformers import (
     AutoImageProcessor,
+    BeitForImageClassification,
+    BeitImageProcessor,
+    BeitImageProcessorPil,
+    CLIPForImageClassification,
+    CLIPImageProcessor,
+    CLIPImageProcessorPil,
     ConvNextImageProcessor,
     ConvNextImageProcessorPil,
     DeiTForImageClassification,
@@ -23,6 +29,9 @@ from transformers import (
     DeiTImageProcessorPil,
     PreTrainedModel,
     ResNetForImageClassification,
+    SiglipForImageClassification,
+    SiglipImageProcessor,
+    SiglipImageProcessorPil,
     Trainer,
     TrainingArguments,
     ViTForImageClassification,
@@ -31,7 +40,14 @@ from transformers import (
     pipeline,
 )
 
-from cp_transformers import CPDeiTForImageClassification, CPResNetForImageClassification, CPViTForImageClassification
+from cp_transformers import (
+    CPBeitForImageClassification,
+    CPCLIPForImageClassification,
+    CPDeiTForImageClassification,
+    CPResNetForImageClassification,
+    CPSiglipForImageClassification,
+    CPViTForImageClassification,
+)
 
 
 SIDE = 16  # of the images
@@ -62,7 +78,9 @@ class Family:
 
     def stock_model(self) -> PreTrainedModel:
         sizes = {name: value for name, value in self.sizes.items() if not name.startswith("pool_")}
-        return self.stock_class(self.stock_class.config_class(num_labels=3, **sizes))
+        config_class: Any = self.stock_class.config_class
+        sizes = {"vision_config": sizes} if "vision_config" in config_class.sub_configs else sizes
+        return self.stock_class(config_class(num_labels=3, **sizes))
 
     def processor(self, backend: str = "torchvision"):
         return self.processor_classes[backend](size=self.size, **({"crop_size": self.size} if self.cropped else {}))
@@ -98,6 +116,29 @@ FAMILIES = [
         size={"height": SIDE, "width": SIDE},
         sizes=VIT_SIZES,
         cropped=True,
+    ),
+    Family(
+        CPBeitForImageClassification,
+        BeitForImageClassification,
+        {"torchvision": BeitImageProcessor, "pil": BeitImageProcessorPil},
+        size={"height": SIDE, "width": SIDE},
+        sizes={**VIT_SIZES, "use_relative_position_bias": True},
+        cropped=True,
+    ),
+    Family(
+        CPCLIPForImageClassification,
+        CLIPForImageClassification,
+        {"torchvision": CLIPImageProcessor, "pil": CLIPImageProcessorPil},
+        size={"height": SIDE, "width": SIDE},
+        sizes=VIT_SIZES,
+        cropped=True,
+    ),
+    Family(
+        CPSiglipForImageClassification,
+        SiglipForImageClassification,
+        {"torchvision": SiglipImageProcessor, "pil": SiglipImageProcessorPil},
+        size={"height": SIDE, "width": SIDE},
+        sizes=VIT_SIZES,
     ),
     Family(
         CPResNetForImageClassification,

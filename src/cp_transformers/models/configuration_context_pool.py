@@ -18,6 +18,7 @@ POOL_IMPLEMENTATIONS = ("auto", "dense", "linear", "triton")
 # By what a model is called after its family's prefix: those Auto classes that are not named so.
 AUTO_CLASSES = {
     "Model": "AutoModel",
+    "ModelWithProjection": "AutoModel",
     "Backbone": "AutoBackbone",
     "ForImageClassificationWithTeacher": "AutoModelForImageClassification",
 }
@@ -56,6 +57,8 @@ class ContextPoolConfigMixin:
     _auto_class: ClassVar[str | None] = None
     # What a family's models are called after its prefix, such as "Model", "ForMaskedLM" or "Backbone".
     heads: ClassVar[tuple[str, ...]] = ()
+    # Of heads the Auto classes that are not those of their names in this family.
+    auto_classes: ClassVar[dict[str, str]] = {}
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["pool_sizes"]
 
     if TYPE_CHECKING:  # of the upstream configuration
@@ -88,12 +91,16 @@ class ContextPoolConfigMixin:
     def auto_models(cls) -> dict[str, tuple[str, ...]]:
         """From the name of an Auto class to those of the family's models that it gives: that which a checkpoint names,
         by default the first."""
-        prefix = cls.__name__.removesuffix("Config")
         models: dict[str, tuple[str, ...]] = {}
         for head in cls.heads:
-            auto_class = AUTO_CLASSES.get(head, f"AutoModel{head}")
-            models[auto_class] = (*models.get(auto_class, ()), prefix + head)
+            auto_class = {**AUTO_CLASSES, **cls.auto_classes}.get(head, f"AutoModel{head}")
+            models[auto_class] = (*models.get(auto_class, ()), cls.model_name(head))
         return models
+
+    @classmethod
+    def model_name(cls, head: str) -> str:
+        """The name of the family's model with one of its `heads`."""
+        return cls.__name__.removesuffix("Config") + head
 
     def __post_init__(self, **kwargs):
         if isinstance(self.context_pool_version, int) and self.context_pool_version > FORMAT_VERSION:
@@ -104,7 +111,7 @@ class ContextPoolConfigMixin:
         if self.context_pool_version == 1:
             self.pool_factored = False
         self.context_pool_version = FORMAT_VERSION  # that of what is saved
-        for name in ("heads", "auto_models", "_auto_class"):  # a checkpoint has no say in these
+        for name in ("heads", "auto_models", "auto_classes", "_auto_class"):  # a checkpoint has no say in these
             kwargs.pop(name, None)
         self._check_names(kwargs)
         super().__post_init__(**kwargs)  # type: ignore[misc]
@@ -308,3 +315,23 @@ class ImagePoolConfigMixin(LayerPoolConfigMixin):
 
     pool_hidden_size: int = 32
     pool_factored: bool = True
+
+
+@dataclass(repr=False, eq=False)
+class TowerPoolConfigMixin(ImagePoolConfigMixin):
+    """
+    Such a model is the image tower of two, the other of which reads texts. Its heads, too, are configured by the
+    tower's fields alone.
+    """
+
+    # Upstream's model type of both towers.
+    tower_of: ClassVar[str]
+
+    @property
+    def vision_config(self) -> Any:
+        """Itself: where upstream's heads, which take the configuration of both towers, look for the tower's fields."""
+        return self
+
+    @classmethod
+    def model_name(cls, head: str) -> str:
+        return super().model_name(head).replace("VisionFor", "For")

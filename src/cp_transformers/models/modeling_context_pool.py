@@ -25,6 +25,7 @@ from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
     register_checkpoint_conversion_mapping,
 )
+from transformers.core_model_loading import WeightRenaming
 from transformers.masking_utils import create_bidirectional_mask
 
 from .context_pool import BaseContextPool, ContextPool, FactoredConv, PoolProjection
@@ -275,6 +276,7 @@ CPMaskedLMOutput = with_pool_sizes(outputs.MaskedLMOutput)
 CPMultipleChoiceModelOutput = with_pool_sizes(outputs.MultipleChoiceModelOutput)
 CPNextSentencePredictorOutput = with_pool_sizes(outputs.NextSentencePredictorOutput)
 CPQuestionAnsweringModelOutput = with_pool_sizes(outputs.QuestionAnsweringModelOutput)
+CPSemanticSegmenterOutput = with_pool_sizes(outputs.SemanticSegmenterOutput)
 CPSequenceClassifierOutput = with_pool_sizes(outputs.SequenceClassifierOutput)
 CPTokenClassifierOutput = with_pool_sizes(outputs.TokenClassifierOutput)
 
@@ -310,10 +312,12 @@ def pooling_forward(forward: Callable, pool_arguments: Sequence[str] = ()) -> Ca
             if not self.hands_keywords_down and "pool_inputs" not in (aside := _from_aside()):
                 kwargs = {**aside, **kwargs}  # from the head that this model is in
             kwargs |= self.make_pool_inputs({**dict(zip(positional, args)), **kwargs})
-            for name in pool_arguments:
+            for name in (*pool_arguments, "whole_maps"):
                 kwargs.pop(name, None)
+        elif self.makes_maps and self.config.is_strided:
+            kwargs["whole_maps"] = True  # for the base model
         if not requested or getattr(_COLLECTED, "sizes", None) is not None:  # a head that contains this one has asked
-            return forward(self, *args, **kwargs)
+            return _with_whole_maps(self.config, forward(self, *args, **kwargs), kwargs.get("pool_inputs"))
         return_dict = kwargs.pop("return_dict", None)
         return_dict = self.config.return_dict if return_dict is None else return_dict
         collected: list[torch.Tensor] = []
@@ -337,10 +341,12 @@ def pooling_forward(forward: Callable, pool_arguments: Sequence[str] = ()) -> Ca
     return wrapper
 
 
-def _with_whole_maps(config: PreTrainedConfig, result: Any, inputs: PoolInputs) -> Any:
-    """The output of a backbone's encoder, whose hidden states are made to feature maps, each of as many tokens as the
-    image has patches, and so with each token's state as often as it stands for one."""
-    if not inputs.whole_maps or not inputs.reductions or result.hidden_states is None:
+def _with_whole_maps(config: PreTrainedConfig, result: Any, inputs: PoolInputs | None) -> Any:
+    """The output of an encoder whose hidden states are made to feature maps, each of as many tokens as the image has
+    patches, and so with each token's state as often as it stands for one."""
+    if inputs is None or not inputs.whole_maps or not inputs.reductions:
+        return result
+    if "last_hidden_state" not in result or result.hidden_states is None:
         return result
     levels, num_tokens = [0, *config.pool_levels()], result.last_hidden_state.shape[1]
     levels[-1] = 0 if config.pool_restore_layer is None else levels[-1]  # which its layer has restored
@@ -349,6 +355,14 @@ def _with_whole_maps(config: PreTrainedConfig, result: Any, inputs: PoolInputs) 
         for level, states in zip(levels, result.hidden_states)
     )
     return result
+
+
+def _sparing_pools(renaming: Any) -> Any:
+    """A renaming of upstream's keys, that leaves those of the pools as they are where it would find itself in them."""
+    if renaming.compiled_sources.search(".context_pool.conv.weight") is None:
+        return renaming
+    patterns = [rf"(?<!context_pool\.){pattern}" for pattern in renaming.source_patterns]
+    return WeightRenaming(patterns, renaming.target_patterns)
 
 
 class PooledModel(PreTrainedModel):
@@ -366,6 +380,8 @@ class PooledModel(PreTrainedModel):
     pool_arguments: ClassVar[tuple[str, ...]] = ()
     # Whether upstream's heads hand keywords to the base model and this hands them to its layers, see `past_upstream`.
     hands_keywords_down: ClassVar[bool] = True
+    # Whether a head makes feature maps of hidden states, each of which then is of all tokens.
+    makes_maps = False
     pool_num_dims: ClassVar[int]  # of what the layers pool: 1 for sequences, 2 for grids
 
     def __init_subclass__(cls, **kwargs) -> None:
@@ -381,7 +397,7 @@ class PooledModel(PreTrainedModel):
             names[upstream.config_class.model_type] = cls.config_class.model_type
         for theirs, own in names.items():
             if renamings := get_checkpoint_conversion_mapping(theirs):
-                register_checkpoint_conversion_mapping(own, renamings, overwrite=True)
+                register_checkpoint_conversion_mapping(own, [*map(_sparing_pools, renamings)], overwrite=True)
 
     @classmethod
     def pooled_classes(cls) -> tuple[type[nn.Module], ...]:
@@ -594,6 +610,19 @@ class PooledImageModel(PooledModel):
         if self.config.is_strided:
             size = pixel_values.shape[0], prefix + grid_size[0] * grid_size[1], 0
             states = pixel_values.new_empty(size, dtype=self.dtype)
-            inputs = with_reductions(self, inputs, states, attended, arguments)
-            inputs = inputs._replace(whole_maps=isinstance(self, BackboneMixin))
+            inputs = with_reductions(self, inputs, states, attended, arguments, num_kept=0)
+            whole_maps = isinstance(self, BackboneMixin) or arguments.get("whole_maps", False)
+            inputs = inputs._replace(whole_maps=whole_maps)
         return {"pool_inputs": inputs}
+
+
+class PooledTowerModel(PooledImageModel):
+    """Mixed into the `PreTrainedModel` of a family that is the image tower of two, see [`PooledImageModel`]; without
+    an `attention_mask`, which upstream's towers do not take."""
+
+    base_model_prefix = "vision_model"
+
+    def make_pool_inputs(self, arguments: dict[str, Any]) -> dict[str, PoolInputs]:
+        if arguments.get("attention_mask") is not None:
+            raise ValueError(f"{type(self).__name__} takes no attention_mask: all patches are seen and pooled.")
+        return super().make_pool_inputs(arguments)
