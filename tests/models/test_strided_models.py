@@ -183,7 +183,10 @@ def test_a_strided_model_is_the_same_compiled_exported_and_offloaded(case, tmp_p
     assert_same_outputs(run(offloaded, inputs)[0], expected, atol=1e-6)
 
 
-@over([case for case in LAYERED_MODELS if case.model_class in (CPDinov2Backbone, CPDINOv3ViTBackbone, CPBeitBackbone)])
+BACKBONES = (CPDinov2Backbone, CPDINOv3ViTBackbone, CPBeitBackbone)
+
+
+@over([case for case in LAYERED_MODELS if case.model_class in BACKBONES])
 def test_the_feature_maps_of_a_backbone_keep_their_sizes(case):
     model = strided(case, pool_strides=[1, 2, 1, 1], pool_layers=[], out_features=["stage1", "stage2", "stage4"])
     height, width = (size // 2 for size in case.inputs()["pixel_values"].shape[-2:])
