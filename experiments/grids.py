@@ -50,7 +50,7 @@ CELL = "stage arm train_samples learning_rate seed".split()
 
 @dataclass
 class Experiment:
-    """What a file of `experiments/configs` says.
+    """An experiment, as a file of `experiments/configs` says it.
 
     Args:
         task: what the models are trained for and judged by, one of [`TASKS`].
@@ -124,8 +124,8 @@ class Experiment:
         )
 
     def digest(self, arm: str) -> str:
-        """Of all that the file says of an arm's run, so that two experiments may have an arm in common. What it leaves
-        to the defaults of this version is not in it."""
+        """A digest of all that the file says of an arm's run, so that two experiments may have an arm in common. What
+        the file leaves to the defaults of this version is not in it."""
         said = json.dumps([self.task, {**self.model, **self.arms[arm]}, self.steps], sort_keys=True)
         return hashlib.blake2b(said.encode(), digest_size=6).hexdigest()
 
@@ -156,7 +156,7 @@ def make_model(experiment: Experiment, arm: str, head: Any = None) -> PreTrained
 
 
 def make_run(experiment: Experiment, cell: Cell) -> Run:
-    """What the experiment's task is asked for."""
+    """The run that the experiment's task is asked for."""
     return Run(
         partial(make_model, experiment, cell.arm),
         experiment.arms[cell.arm],
@@ -185,7 +185,7 @@ def run_cell(experiment: Experiment, cell: Cell) -> dict[str, Any]:
 
 @torch.no_grad()
 def gflops(model: PreTrainedModel, task: Task) -> float:
-    """Of a forward pass over one example."""
+    """The billions of multiplications and additions of a forward pass over one example."""
     if model._supports_sdpa:  # whose multiplications are not counted on a CPU
         model.set_attn_implementation("eager")
     inputs = {name: each.to(model.device) for name, each in task.inputs(model).items() if name != "labels"}
@@ -252,8 +252,8 @@ def read_results(experiment: Experiment, path: Path) -> Results:
                 "digest": row["digest"],
             }
     counting = {(cell.arm, cell.train_samples, cell.learning_rate) for cell in results if cell.stage == "test"}
-    of_one_rate = {(arm, size) for arm, size, _ in counting}
-    if len(counting) > len(of_one_rate):
+    arms_and_sizes = {(arm, size) for arm, size, _ in counting}
+    if len(counting) > len(arms_and_sizes):
         raise ValueError(f"{path} has runs that count of one arm at several rates; take out those of one of them.")
     return results
 
@@ -321,7 +321,7 @@ def _finish(
 
 
 def values(results: Results, metric: Metric, arm: str, train_samples: int) -> dict[int, float]:
-    """What the runs that count reach, by seed, in the unit of the tables."""
+    """The figures that the runs that count reach, by seed, in the unit of the tables."""
     return {
         cell.seed: metric.scale * figures[metric.name]
         for cell, figures in results.items()
@@ -343,7 +343,7 @@ def paired_interval(ours: Mapping[int, float], control: Mapping[int, float]) -> 
 
 
 def sizes_and_metrics(experiment: Experiment, results: Results) -> list[tuple[int, Metric, str]]:
-    """What the tables have a column for: a size of the training set and a metric; and the column's title."""
+    """The columns of the tables: for each a size of the training set, a metric and the title."""
     task = TASKS[experiment.task]
     sizes = sorted({cell.train_samples for cell in results if cell.stage == "test"})
     if len(task.metrics) == 1:
@@ -448,8 +448,7 @@ def draw(experiment: Experiment, results: Results, path: Path) -> None:
 
 
 def quick(experiment: Experiment) -> Experiment:
-    """The same with all arms, but a handful of steps on few examples, and two seeds: it shows that everything
-    works."""
+    """A smoke run of an experiment: all arms, but a handful of steps on few examples, and two seeds."""
     return replace(
         experiment,
         train_samples=[64],
@@ -495,9 +494,9 @@ def main(args: Sequence[str] | None = None) -> None:
     recorded = {} if options.quick or options.output is None else read_recorded(experiment, options.config.resolve())
     if compared := beside_recorded(experiment, results, recorded):
         print("\n" + compared)
-    of_what = "a smoke run, whose figures mean nothing" if options.quick else "the runs"
+    contents = "a smoke run, whose figures mean nothing" if options.quick else "the runs"
     drawn = ""
     if options.draw or not options.summary:
         draw(experiment, results, output.with_suffix(".png"))
         drawn = f", {output.with_suffix('.png')} the picture"
-    print(f"\n{output} has {of_what}{drawn}.")
+    print(f"\n{output} has {contents}{drawn}.")

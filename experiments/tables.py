@@ -105,7 +105,7 @@ def read_demo(name: str) -> dict[str, Any]:
 
 
 def demo_output(name: str) -> str:
-    """What a demo printed, without the sentence's tokens, as a block of text."""
+    """A demo's output, without the sentence's tokens, as a block of text."""
     module: Any = {"text": demo_text, "image": demo_image, "digits": demo_digits}[name]
     return "```text\n" + "\n\n".join(module.report(read_demo(name)).split("\n\n")[:2]) + "\n```"
 

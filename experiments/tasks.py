@@ -1,6 +1,6 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
-"""What the models of an experiment are trained for and judged by: a [`Task`] has data, a head and metrics."""
+"""The tasks that the models of an experiment are trained for and judged by: each has data, a head and metrics."""
 
 import tempfile
 from abc import ABC, abstractmethod
@@ -36,7 +36,6 @@ from cp_transformers.demo.digits import LABEL_NAMES, encode, make_processor
 from cp_transformers.demo.text import minilm_folder
 from cp_transformers.families import family_of
 from cp_transformers.training.digits import load_digits, load_small_digits
-from cp_transformers.training.distill import RecoveryArguments, RecoveryTrainer, mean_scores
 from cp_transformers.training.film_reviews import load_film_reviews, load_product_reviews, load_review_texts
 from cp_transformers.training.metrics import Accuracy, Spearman
 from cp_transformers.training.mlm import (
@@ -44,10 +43,11 @@ from cp_transformers.training.mlm import (
     Collator,
     Masking,
     MlmArguments,
-    encode as encode_texts,
     train_tokenizer,
 )
-from cp_transformers.training.runs import Drawn
+from cp_transformers.training.recovery import RecoveryArguments, RecoveryTrainer, mean_scores
+from cp_transformers.training.rows import Drawn
+from cp_transformers.training.texts import encode as encode_texts
 
 
 BATCH = 32
@@ -83,7 +83,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Run:
-    """What a task is asked for.
+    """A run that a task is asked for.
 
     Args:
         make_model: gives a new model of the arm with a head, one of transformers' Auto classes.
@@ -186,7 +186,7 @@ class Images(Task):
 
 
 class SmallImages(Images):
-    """Likewise, of 8 x 8 pixels in one channel."""
+    """Handwritten digits of 8 x 8 pixels in one channel."""
 
     def prepare(self) -> None:
         load_small_digits()
@@ -271,7 +271,7 @@ class Texts(Task):
 
 
 class TextsByMean(Texts):
-    """Likewise, and besides with a classifier of the mean of the tokens, instead of the model's own."""
+    """[`Texts`], fine-tuned a second time with a classifier of the mean of the tokens, instead of the model's own."""
 
     metrics = (*Texts.metrics, Metric("film_reviews_by_mean", "film reviews by the mean, %", 100))
 
@@ -357,7 +357,7 @@ class Pretrained(Task):
         data = self.data()
         teacher = AutoModel.from_pretrained(minilm_folder())
         options = RecoveryArguments(distillation_logits_weight=0.0, distillation_hidden_weight=1.0)
-        of_hidden_states = {"teacher": teacher, "distillation": options}
+        teacher_options = {"teacher": teacher, "distillation": options}
         steps = run.options["distillation"] * run.steps
         distillation = replace(run, steps=steps, learning_rate=DISTILLATION_RATE)
         rows = [{"input_ids": row["input_ids"]} for row in data["film_reviews"][run.split][: run.held_out]]
@@ -367,7 +367,7 @@ class Pretrained(Task):
             distillation,
             DataCollatorWithPadding(data["tokenizer"]),
             **self.pool_rates(run, DISTILLATION_POOL_RATE),
-            trainer_class=partial(RecoveryTrainer, **of_hidden_states),
+            trainer_class=partial(RecoveryTrainer, **teacher_options),
             metrics=partial(mean_scores, distillation=options),
         ) as trainer:
             return trainer.evaluate(rows)["eval_hidden"]

@@ -104,7 +104,7 @@ def photographs() -> list[torch.Tensor]:
 
 
 def onnx_hidden_states(path: Path, pixel_values: torch.Tensor) -> torch.Tensor:
-    """What DINOv2's last norm gives in ONNX Runtime, in a graph that ends there."""
+    """The output of DINOv2's last norm in ONNX Runtime, in a graph that ends there."""
     import onnx
     import onnxruntime
 

@@ -78,7 +78,8 @@ def layer(shape: Shape) -> tuple[str, int, int, Calls]:
 
 
 def stem() -> tuple[str, int, int, Calls]:
-    """The same for what takes the place of the max pooling of ResNet-50's stem; the block is the stock model."""
+    """The calls of the pooling that takes the place of the max pooling in ResNet-50's stem; the block is the stock
+    model."""
     torch.manual_seed(0)
     model, pool = ResNetModel(ResNetConfig()).eval(), CPResNetStemPool(CPResNetConfig()).context_pool.eval()
     feature_map = torch.randn(2, 64, 112, 112)

@@ -1,4 +1,4 @@
-"""What other ways to run a model make of its accuracy and its speed.
+"""Measures what other ways to run a model make of its accuracy and its speed.
 
 Each model, stock and with pooling, runs in PyTorch as it is, compiled, with the dense and with the linear form of the
 pooling, and as an ONNX graph in ONNX Runtime, in float32 and with its linear layers quantised to int8 (dynamically:
@@ -192,7 +192,7 @@ def measure(
 def runtimes(
     model: PreTrainedModel, example: Batch, folder: Path, threads: int
 ) -> tuple[dict[str, Run], dict[str, int]]:
-    """What runs the model, by name, and how many bytes its weights take."""
+    """The ways to run the model, by name, and how many bytes its weights take."""
     compiled = torch.compile(model, fullgraph=True)
     runs: dict[str, Run] = {"PyTorch": partial(run_torch, model), "PyTorch, compiled": partial(run_torch, compiled)}
     if hasattr(model.config, "pool_implementation"):

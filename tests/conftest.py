@@ -66,8 +66,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     others |= {FAMILIES[name].config_class.model_type for name in others}
     for item in items:
         parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
-        of_others = any(_model_type(each) in others for each in parameters)
-        if (of_others and item.originalname not in OF_EVERY_FAMILY) or PROCESSES & {*item.fixturenames}:
+        is_another_family = any(_model_type(each) in others for each in parameters)
+        if (is_another_family and item.originalname not in OF_EVERY_FAMILY) or PROCESSES & {*item.fixturenames}:
             item.add_marker("slow")
 
 

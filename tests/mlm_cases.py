@@ -4,6 +4,7 @@
 
 import json
 import random
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from safetensors.torch import load_file
 
 from cp_transformers.cli import main as cli
 from cp_transformers.training import mlm as task
-from cp_transformers.training.runs import Drawn
+from cp_transformers.training.rows import Drawn
+from cp_transformers.training.texts import encode
 
 
 WORDS = ["a", "film", "the", "story", "is", "and", "it", "was", "running", "play", "unbelievable", "quickly", "Odd"]
@@ -65,6 +67,19 @@ def make_data(folder: Path) -> Path:
 
 def make_tokenizer():
     return task.train_tokenizer(TEXTS["train"], vocab_size=120)
+
+
+def encoded(texts: list[str], tokenizer, **fields) -> list[dict]:
+    """The rows of these texts; `fields` are options of `mlm`."""
+    arguments = task.MlmArguments(train_file="texts.txt", **{"max_length": MAX_LENGTH, **fields})
+    return list(encode(Dataset.from_dict({"text": texts}), arguments, tokenizer))
+
+
+def pieces(row: dict) -> list[slice]:
+    """Where each text of a row is."""
+    lengths = Counter(segment for segment in list(map(int, row["segments"])) if segment)
+    ends = [sum(lengths[number] for number in range(1, last + 1)) for last in range(1, len(lengths) + 1)]
+    return [slice(start, stop) for start, stop in zip([0, *ends], ends)]
 
 
 def options(data: Path, output: Path, *more) -> list[str]:

@@ -85,10 +85,11 @@ class ModelCase:
         return next(name for name in self.model_class._no_split_modules if name.startswith("CP"))
 
     @property
-    def no_dropout(self) -> dict[str, float]:
-        """Configuration fields with which nothing is dropped, whatever they are called."""
+    def no_dropout(self) -> dict[str, float | None]:
+        """Configuration fields with which nothing is dropped, whatever they are called, nor otherwise drawn."""
         fields = self.config().to_dict().items()
-        return {name: 0.0 for name, value in fields if "drop" in name and isinstance(value, float)}
+        dropped = {name: 0.0 for name, value in fields if "drop" in name and isinstance(value, float)}
+        return {**dropped, **{name: None for name, value in fields if name.startswith("pos_embed_") and value}}
 
     def config(self, **overrides) -> PreTrainedConfig:
         return self.model_class.config_class(**{**self.sizes, **overrides})
@@ -130,16 +131,6 @@ def context_pools(model: nn.Module) -> list[BaseContextPool]:
     return [module for module in model.modules() if isinstance(module, BaseContextPool)]
 
 
-def disk_map(model: PreTrainedModel) -> dict[str, str]:
-    """Where accelerate is to put a model's parts: on disk what must not be split."""
-    whole = {module for module in model.modules() if type(module).__name__ in model._no_split_modules}
-    # Of these, when they run, accelerate brings a part alone.
-    whole -= {each for each in whole for part in each.modules() if isinstance(part, nn.MultiheadAttention)}
-    on_disk = {name: "disk" for name, module in model.named_modules() if module in whole}
-    rest = {name: "cpu" for name, _ in model.named_children() if not any(part.startswith(name) for part in on_disk)}
-    return {**on_disk, **rest}
-
-
 def tensors(outputs) -> list[torch.Tensor]:
     """The tensors of a model's output, in order, whether it is a tensor, a tuple or a dictionary."""
     if isinstance(outputs, torch.Tensor):
@@ -164,6 +155,17 @@ def at_valid_tokens(case: ModelCase, outputs) -> list[torch.Tensor]:
     """The tensors of an output, those that have a value for each token without the padded ones."""
     valid = case.valid_tokens(case.inputs())
     return [tensor[valid] if tensor.shape[:2] == valid.shape else tensor for tensor in tensors(outputs)]
+
+
+def layers_on_disk(model: PreTrainedModel) -> dict[str, str]:
+    """A device map: modules that must not be split are on the disk, everything else on the CPU."""
+    unsplit = {name: each for name, each in model.named_modules() if type(each).__name__ in model._no_split_modules}
+    # accelerate brings a part of torch's attention alone when it runs
+    in_parts = [each for each in unsplit if any(isinstance(m, nn.MultiheadAttention) for m in unsplit[each].modules())]
+    whole = [name for name in unsplit if name not in in_parts]
+    owners = {name.rpartition(".")[0] for name, _ in (*model.named_parameters(), *model.named_buffers())}
+    rest = [name for name in sorted(owners) if not any(f"{name}.".startswith(f"{each}.") for each in whole)]
+    return {**dict.fromkeys(whole, "disk"), **dict.fromkeys(rest, "cpu")}
 
 
 def losses_of_steps(model: nn.Module, **inputs: torch.Tensor) -> list[float]:
@@ -220,8 +222,16 @@ TEXT_SIZES: dict[str, Any] = {
     "intermediate_size": 40,
     "hidden_dim": 40,
     "max_position_embeddings": 40,
+    "type_vocab_size": 2,
     "pad_token_id": 0,
+    "mask_token_id": 4,
     "initializer_range": 0.1,
+    "relative_attention": True,
+    "pos_att_type": ["p2c", "c2p"],
+}
+# And those that upstream's code reads though its configuration does not declare them, by model type.
+UNDECLARED: dict[str, dict[str, Any]] = {
+    "deberta-v2": {"position_buckets": 8, "norm_rel_ebd": "layer_norm"},
 }
 
 
@@ -270,14 +280,25 @@ def text_case(family: Family, stock: str) -> ModelCase:
     known = family.stock_config_class()
     of_case = classes(family, stock)
     arguments = inspect.signature(of_case["stock_class"].forward).parameters
+    tokens = [name for name in known.to_dict() if name.endswith("_token_id") and name not in TEXT_SIZES]
+    outside = {name: 1 for name in tokens if (getattr(known, name) or 0) >= VOCABULARY_SIZE}
+    # Else ModernBERT's weights are drawn until all are within two standard deviations.
+    uncut = {"initializer_cutoff_factor": 10.0} if hasattr(known, "initializer_cutoff_factor") else {}
     return ModelCase(
         **of_case,
-        sizes={name: value for name, value in {**TEXT_SIZES, **fields}.items() if hasattr(known, name)},
-        base_sizes={"num_hidden_layers": 1},
+        sizes={
+            **{name: value for name, value in {**TEXT_SIZES, **outside, **fields}.items() if hasattr(known, name)},
+            **UNDECLARED.get(family.model_type, {}),
+        },
+        base_sizes={
+            **{name: value for name, value in TEXT_SIZES.items() if getattr(known, name, value) is None},
+            "num_hidden_layers": 1,
+            **uncut,
+        },
         inputs=lambda: {name: tensor for name, tensor in text_inputs(*rows).items() if name in arguments},
         smaller=lambda inputs: {name: tensor[:2, ..., :-2] for name, tensor in inputs.items()},
         valid_tokens=lambda inputs: inputs["attention_mask"].flatten(0, -2).bool(),
-        variants=allowed(family, of_heads(stock, of_twins(family, TEXT_VARIANTS))),
+        variants=allowed(family.config_class(), of_heads(stock, of_twins(family, TEXT_VARIANTS))),
         no_pools={"pool_layers": []},
         labels=labels,
     )
@@ -300,9 +321,9 @@ def of_twins(family: Family, variants: dict[str, dict[str, Any]]) -> dict[str, d
     return {name: variants[name] for name in names}
 
 
-def allowed(family: Family, variants: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The variants without those that drop tokens where the family refuses to."""
-    refuses = family.config_class().strides_refused is not None
+def allowed(config: PreTrainedConfig, variants: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The variants without those that drop tokens where models of such a configuration cannot."""
+    refuses = config.strides_refused is not None
     return {name: each for name, each in variants.items() if not (refuses and "pool_strides" in each)}
 
 
@@ -372,6 +393,7 @@ def patch_case(family: Family, stock: str) -> ModelCase:
         "patch_size": 2,
         "encoder_stride": 2,
         "num_channels": NUM_CHANNELS,
+        "num_register_tokens": 2,
         "initializer_range": 0.1,
         "use_absolute_position_embeddings": True,
         "use_mask_token": True,
@@ -391,7 +413,7 @@ def patch_case(family: Family, stock: str) -> ModelCase:
         },
         smaller=lambda inputs: {name: tensor[:2] for name, tensor in inputs.items()},
         valid_tokens=all_valid(grid),
-        variants=allowed(family, of_heads(stock, of_twins(family, variants))),
+        variants=allowed(family.config_class(), of_heads(stock, of_twins(family, variants))),
         no_pools={"pool_layers": []},
         labels=labels,
     )
@@ -455,7 +477,7 @@ def over_variants(cases: list[ModelCase], strided: bool = True):
 
 
 every_model, every_variant = over(MODELS), over_variants(MODELS)
-every_layered_model, every_layered_variant = over(LAYERED_MODELS), over_variants(LAYERED_MODELS)
+every_layered_model = over(LAYERED_MODELS)
 every_unstrided_variant = over_variants(MODELS, strided=False)
 every_unstrided_layered_variant = over_variants(LAYERED_MODELS, strided=False)
 every_head, every_variant_of_a_head = over(HEADS), over_variants(HEADS)

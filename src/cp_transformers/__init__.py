@@ -6,11 +6,15 @@ from .families import register
 from .models.configuration_cp_beit import CPBeitConfig
 from .models.configuration_cp_bert import CPBertConfig
 from .models.configuration_cp_clip_vision_model import CPCLIPVisionConfig
+from .models.configuration_cp_deberta_v2 import CPDebertaV2Config
 from .models.configuration_cp_deit import CPDeiTConfig
 from .models.configuration_cp_dinov2 import CPDinov2Config
 from .models.configuration_cp_dinov2_with_registers import CPDinov2WithRegistersConfig
+from .models.configuration_cp_dinov3_vit import CPDINOv3ViTConfig
 from .models.configuration_cp_distilbert import CPDistilBertConfig
 from .models.configuration_cp_electra import CPElectraConfig
+from .models.configuration_cp_esm import CPEsmConfig
+from .models.configuration_cp_modernbert import CPModernBertConfig
 from .models.configuration_cp_resnet import CPResNetConfig
 from .models.configuration_cp_roberta import CPRobertaConfig
 from .models.configuration_cp_siglip_vision_model import CPSiglipVisionConfig
@@ -42,6 +46,15 @@ from .models.modeling_cp_clip_vision_model import (
     CPCLIPVisionModel,
     CPCLIPVisionModelWithProjection,
 )
+from .models.modeling_cp_deberta_v2 import (
+    CPDebertaV2ForMaskedLM,
+    CPDebertaV2ForMultipleChoice,
+    CPDebertaV2ForQuestionAnswering,
+    CPDebertaV2ForSequenceClassification,
+    CPDebertaV2ForTokenClassification,
+    CPDebertaV2Model,
+    CPDebertaV2PreTrainedModel,
+)
 from .models.modeling_cp_deit import (
     CPDeiTForImageClassification,
     CPDeiTForImageClassificationWithTeacher,
@@ -61,6 +74,11 @@ from .models.modeling_cp_dinov2_with_registers import (
     CPDinov2WithRegistersModel,
     CPDinov2WithRegistersPreTrainedModel,
 )
+from .models.modeling_cp_dinov3_vit import (
+    CPDINOv3ViTBackbone,
+    CPDINOv3ViTModel,
+    CPDINOv3ViTPreTrainedModel,
+)
 from .models.modeling_cp_distilbert import (
     CPDistilBertForMaskedLM,
     CPDistilBertForMultipleChoice,
@@ -79,6 +97,22 @@ from .models.modeling_cp_electra import (
     CPElectraForTokenClassification,
     CPElectraModel,
     CPElectraPreTrainedModel,
+)
+from .models.modeling_cp_esm import (
+    CPEsmForMaskedLM,
+    CPEsmForSequenceClassification,
+    CPEsmForTokenClassification,
+    CPEsmModel,
+    CPEsmPreTrainedModel,
+)
+from .models.modeling_cp_modernbert import (
+    CPModernBertForMaskedLM,
+    CPModernBertForMultipleChoice,
+    CPModernBertForQuestionAnswering,
+    CPModernBertForSequenceClassification,
+    CPModernBertForTokenClassification,
+    CPModernBertModel,
+    CPModernBertPreTrainedModel,
 )
 from .models.modeling_cp_resnet import (
     CPResNetBackbone,
@@ -142,6 +176,18 @@ __all__ = [
     "CPCLIPVisionConfig",
     "CPCLIPVisionModel",
     "CPCLIPVisionModelWithProjection",
+    "CPDINOv3ViTBackbone",
+    "CPDINOv3ViTConfig",
+    "CPDINOv3ViTModel",
+    "CPDINOv3ViTPreTrainedModel",
+    "CPDebertaV2Config",
+    "CPDebertaV2ForMaskedLM",
+    "CPDebertaV2ForMultipleChoice",
+    "CPDebertaV2ForQuestionAnswering",
+    "CPDebertaV2ForSequenceClassification",
+    "CPDebertaV2ForTokenClassification",
+    "CPDebertaV2Model",
+    "CPDebertaV2PreTrainedModel",
     "CPDeiTConfig",
     "CPDeiTForImageClassification",
     "CPDeiTForImageClassificationWithTeacher",
@@ -175,6 +221,20 @@ __all__ = [
     "CPElectraForTokenClassification",
     "CPElectraModel",
     "CPElectraPreTrainedModel",
+    "CPEsmConfig",
+    "CPEsmForMaskedLM",
+    "CPEsmForSequenceClassification",
+    "CPEsmForTokenClassification",
+    "CPEsmModel",
+    "CPEsmPreTrainedModel",
+    "CPModernBertConfig",
+    "CPModernBertForMaskedLM",
+    "CPModernBertForMultipleChoice",
+    "CPModernBertForQuestionAnswering",
+    "CPModernBertForSequenceClassification",
+    "CPModernBertForTokenClassification",
+    "CPModernBertModel",
+    "CPModernBertPreTrainedModel",
     "CPResNetBackbone",
     "CPResNetConfig",
     "CPResNetForImageClassification",
@@ -208,9 +268,11 @@ __all__ = [
     "ContextPool",
     "convert_checkpoint",
     "convert_model",
+    "inspect_pools",
     "register",
 ]
 
 register()
 
 from .checkpoints.conversion import convert_checkpoint, convert_model  # noqa: E402
+from .inspection import inspect_pools  # noqa: E402

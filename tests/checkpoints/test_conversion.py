@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conversion_cases import SENTENCE_MODULES, snapshot, tiny_config, tiny_stock, write_sentence_files
+from conversion_cases import snapshot, tiny_config, tiny_stock
 from datasets import DatasetDict
 from huggingface_hub import ModelCard
 from model_cases import MODELS, aligned, context_pools, over
@@ -22,11 +22,9 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertModel,
-    ViTImageProcessorPil,
     pipeline,
 )
 
-import cp_transformers.checkpoints.reading as checkpoints
 from cp_transformers import CPBeitForSemanticSegmentation, CPBertForPreTraining
 from cp_transformers.checkpoints.conversion import (
     FAMILIES,
@@ -34,10 +32,9 @@ from cp_transformers.checkpoints.conversion import (
     convert_checkpoint,
     convert_model,
     cut_layers,
-    parity,
     parse_layers,
 )
-from cp_transformers.checkpoints.hub import export_checkpoint
+from cp_transformers.checkpoints.parity import parity
 from cp_transformers.cli import main as cli
 from cp_transformers.demo.comparison import make_trainer
 from cp_transformers.demo.digits import encode, make_model, make_processor
@@ -89,21 +86,6 @@ def test_the_command_chooses_the_predictor(options, factored, tmp_path):
     model = AutoModel.from_pretrained(tmp_path / "cp")
     assert model.config.pool_factored is factored
     assert all((pool.reduce is not None) is factored for pool in model.modules() if isinstance(pool, BaseContextPool))
-
-
-@pytest.mark.parametrize("name", ["BertForPreTraining", "ViTForMaskedImageModeling", "ResNetForImageClassification"])
-def test_parity_sees_any_open_gate(name):
-    stock = tiny_stock(name)
-    options = {"pool_global": True} if name.startswith("ResNet") else {"pool_range": 0.5}
-    converted = convert_model(stock, **options)
-    gates = [module.gate for module in converted.modules() if isinstance(module, BaseContextPool)]
-    assert len(gates) == (2 if name.startswith("ResNet") else 4)
-    assert parity(stock, converted) == 0.0
-    for gate in gates:
-        with torch.no_grad():
-            gate[0] = 0.1
-            assert parity(stock, converted) > 0.0
-            gate[0] = 0.0
 
 
 def test_real_weights_convert_cut_and_load_through_auto_classes(tmp_path):
@@ -178,16 +160,6 @@ def test_layers_of_real_vit_weights_can_be_left_out(digits, tmp_path):
         assert torch.equal(converted(pixel_values).logits, model(pixel_values).logits)
 
 
-def test_the_image_processor_comes_along_as_it_is(tmp_path):
-    tiny_stock("ViTModel").save_pretrained(tmp_path / "source")
-    ViTImageProcessorPil(size={"height": 8, "width": 8}, resample=3).save_pretrained(tmp_path / "source")
-    convert_checkpoint(tmp_path / "source", tmp_path / "cp")
-    name = "preprocessor_config.json"
-    assert (tmp_path / "cp" / name).read_bytes() == (tmp_path / "source" / name).read_bytes()
-    processor = AutoImageProcessor.from_pretrained(tmp_path / "cp", backend="pil")
-    assert (processor.size["height"], int(processor.resample)) == (8, 3)
-
-
 def test_a_checkpoint_with_all_pretraining_heads_keeps_them_all(tmp_path):
     """As bert-base-uncased: the config names one head, the weights hold both and the pooler."""
     transformers.BertForPreTraining(tiny_config()).save_pretrained(tmp_path / "source")
@@ -196,27 +168,6 @@ def test_a_checkpoint_with_all_pretraining_heads_keeps_them_all(tmp_path):
     convert_checkpoint(tmp_path / "source", tmp_path / "cp")
     _, info = CPBertForPreTraining.from_pretrained(tmp_path / "cp", output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "lacks"),
-    [
-        ("BertModel", {"add_pooling_layer": False}, "pooler"),
-        ("ViTModel", {"add_pooling_layer": False}, "pooler"),  # DINO's
-        ("ViTModel", {"use_mask_token": True}, None),
-    ],
-)
-def test_bare_models_keep_what_they_were_made_with(name, options, lacks, tmp_path):
-    stock = getattr(transformers, name)(tiny_stock(name).config, **options)
-    stock.save_pretrained(tmp_path / "source")
-    convert_checkpoint(tmp_path / "source", tmp_path / "cp", layers="first:2")
-    exported = export_checkpoint(tmp_path / "cp", tmp_path / "export")
-    loaded, info = AutoModel.from_pretrained(tmp_path / "export", output_loading_info=True, **options)
-    assert not info["missing_keys"] and not info["unexpected_keys"]
-    for model in (exported, loaded, convert_model(stock, [0, 1])):
-        assert parity(cut_layers(stock, [0, 1]), model) == 0.0
-        assert not any(key.startswith("pooler") for key in model.state_dict()) or lacks is None
-        assert ("embeddings.mask_token" in model.state_dict()) is ("use_mask_token" in options)
 
 
 @pytest.mark.parametrize("name", ["BertForTokenClassification", "BertForQuestionAnswering", "BertForMaskedLM"])
@@ -243,6 +194,11 @@ def test_layers_are_taken_in_the_order_given(source):
     assert parity(cut_layers(stock, [3, 1]), converted) == 0.0
 
 
+def cut_of(model_type: str, layers: list[int]) -> list[int]:
+    """The layers to keep, in an order that the family takes: ModernBERT's first has no norm, and stays the first."""
+    return [0, *layers[:1]] if model_type == "modernbert" else layers
+
+
 # Without pooling
 
 
@@ -250,12 +206,13 @@ def test_layers_are_taken_in_the_order_given(source):
 def test_without_pooling_a_cut_is_a_stock_checkpoint_of_the_source_s_class(case, tmp_path):
     stock = case.stock_class(case.stock_config(num_hidden_layers=3)).eval()
     stock.save_pretrained(tmp_path / "source")
-    record = convert_checkpoint(tmp_path / "source", tmp_path / "cut", layers=[2, 0], pool_layers=[])
+    layers = cut_of(case.stock_class.config_class.model_type, [2, 0])
+    record = convert_checkpoint(tmp_path / "source", tmp_path / "cut", layers=layers, pool_layers=[])
     name = case.stock_class.__name__
     assert (record["source_class"], record["model_class"], record["pool_config"]) == (name, name, {})
     assert json.loads((tmp_path / "cut" / "config.json").read_text())["architectures"] == [name]
-    cut = cut_layers(stock, [2, 0])
-    for model in (case.stock_class.from_pretrained(tmp_path / "cut"), convert_model(stock, [2, 0], pool_layers=[])):
+    cut = cut_layers(stock, layers)
+    for model in (case.stock_class.from_pretrained(tmp_path / "cut"), convert_model(stock, layers, pool_layers=[])):
         assert type(model) is case.stock_class and not model.training and not context_pools(model)
         assert parity(cut, model) == 0.0
 
@@ -336,9 +293,21 @@ def test_a_single_number_is_told_from_that_many_layers(tmp_path, capsys):
 def test_layers_of_every_family_can_be_left_out(model_type):
     family = FAMILIES[model_type]
     stock = tiny_stock(next(iter(family.models)))
-    converted = convert_model(stock, layers=[3, 1], pool_num_heads=2)
-    assert parity(cut_layers(stock, [3, 1]), converted) == 0.0
+    layers = cut_of(model_type, [3, 1])
+    converted = convert_model(stock, layers=layers, pool_num_heads=2)
+    assert parity(cut_layers(stock, layers), converted) == 0.0
     assert converted.config.num_hidden_layers == len(family.layers(converted)[1]) == 2
+
+
+def test_of_a_modernbert_each_layer_keeps_its_kind_of_attention_and_the_first_stays_first():
+    stock = tiny_stock("ModernBertModel")
+    assert stock.config.layer_types == ["full_attention", *["sliding_attention"] * 2, "full_attention"]
+    for cut in (cut_layers(stock, [0, 3, 2]), convert_model(stock, [0, 3, 2])):
+        assert cut.config.layer_types == ["full_attention", "full_attention", "sliding_attention"]
+        assert [layer.attn.sliding_window is None for layer in cut.layers] == [True, True, False]
+    for make in (cut_layers, convert_model):
+        with pytest.raises(CheckpointError, match="Layer 2 of a modernbert cannot become layer 0"):
+            make(stock, [2, 0])
 
 
 @pytest.mark.parametrize(
@@ -408,17 +377,6 @@ def test_a_source_in_float64_loses_nothing(tmp_path):
     assert all(torch.equal(ours[name], each) for name, each in theirs.items())
 
 
-def test_a_tokenizer_of_another_kind_comes_along(source, tmp_path):
-    (source / "vocab.txt").unlink()
-    words = {word: number for number, word in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", "a", "b", "ab"])}
-    (source / "vocab.json").write_text(json.dumps(words))
-    (source / "merges.txt").write_text("#version: 0.2\na b\n")
-    (source / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "RobertaTokenizer"}))
-    convert_checkpoint(source, tmp_path / "cp")
-    theirs, ours = (AutoTokenizer.from_pretrained(folder)("abba")["input_ids"] for folder in (source, tmp_path / "cp"))
-    assert ours == theirs and 7 in ours
-
-
 @pytest.mark.parametrize("license", ["no", "2024-01-01", "2.0"])
 def test_a_licence_is_recorded_as_the_source_s_card_has_it(license, source, tmp_path):
     (source / "README.md").write_text(f"---\ntags: 2024\nno: norsk\nlicense: {license}\n---\nA model.\n")
@@ -444,51 +402,6 @@ def test_labels_and_tokenizer_come_along(source, tmp_path):
     assert AutoTokenizer.from_pretrained(tmp_path / "cp").tokenize("a good film") == ["a", "good", "film"]
 
 
-@pytest.fixture
-def sentence_source(source) -> Path:
-    return write_sentence_files(source)
-
-
-def test_sentence_transformers_gives_the_embeddings_of_the_source(sentence_source, tmp_path):
-    SentenceTransformer = pytest.importorskip("sentence_transformers").SentenceTransformer
-    record = convert_checkpoint(sentence_source, tmp_path / "cp")
-    assert {"modules.json", "1_Pooling/config.json"} < {*record["processor_files"]}
-    convert_checkpoint(sentence_source, tmp_path / "cp", overwrite=True)
-    export_checkpoint(tmp_path / "cp", tmp_path / "export")
-    texts = ["a good film good bad", "bad"]
-    expected = SentenceTransformer(str(sentence_source), device="cpu").encode(texts)
-    assert np.linalg.norm(expected, axis=1) == pytest.approx(1)
-    for folder in (tmp_path / "cp", tmp_path / "export"):
-        model = SentenceTransformer(str(folder), device="cpu")
-        assert "CPBertModel" in str(model)
-        assert np.abs(model.encode(texts) - expected).max() < 1e-6
-
-
-@pytest.mark.parametrize(
-    "module", [{"type": "evil.Transformer"}, {"path": "../1_Pooling"}, {"path": "1_Pooling/../.."}, {"type": None}]
-)
-def test_modules_that_are_not_those_of_sentence_transformers_are_left(module, sentence_source, tmp_path, caplog):
-    modules = [*SENTENCE_MODULES[:2], {**SENTENCE_MODULES[2], **module}]
-    (sentence_source / "modules.json").write_text(json.dumps(modules))
-    convert_checkpoint(sentence_source, tmp_path / "cp")
-    names = {path.name for path in (tmp_path / "cp").iterdir()}
-    assert not names & {"modules.json", "sentence_bert_config.json", "1_Pooling"}
-    assert f"{sentence_source} has modules that are not sentence-transformers' own, which are not" in caplog.text
-
-
-def test_weights_of_modules_that_are_pickles_are_left_and_named(sentence_source, tmp_path, caplog):
-    (sentence_source / "1_Pooling" / "pytorch_model.bin").write_bytes(b"any")
-    convert_checkpoint(sentence_source, tmp_path / "cp")
-    assert not [*(tmp_path / "cp").rglob("*.bin")] and "copied: 1_Pooling/pytorch_model.bin." in caplog.text
-
-
-def test_a_tokenizer_s_file_that_is_a_link_to_nowhere_is_not_passed_over(source, tmp_path):
-    (source / "vocab.txt").unlink()
-    (source / "vocab.txt").symlink_to(tmp_path / "not-mounted")
-    with pytest.raises(CheckpointError, match=r"vocab\.txt is a link that leads nowhere"):
-        convert_checkpoint(source, tmp_path / "cp")
-
-
 def test_the_record_and_the_card_name_no_path_of_this_machine(source, tmp_path):
     convert_checkpoint(source, tmp_path / "cp")
     for name in ("conversion.json", "README.md", "config.json"):
@@ -498,14 +411,14 @@ def test_the_record_and_the_card_name_no_path_of_this_machine(source, tmp_path):
 def test_a_source_on_the_hub_is_recorded_with_its_commit(source, tmp_path, monkeypatch):
     commit = "0123456789abcdef0123456789abcdef01234567"
     source.rename(tmp_path / commit)
-    asked = {}
+    requested = {}
 
     def snapshot_download(repo_id, **kwargs):
-        asked.update(repo_id=repo_id, **kwargs)
+        requested.update(repo_id=repo_id, **kwargs)
         return str(tmp_path / commit)
 
-    monkeypatch.setattr(checkpoints, "snapshot_download", snapshot_download)
+    monkeypatch.setattr("cp_transformers.checkpoints.reading.snapshot_download", snapshot_download)
     record = convert_checkpoint("someone/bert", tmp_path / "cp", revision="v1")
-    assert (asked["repo_id"], asked["revision"]) == ("someone/bert", "v1")
+    assert (requested["repo_id"], requested["revision"]) == ("someone/bert", "v1")
     assert (record["source"], record["revision"], record["commit"]) == ("someone/bert", "v1", commit)
     assert "base_model: someone/bert" in (tmp_path / "cp" / "README.md").read_text()

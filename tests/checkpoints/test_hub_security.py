@@ -44,7 +44,7 @@ from cp_transformers.checkpoints.reading import CheckpointError, fetch, weight_f
 from cp_transformers.cli import main as cli
 from cp_transformers.training import film_reviews, packages
 from cp_transformers.training.image_data import load_processor
-from cp_transformers.training.runs import load_config, load_model, load_tokenizer
+from cp_transformers.training.loading import load_config, load_model, load_tokenizer
 
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a good film bad".split()
@@ -329,8 +329,8 @@ def test_pickled_weights_are_refused(pickled, command, material, tmp_path, marke
 @pytest.mark.parametrize("command", ["convert", "export", "card", "glue", "imagenet", "teacher"])
 def test_pickles_beside_safetensors_are_left_alone(command, material, tmp_path, marker, capsys):
     folder = stranger(material, tmp_path, COMMANDS[command][0])
-    of_a_run = ["training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "scaler.pt"]
-    for name in (*of_a_run, "pytorch_model.bin", "adapter_model.bin", "tf_model.h5", "vocab.pkl"):
+    trainer_files = ["training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "scaler.pt"]
+    for name in (*trainer_files, "pytorch_model.bin", "adapter_model.bin", "tf_model.h5", "vocab.pkl"):
         (folder / name).write_bytes(pickle.dumps(Evil(marker)))
     assert run(command, folder, capsys)[0] == 0
     if command.split()[0] in ("convert", "export"):
@@ -412,11 +412,11 @@ def test_a_configuration_cannot_name_other_weights(name, command, material, tmp_
     edit(folder / "config.json", transformers_weights=name)
     loaded = []
     with monkeypatch.context() as patch:
-        of_transformers = transformers.modeling_utils.safe_open
+        safe_open = transformers.modeling_utils.safe_open
         patch.setattr(
             transformers.modeling_utils,
             "safe_open",
-            lambda file, **options: loaded.append(Path(file)) or of_transformers(file, **options),
+            lambda file, **options: loaded.append(Path(file)) or safe_open(file, **options),
         )
         status, message = run(command, folder, capsys)
     assert not any(file.name == "other.safetensors" for file in loaded)

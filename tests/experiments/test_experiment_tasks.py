@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from cp_transformers.demo.text import minilm_folder
 from cp_transformers.training.mlm import Collator, Masking
-from cp_transformers.training.runs import Drawn
+from cp_transformers.training.rows import Drawn
 from experiments import grids as experiments, tasks as experiment_tasks
 from experiments.grids import Cell, Experiment
 from experiments.tasks import (

@@ -110,6 +110,8 @@ def test_a_text_model_takes_as_many_tokens_as_the_table_says(model_type):
         positions = max_tokens(model.config)
         ids = torch.full((1, positions + 1), 5)
         model(ids[:, 1:])
+        if not hasattr(model.embeddings, "position_embeddings"):  # rotary ones have no last position
+            continue
         with pytest.raises((IndexError, RuntimeError)):
             model(ids)
         of_first = model.embeddings.position_embeddings.weight.requires_grad_()

@@ -29,7 +29,7 @@ from cp_transformers.benchmark.checkpoints import load, make_inputs
 from cp_transformers.checkpoints.conversion import convert_checkpoint, convert_model, cut_layers, parity
 from cp_transformers.cli import main as cli
 from cp_transformers.training.distillation import check_shapes, make_layer_map
-from cp_transformers.training.runs import draw_new_head, fixed_image_size, load_config, load_model
+from cp_transformers.training.loading import draw_new_head, fixed_image_size, load_config, load_model
 
 
 VISION = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 40}

@@ -25,16 +25,15 @@ from model_cases import (
     assert_same_outputs,
     at_valid_tokens,
     context_pools,
-    disk_map,
     every_family,
     every_head,
     every_layered_model,
-    every_layered_variant,
     every_model,
     every_unstrided_layered_variant,
     every_unstrided_variant,
     every_variant,
     every_variant_of_a_head,
+    layers_on_disk,
     messages_of_transformers,
     over,
     over_variants,
@@ -216,7 +215,7 @@ def test_a_model_offloaded_to_disk_returns_pool_sizes(case, tmp_path):
     model = case.model()
     model.save_pretrained(tmp_path / "model")
     offloaded = case.model_class.from_pretrained(
-        tmp_path / "model", device_map=disk_map(model), offload_folder=tmp_path / "offload"
+        tmp_path / "model", device_map=layers_on_disk(model), offload_folder=tmp_path / "offload"
     )
     assert_same_outputs(run(offloaded, case, output_pool_sizes=True), run(model, case, output_pool_sizes=True))
 
@@ -390,7 +389,10 @@ def test_every_module_has_the_attributes_of_its_stock_counterpart(case, variant)
     stock = case.stock_class(case.stock_config(**variant, chunk_size_feed_forward=4))
     for name, stock_module in stock.named_modules():
         assert isinstance(model.get_submodule(name), type(stock_module)), name
-        assert attributes(model.get_submodule(name)) == attributes(stock_module), name
+        own, stock_own = attributes(model.get_submodule(name)), attributes(stock_module)
+        if "pool_strides" in variant and own.get("sliding_window") is not None:  # in groups, not in tokens
+            assert own.pop("sliding_window") < stock_own.pop("sliding_window")
+        assert own == stock_own, name
 
 
 @every_variant
@@ -526,8 +528,8 @@ def test_a_tuple_holds_what_the_dictionary_holds(case, variant):
 
 # Upstream's own classes fail there, in what ours inherit.
 NO_TUPLE_BY_CONFIG = ("CPViTForImageClassification", "CPViTForMaskedImageModeling", "CPResNetBackbone", "CPDinov2")
-NO_TUPLE_BY_CONFIG += ("CPDeiTFor", "CPBeitFor", "CPBeitBackbone", "CPCLIPFor", "CPSiglipFor")
-NO_TUPLE_BY_CONFIG += ("CPCLIPVisionModelWithProjection",)
+NO_TUPLE_BY_CONFIG += ("CPDeiTFor", "CPDINOv3", "CPEsmFor", "CPModernBertFor", "CPBeitFor", "CPBeitBackbone")
+NO_TUPLE_BY_CONFIG += ("CPCLIPFor", "CPCLIPVisionModelWithProjection", "CPSiglipFor")
 
 
 @over([case for case in MODELS if not str(case).startswith(NO_TUPLE_BY_CONFIG)])
@@ -650,7 +652,7 @@ def test_outputs_with_pool_sizes_can_be_copied(case):
 # ------------------------------------------------------------------------------------------------------- attention
 
 
-@every_layered_variant
+@over_variants([case for case in LAYERED_MODELS if case.stock_class._supports_sdpa])
 def test_eager_and_sdpa_are_the_same(case, variant):
     model = case.model(**variant)
     model.set_attn_implementation("eager")
@@ -692,7 +694,10 @@ def test_every_head_has_a_loss(case, variant):
 
 
 # Parts of upstream's models, by the beginnings or ends of their names, that outputs without labels do not depend on.
-UNUSED = ("vision_model.post_layernorm.", "vision_model.head."), ("mask_token",)
+UNUSED = (
+    ("vision_model.post_layernorm.", "vision_model.head."),
+    ("mask_token", "contact_head.regression.weight", "contact_head.regression.bias"),
+)
 
 
 @every_variant

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from model_cases import CASES, LAYERED_MODELS, NUM_TOKENS, assert_same_outputs, disk_map, over, text_inputs
+from model_cases import CASES, LAYERED_MODELS, NUM_TOKENS, assert_same_outputs, layers_on_disk, over, text_inputs
 from text_cases import BASE, CLASSIFIER, MASKED_LM, run
 from torch.nn.attention.flex_attention import create_block_mask
 from transformers import AutoModel, BertModel
@@ -35,6 +35,7 @@ STRIDED = {
 every_kind = pytest.mark.parametrize(("fields", "lengths"), STRIDED.values(), ids=STRIDED)
 GATHERED = dict(list(STRIDED.items())[1:5])
 BARE_TRANSFORMERS = [cases[0] for cases in CASES.values() if cases[0].has_layers]
+REFUSING = [case for case in BARE_TRANSFORMERS if case.config().strides_refused is not None]
 
 
 def strided(case, **fields):
@@ -157,7 +158,7 @@ def test_gradient_checkpointing_changes_no_gradient(fields, use_reentrant):
     torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-6)
 
 
-@over(BARE_TRANSFORMERS)
+@over([case for case in BARE_TRANSFORMERS if case not in REFUSING])
 def test_a_strided_model_is_the_same_compiled_exported_and_offloaded(case, tmp_path, fresh_compiler):
     model, inputs = strided(case, pool_strides=[1, 2, 1, 1], pool_layers=[]), case.inputs()
     expected = run(model, inputs)[0]
@@ -170,7 +171,7 @@ def test_a_strided_model_is_the_same_compiled_exported_and_offloaded(case, tmp_p
 
     model.save_pretrained(tmp_path / "model")
     offloaded = case.model_class.from_pretrained(
-        tmp_path / "model", device_map=disk_map(model), offload_folder=tmp_path / "offload"
+        tmp_path / "model", device_map=layers_on_disk(model), offload_folder=tmp_path / "offload"
     )
     assert_same_outputs(run(offloaded, inputs)[0], expected, atol=1e-6)
 
@@ -183,6 +184,14 @@ def test_the_feature_maps_of_a_backbone_keep_their_sizes(case):
     assert [tuple(each.shape[-2:]) for each in maps] == [(height, width)] * 3
     one = maps[1][..., : height // 2 * 2, : width // 2 * 2].unflatten(-1, (-1, 2)).unflatten(-3, (-1, 2))
     assert torch.equal(one, one[..., :1, :, :1].expand_as(one))  # each patch has what its group has
+
+
+def test_layers_whose_classes_are_made_anew_as_fsdp_does_give_the_same():
+    model, inputs = strided(BASE, **STRIDED["restored"][0]), text_inputs(3)
+    expected = run(model, inputs)
+    for layer in model.encoder.layer:
+        layer.__class__ = type("Sharded", (type("Mixin", (), {}), type(layer)), {})
+    assert_same_outputs(run(model, inputs), expected)
 
 
 def test_the_map_of_restored_tokens_learns_at_the_rate_of_the_pooling():
@@ -207,6 +216,22 @@ def test_the_map_of_restored_tokens_learns_at_the_rate_of_the_pooling():
 def test_strides_that_do_not_fit_are_refused(fields, words):
     with pytest.raises((StrictDataclassError, ValueError), match=words):
         BASE.config(**fields)
+
+
+@over(REFUSING)
+def test_families_that_cannot_keep_fewer_tokens_say_so_before_any_work(case, tmp_path):
+    refusal = case.config(pool_strides=[1, 1]).strides_refused
+    for fields in ({"pool_strides": [1, 2]}, {"pool_strides": [3]}):
+        with pytest.raises((StrictDataclassError, ValueError), match=refusal):
+            case.config(**fields)
+    config = case.config()
+    config.pool_strides = [2, 1]
+    with pytest.raises(ValueError, match=refusal):
+        case.model_class(config)
+    case.stock_config(architectures=[case.stock_class.__name__]).save_pretrained(tmp_path / "source")  # no weights
+    for options in ({"halve_before": "1"}, {"pool_strides": "1,2"}):
+        with pytest.raises(CheckpointError, match=f"^{refusal}$"):
+            convert_checkpoint(tmp_path / "source", tmp_path / "fast", **options)
 
 
 def test_attention_is_told_no_positions_of_tokens_that_are_gone(monkeypatch):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from transformers import TrainingArguments
 
-from cp_transformers.training.arguments import FIRST, ArgumentParser, save_arguments
+from cp_transformers.training.arguments import FIRST, ArgumentParser, resolve, save_options
 from cp_transformers.training.distillation import DistillationArguments
 
 
@@ -196,14 +196,14 @@ def test_a_file_that_is_not_there_is_an_error():
 def test_saved_arguments_are_read_as_they_were(tmp_path):
     text = "task: a\nlearning_rate: 3e-5\nlr_scheduler_kwargs: {a: 1}\neval_strategy: epoch\nuse_cpu: true"
     task, training = parse(text, tmp_path, "--output_dir", str(tmp_path / "out"))
-    save_arguments(tmp_path / "saved.yaml", task, training)
+    save_options(tmp_path / "saved.yaml", resolve(task, training))
     again = ArgumentParser([TaskArguments, TrainingArguments]).parse(["--config", str(tmp_path / "saved.yaml")])
     assert again[0] == task and again[1].to_dict() == training.to_dict()
 
 
 def test_tokens_are_not_saved(tmp_path):
     task, training = parse("task: a", tmp_path, "--hub_token", "hf_secret")
-    save_arguments(tmp_path / "saved.yaml", task, training)
+    save_options(tmp_path / "saved.yaml", resolve(task, training))
     saved = (tmp_path / "saved.yaml").read_text()
     assert "hf_secret" not in saved and "hub_token" not in saved
 

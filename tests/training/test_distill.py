@@ -41,7 +41,7 @@ from cp_transformers.training import distill as distill_task
 from cp_transformers.training.image_data import load_processor, resolve_preprocessing
 from cp_transformers.training.metrics import rank_correlation
 from cp_transformers.training.mlm import train_tokenizer
-from cp_transformers.training.runs import last_checkpoint
+from cp_transformers.training.run_folder import last_checkpoint
 
 
 CONFIG_FILES = sorted((Path(__file__).parents[2] / "configs" / "distill").glob("*.yaml"))
@@ -227,7 +227,7 @@ def taught_sentences(texts, tmp_path_factory) -> tuple[Path, dict]:
     folder = tmp_path_factory.mktemp("sentences")
     convert_checkpoint(sentences(folder / "teacher", pooling_mode="mean"), folder / "student", layers=[0, 2])
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(distill_task, "RHO_ROWS", 6)
+        patched.setattr("cp_transformers.training.recovery.RHO_ROWS", 6)
         more = [*texts, *TRAIN, "--per_device_eval_batch_size", 4]
         return folder, distill(folder / "student", folder / "teacher", folder / "out", *more)
 
@@ -272,8 +272,8 @@ def test_the_embedding_is_made_as_the_checkpoint_says(taught_sentences, texts, t
     assert means["embedding"] != pytest.approx(means["class_token"], rel=0.01)
     student = shutil.copytree(folder / "student", tmp_path / "student")
     shutil.copy(older / "1_Pooling" / "config.json", student / "1_Pooling" / "config.json")
-    of_class_token = distill(student, older, tmp_path / "cls", *evaluates)["metrics"]["before"]
-    assert of_class_token["embedding"] == pytest.approx(means["class_token"], rel=1e-5)
+    by_class_token = distill(student, older, tmp_path / "cls", *evaluates)["metrics"]["before"]
+    assert by_class_token["embedding"] == pytest.approx(means["class_token"], rel=1e-5)
 
     message = refusal(capsys, student, folder / "teacher", tmp_path / "no", *evaluates)
     assert "teacher makes its embedding by mean of the tokens" in message and "student by cls" in message

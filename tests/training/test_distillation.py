@@ -23,7 +23,6 @@ from transformers import (
 )
 
 from cp_transformers import CPBertConfig, CPBertForSequenceClassification
-from cp_transformers.training.distill import RecoveryArguments, RecoveryTrainer, mean_scores
 from cp_transformers.training.distillation import (
     DistillationArguments,
     DistillationTrainer,
@@ -35,6 +34,7 @@ from cp_transformers.training.distillation import (
     soft_label_loss,
 )
 from cp_transformers.training.metrics import rank_correlation
+from cp_transformers.training.recovery import RecoveryArguments, RecoveryTrainer, mean_scores
 
 
 TINY = {"vocab_size": 30, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}

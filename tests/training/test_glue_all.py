@@ -118,7 +118,8 @@ def test_of_all_tasks_those_that_are_finished_are_not_run_again(whole, material,
     output, worked = tmp_path / "out", []
     shutil.copytree(whole[0], output)
     content = results_of(output / "cola")
-    content["metrics"]["validation"]["matthews"] = 0.25  # a mark
+    for metrics in (content["metrics"], *content["runs"].values()):
+        metrics["validation"]["matthews"] = 0.25  # a mark
     (output / "cola" / "results.json").write_text(json.dumps(content))
     for path in (output / "results.json", output / "wnli" / "results.json", output / "predictions" / "WNLI.tsv"):
         path.unlink()
@@ -146,13 +147,12 @@ def test_all_tasks_with_several_seeds_new_heads_and_a_teacher_of_hidden_states(
     """Of the tasks, only MNLI's is run; the others' metrics are drawn."""
     run_seed, generator, taught = glue_module._run_seed, random.Random(0), []
 
-    def run_or_draw(arguments, training, *more):
-        *_, teacher, _ = more
+    def run_or_draw(arguments, run_folder, shared):
         if arguments.task != "ax":
-            taught.append(type(teacher["teacher"]))
+            taught.append(type(shared.teacher["teacher"]))
         if arguments.task in ("mnli", "ax"):
-            return run_seed(arguments, training, *more)
-        shutil.copytree(material / "cp", training.output_dir, dirs_exist_ok=True)
+            return run_seed(arguments, run_folder, shared)
+        shutil.copytree(material / "cp", run_folder.start().output_dir, dirs_exist_ok=True)
         return {"validation": {name: generator.random() for name in ["loss", *METRICS[arguments.task]]}}
 
     monkeypatch.setattr(glue_module, "_run_seed", run_or_draw)

@@ -24,7 +24,7 @@ from cp_transformers.training.image_data import (
     normalization,
 )
 from cp_transformers.training.image_training import CorruptImages
-from cp_transformers.training.runs import DrawnAnew, Stream
+from cp_transformers.training.rows import DrawnAnew, Stream
 
 
 OFF = {"crop_min_scale": 1.0, "flip": 0.0, "rand_augment": 0, "random_erasing": 0.0}

@@ -1,11 +1,11 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
-"""`cp-transformers mlm` on small models and texts: vocabulary, packing, masking, evaluation, files, training."""
+"""`cp-transformers mlm` on small models and texts: vocabulary, packed rows, masking, evaluation, files,
+training."""
 
 import json
 import math
 import shutil
-from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,7 +13,6 @@ import pytest
 import torch
 import yaml
 from datasets import Dataset
-from hypothesis import given, settings, strategies as st
 from mlm_cases import (
     LONG,
     MAX_LENGTH,
@@ -23,13 +22,13 @@ from mlm_cases import (
     TEXTS,
     TINY,
     TRAIN,
+    encoded,
     make_data,
     make_tokenizer,
     make_trained,
     mlm,
-    options,
+    pieces,
     record_rows,
-    refusal,
     results_of,
     sentences,
     tiny_sizes,
@@ -37,20 +36,22 @@ from mlm_cases import (
     write,
 )
 from torch.testing import assert_close
-from transformers import AutoModelForMaskedLM, AutoTokenizer, BertJapaneseTokenizer, TrainingArguments
+from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from cp_transformers import CPBertConfig, CPBertForMaskedLM
 from cp_transformers.cli import main as cli
 from cp_transformers.families import family_of, first_position
 from cp_transformers.training import data_files, mlm as task
-from cp_transformers.training.mlm import CONFIGS, IGNORED, SPECIAL_TOKENS, Collator, Masking, MlmArguments, pack
-from cp_transformers.training.runs import DrawnAnew
+from cp_transformers.training.mlm import CONFIGS, IGNORED, SPECIAL_TOKENS, Collator, Masking, MlmArguments
+from cp_transformers.training.rows import DrawnAnew
 
 
 ROOT = Path(__file__).parents[2]
 
-every_model = pytest.mark.parametrize("model_type", CONFIGS)
 packed_or_not = pytest.mark.parametrize("packed", [True, False], ids=["packed", "unpacked"])
+every_model_packed_or_not = pytest.mark.parametrize(
+    ("model_type", "packed"), [*((name, True) for name in task.PACKED), *((name, False) for name in CONFIGS)]
+)
 
 
 @pytest.fixture(scope="module")
@@ -82,18 +83,6 @@ def same(first: list[dict], second: list[dict]) -> bool:
         one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
         for one, other in zip(first, second)
     )
-
-
-def encoded(texts: list[str], tokenizer, **fields) -> list[dict]:
-    arguments = MlmArguments(train_file="texts.txt", **{"max_length": MAX_LENGTH, **fields})
-    return list(task.encode(Dataset.from_dict({"text": texts}), arguments, tokenizer))
-
-
-def pieces(row: dict) -> list[slice]:
-    """Where each text of a row is."""
-    lengths = Counter(segment for segment in list(map(int, row["segments"])) if segment)
-    ends = [sum(lengths[number] for number in range(1, last + 1)) for last in range(1, len(lengths) + 1)]
-    return [slice(start, stop) for start, stop in zip([0, *ends], ends)]
 
 
 @torch.no_grad()
@@ -169,57 +158,6 @@ def test_held_out_rows_are_the_same_however_many_processes_make_them(trained, tm
     assert half and same(seen["validation"][:half], seen["validation"][half:])
 
 
-@settings(deadline=None)
-@given(st.lists(st.integers(2, 16), max_size=30))
-def test_packing_loses_no_text_and_overfills_no_row(lengths):
-    texts = [([number] * length, [number] * length) for number, length in enumerate(lengths)]
-    rows = pack(texts, 16)
-    assert sorted(piece for row in rows for piece in row) == sorted(texts)
-    filled = [sum(len(ids) for ids, _ in row) for row in rows]
-    assert all(0 < tokens <= 16 for tokens in filled)
-    assert all(first + second > 16 for first, second in pairwise(filled))  # else one row would have done
-
-
-@packed_or_not
-@pytest.mark.parametrize("whole_word_mask", [False, True], ids=["tokens", "words"])
-def test_rows_hold_every_token_of_every_text_once(packed, whole_word_mask, tokenizer):
-    rows = encoded(TEXTS["train"], tokenizer, pack=packed, whole_word_mask=whole_word_mask)
-    found = []
-    for row in rows:
-        assert len(row["input_ids"]) == len(row["segments"]) == len(row["words"]) <= MAX_LENGTH
-        assert list(dict.fromkeys(row["segments"])) == list(range(1, max(row["segments"]) + 1))
-        for place in pieces(row):
-            ids = row["input_ids"][place]
-            assert ids[0] == tokenizer.cls_token_id and ids[-1] == tokenizer.sep_token_id and len(ids) > 2
-            found.append(ids[1:-1])
-    texts = [tokenizer(text, add_special_tokens=False).input_ids for text in TEXTS["train"]]
-    assert Counter(token for ids in found for token in ids) == Counter(token for ids in texts for token in ids)
-    if not packed:  # then in order, too
-        assert [token for ids in found for token in ids] == [token for ids in texts for token in ids]
-    shorter = [tuple(ids) for ids in texts if len(ids) <= MAX_LENGTH - 2]
-    assert not Counter(shorter) - Counter(map(tuple, found))
-    assert any(max(row["segments"]) > 1 for row in rows) == packed
-
-
-@packed_or_not
-def test_a_tokenizer_in_python_loses_no_token_either(packed, tmp_path):
-    kana = [chr(0x3042 + index) for index in range(40)]
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *kana, *(f"##{each}" for each in kana)]
-    (tmp_path / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
-    kinds = {"word_tokenizer_type": "basic", "subword_tokenizer_type": "character"}
-    slow = BertJapaneseTokenizer(str(tmp_path / "vocab.txt"), **kinds)
-    texts = ["".join(kana), kana[3], "".join(kana[:14]), "".join(kana[:15])]  # the third fills a row
-    rows = encoded(texts, slow, pack=packed)
-    special = (slow.cls_token_id, slow.sep_token_id)
-    found = Counter(token for row in rows for token in row["input_ids"] if token not in special)
-    assert found == Counter(token for text in texts for token in slow(text, add_special_tokens=False).input_ids)
-    assert packed or [len(row["input_ids"]) for row in rows] == [16, 16, 14, 3, 16, 16, 3]
-    arguments = MlmArguments(train_file="texts.txt", tokenizer_name=str(tmp_path / "slow"), whole_word_mask=True)
-    slow.save_pretrained(tmp_path / "slow")
-    with pytest.raises(ValueError, match="does not tell words apart: leave out --whole_word_mask"):
-        task.make_tokenizer(arguments, TrainingArguments(str(tmp_path / "out"), use_cpu=True), None)
-
-
 @pytest.mark.parametrize("limit", [16, 64, None])
 def test_the_tokenizer_of_a_checkpoint_keeps_its_limits(limit, data, trained, tmp_path, tokenizer):
     shutil.copytree(trained, tmp_path / "model")
@@ -232,35 +170,6 @@ def test_the_tokenizer_of_a_checkpoint_keeps_its_limits(limit, data, trained, tm
     assert after.model_max_length == own.model_max_length and after.backend_tokenizer.truncation["max_length"] == 12
 
 
-@pytest.mark.parametrize("extension", ["txt", "jsonl"])
-def test_texts_are_held_out_of_a_file_that_is_alone(extension, trained, tmp_path, capsys):
-    texts = sentences(200, seed=3)
-    file = write(tmp_path / "data", "all", [*texts, *texts], extension)
-    more = [*QUIET, *MODEL, *TRAIN, "--train_file", str(file), "--pack", "false", "--tokenizer_name", str(trained)]
-    rows = {}
-    for name, does in (("both", ["--do_eval"]), ("again", ["--eval_strategy", "epoch"]), ("train", [])):
-        output = ["--output_dir", str(tmp_path / name)]
-        assert cli(["mlm", *more, *does, *output]) == 0
-        rows[name] = results_of(tmp_path / name)["rows"]
-    assert rows["both"] == rows["again"] and sum(rows["both"].values()) == rows["train"]["train"] == 400
-    assert 2 <= rows["both"]["validation"] < 60 and rows["both"]["validation"] % 2 == 0  # equal texts are together
-    shutil.rmtree(tmp_path / "train", ignore_errors=True)
-    checkpoints = ["--save_strategy", "steps", "--save_steps", "1", "--output_dir", str(tmp_path / "train")]
-    assert cli(["mlm", *more, *checkpoints]) == 0
-    message = refusal(capsys, [*more, *checkpoints, "--do_eval", "--resume_from_checkpoint", "last"])
-    assert "has trained on other texts" in message
-
-
-def test_rows_without_a_text_are_counted(data, trained, tmp_path, caplog):
-    lines = [{"text": "a film"}, {"text": None}, {"words": "b"}, {"text": "  "}, {"text": "the film"}] * 10
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    more = ["--tokenizer_name", trained, "--train_file", tmp_path / "train.jsonl"]
-    given = options(data, tmp_path / "out", *TRAIN, *more)
-    with caplog.at_level("WARNING"):
-        assert cli(["mlm", *given]) == 0
-    assert f"30 of 50 rows of {tmp_path / 'train.jsonl'} have no text, and are left out." in caplog.text
-
-
 def test_a_new_model_s_tokenizer_ends_where_its_positions_end(data, trained, tmp_path):
     assert AutoTokenizer.from_pretrained(trained).model_max_length == TINY["max_position_embeddings"] > MAX_LENGTH
     more = ["--model_config", json.dumps({**TINY, "max_position_embeddings": 20}), "--tokenizer_name", trained]
@@ -268,8 +177,7 @@ def test_a_new_model_s_tokenizer_ends_where_its_positions_end(data, trained, tmp
     assert AutoTokenizer.from_pretrained(tmp_path / "out").model_max_length == 20
 
 
-@every_model
-@packed_or_not
+@every_model_packed_or_not
 def test_a_batch_gives_each_text_the_loss_that_it_has_alone(model_type, packed, tokenizer):
     model = fresh_model(model_type, tokenizer)
     rows = encoded(TEXTS["validation"], tokenizer, pack=packed)
@@ -366,12 +274,6 @@ def test_whole_words_are_masked_as_one_and_independently_of_each_other(tokenizer
     assert apart / len(masks) == pytest.approx(2 * 0.3 * 0.7, abs=0.08)  # also across texts, and at punctuation
 
 
-def test_punctuation_is_a_word_of_its_own(tokenizer):
-    (row,) = encoded(["play,play!"], tokenizer, whole_word_mask=True)
-    words = [word for word in row["words"] if word >= 0]
-    assert len(set(words)) == 4 and row["words"][0] == row["words"][-1] == -1
-
-
 def test_whole_words_of_long_texts_are_masked(tokenizer):
     """A long text's later rows, and those of texts that are packed after them."""
     rows = encoded([LONG, "play"], tokenizer, whole_word_mask=True)
@@ -421,8 +323,7 @@ def test_every_epoch_masks_anew_and_every_evaluation_the_same(workers, data, tmp
 # Evaluation
 
 
-@every_model
-@packed_or_not
+@every_model_packed_or_not
 def test_metrics_are_those_counted_by_hand(model_type, packed, data, tmp_path, seen):
     more = ["--model_type", model_type, "--pack", packed, "--per_device_eval_batch_size", "3"]
     more += ["--model_config", json.dumps(tiny_sizes(model_type))]
@@ -547,18 +448,18 @@ def test_texts_are_read_while_training(data, tmp_path):
 
 
 def test_nothing_but_what_is_streamed_is_downloaded(data, trained, tmp_path, monkeypatch):
-    asked, load_dataset = [], data_files.load_dataset
+    streamed, load_dataset = [], data_files.load_dataset
     evaluation = ["--do_eval", "--model_name_or_path", trained, "--max_eval_samples", "9"]
     options = [*QUIET, "--dataset_name", data, "--max_length", MAX_LENGTH, *evaluation]
     assert cli(["mlm", *map(str, options), "--output_dir", str(tmp_path / "whole")]) == 0
     monkeypatch.setattr(
         data_files,
         "load_dataset",
-        lambda *args, **more: asked.append(more["streaming"]) or load_dataset(*args, **more),
+        lambda *args, **more: streamed.append(more["streaming"]) or load_dataset(*args, **more),
     )
     training = ["--do_train", "--max_steps", "1", "--learning_rate", "0", "--save_strategy", "no", "--streaming"]
     assert cli(["mlm", *map(str, options), *training, "--output_dir", str(tmp_path / "streamed")]) == 0
-    assert asked == [True, True]
+    assert streamed == [True, True]
     assert results_of(tmp_path / "streamed")["metrics"] == results_of(tmp_path / "whole")["metrics"]
 
 
@@ -632,7 +533,7 @@ def test_a_configuration_builds_its_model_and_runs(path, tmp_path, monkeypatch):
         texts = Dataset.from_dict({content.get("text_column", "text"): TEXTS["validation" if held_out else "train"]})
         return texts.to_iterable_dataset() if streaming else texts
 
-    monkeypatch.setattr(task, "load_by_name", load)
+    monkeypatch.setattr("cp_transformers.training.texts.load_by_name", load)
     heads = content.get("pool_config", {}).get("pool_num_heads", 1)
     small = {**TINY, "hidden_size": 8 * math.lcm(heads, 2), "max_position_embeddings": 512}
     more = [*QUIET, *TRAIN, "--output_dir", str(tmp_path / "out"), "--model_config", json.dumps({**fields, **small})]

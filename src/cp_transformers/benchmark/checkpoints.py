@@ -17,7 +17,7 @@ from transformers import AutoModel, PreTrainedModel
 from ..checkpoints.reading import CheckpointError
 from ..families import auto_class_of, max_tokens, tower_config
 from ..files import write_csv
-from ..training.runs import load_config, load_model
+from ..training.loading import load_config, load_model
 from .models import COLUMNS, measure_side_by_side, show
 from .pooling import dtype_on
 
@@ -29,7 +29,7 @@ def load(name: str) -> PreTrainedModel:
     """A checkpoint's model, with its head where that takes what the bare model takes.
 
     Raises:
-        CheckpointError, ValueError: see [`~cp_transformers.training.runs.load_config`].
+        CheckpointError, ValueError: see [`~cp_transformers.training.loading.load_config`].
     """
     config = load_config(name, AutoModel)
     head = (config.architectures or [""])[0].rpartition("For")[2]

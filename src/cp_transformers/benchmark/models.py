@@ -158,7 +158,7 @@ def groups() -> list[Group]:
 
 
 def num_layers(config: PreTrainedConfig) -> int:
-    """Of blocks, however a configuration counts them."""
+    """The number of blocks, however a configuration counts them."""
     for name in ("depths", "block_sizes"):
         if hasattr(config, name):
             return sum(getattr(config, name))
@@ -201,7 +201,7 @@ def measure_side_by_side(
     seconds: float = math.inf,
     device: str = "cpu",
 ) -> list[dict[str, Any]]:
-    """What [`measure_models`] tells of models and the inputs of each; `sizes` are the columns that all have alike."""
+    """Measures models, each with inputs of its own, as [`measure_models`] does. All have the columns `sizes` alike."""
     rows, batch = [], sizes["batch"]
     stock = next(iter(models))
     counted = device == "cpu"

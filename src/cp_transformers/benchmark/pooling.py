@@ -1,6 +1,6 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
-"""What pooling costs, measured side by side with what it is part of: the command `cp-transformers benchmark`.
+"""Measures what pooling costs, side by side with what it is part of: the command `cp-transformers benchmark`.
 
 All candidates are run once a round, in an order of the round's own, in one process with a fixed number of threads, so
 that whatever else the machine does falls on each alike; only ratios of one round are compared. The suite of pooling is
@@ -232,7 +232,7 @@ def _flops(call: Callable[[], Any]) -> int:
 
 
 def _attention_flops(shape: Shape) -> int:
-    """Of scores and mixing, which PyTorch's counter does not see in SDPA on CPUs."""
+    """The multiplications of scores and mixing, which PyTorch's counter does not see in SDPA on CPUs."""
     return 4 * shape.batch * shape.tokens**2 * shape.hidden_size
 
 

@@ -27,22 +27,24 @@ from .. import __version__
 from ..families import FAMILIES, Family, family_of, tower_config
 from ..files import new_checkpoint_folder, write_json
 from .model_card import digests, read_license, write_card
+from .parity import (
+    build_options,
+    check_written,
+    hidden_state_distances,
+    load_and_compare_keys,
+    parity,
+    quiet,
+)
+from .processors import copy_processor
 from .reading import (
     CODE_FIELDS,
     CheckpointError,
-    check_written,
-    copy_processor,
-    distances,
     fetch,
     first_line,
-    load_comparing,
-    made_with,
-    parity,
-    quiet,
     read_model_type,
     reading,
     sha256,
-    some,
+    shortened_list,
     weight_files,
 )
 
@@ -105,7 +107,7 @@ def cut_layers(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel
     kept = _kept_layers(family, type(model).__name__, model.config, layers)
     config = _config_with(type(model.config), model.config, kept)
     config._attn_implementation = model.config._attn_implementation
-    cut = type(model)(config, **made_with(model)).to(model.device, model.dtype)
+    cut = type(model)(config, **build_options(model)).to(model.device, model.dtype)
     cut.load_state_dict(_kept_entries(family, model, model.state_dict(), kept))
     _freeze(cut, _kept_entries(family, model, dict(model.named_parameters()), kept))
     return cut.train(model.training)
@@ -146,12 +148,12 @@ def convert_model(
 
     if family_of(config) is None:  # without pooling
         model_class = type(model)
-    converted = model_class(config, **made_with(model)).to(model.device, model.dtype)
+    converted = model_class(config, **build_options(model)).to(model.device, model.dtype)
     missing, unexpected = converted.load_state_dict(_kept_entries(family, model, model.state_dict(), kept), False)
     new = (".context_pool.", ".context_restore.")
     foreign = [key for key in missing if not any(name in key for name in new)] + unexpected
     if foreign:
-        raise CheckpointError(f"The source's weights do not fit {model_class.__name__}: {some(foreign)}.")
+        raise CheckpointError(f"The source's weights do not fit {model_class.__name__}: {shortened_list(foreign)}.")
     _freeze(converted, _kept_entries(family, model, dict(model.named_parameters()), kept))
     return converted.eval()
 
@@ -247,7 +249,7 @@ def convert_checkpoint(
             "dtype": dtype or str(source_dtype).removeprefix("torch."),
             "left_out": left_out,
             "parity": {"max_abs_difference": difference, "dtype": str(checked).removeprefix("torch.")},
-            "start": distances(reference, converted) if strided else None,
+            "start": hidden_state_distances(reference, converted) if strided else None,
             "versions": {
                 "cp_transformers": __version__,
                 "transformers": transformers.__version__,
@@ -326,7 +328,7 @@ def _converted_config(
     if pool_config.get("pool_layers") == "none":
         raise CheckpointError("To pool in none of the layers, give --no-pool, in Python pool_layers=[].")
     if foreign := [name for name in pool_config if not name.startswith("pool_")]:
-        raise CheckpointError(f"Only fields that begin with pool_ can be set, not {some(foreign)}.")
+        raise CheckpointError(f"Only fields that begin with pool_ can be set, not {shortened_list(foreign)}.")
     fields = {"pool_gate": True, **pool_config}
     if fields.get("pool_strides") is not None or halve_before is not None:
         if layers is None:
@@ -348,8 +350,8 @@ def _check_strided_only(pool_config: dict[str, Any]) -> None:
     unused = ("pool_range", "pool_max_offset", "pool_placement", "pool_gate")
     if given := [name for name in unused if name in pool_config]:
         raise CheckpointError(
-            f"{some(given)} would have no effect: only layers that drop tokens pool, by sizes and offsets in "
-            "proportion to the stride and without a gate. Leave it out, or name other layers by pool_layers."
+            f"{shortened_list(given)} would have no effect: only layers that drop tokens pool, by sizes and offsets "
+            "in proportion to the stride and without a gate. Leave it out, or name other layers by pool_layers."
         )
 
 
@@ -382,10 +384,10 @@ def _with_all_tokens(model: PreTrainedModel) -> PreTrainedModel:
     pooled = range(config.num_hidden_layers) if config.pool_layers is None else config.pool_layers
     config.pool_layers = [index for index in pooled if config.pool_strides[index] == 1]
     config.pool_strides = config.pool_restore_layer = None
-    whole = type(model)(config, **made_with(model)).to(model.device, model.dtype)
+    whole = type(model)(config, **build_options(model)).to(model.device, model.dtype)
     missing = whole.load_state_dict(model.state_dict(), strict=False).missing_keys
     if missing:
-        raise CheckpointError(f"The weights of {type(model).__name__} lack {some(missing)}.")
+        raise CheckpointError(f"The weights of {type(model).__name__} lack {shortened_list(missing)}.")
     return whole.eval()
 
 
@@ -398,7 +400,7 @@ def _stock_config(
             f"Without pooling a {config.model_type} would be the source itself, since its layers cannot be cut."
         )
     if others := [name for name in pool_config if name != "pool_layers"]:
-        raise CheckpointError(f"Where nothing pools, {some(others)} cannot be set; leave it out.")
+        raise CheckpointError(f"Where nothing pools, {shortened_list(others)} cannot be set; leave it out.")
     return _config_with(type(config), config, layers)
 
 
@@ -417,6 +419,8 @@ def _config_with(
         kept = {**tower, **{name: each for name, each in kept.items() if name in of_any}}
         kept = {name: each for name, each in kept.items() if name not in own}
     if layers is not None:
+        if kept.get("layer_types"):
+            kept["layer_types"] = [kept["layer_types"][index] for index in layers]
         fewer = len(layers) < tower_config(config).num_hidden_layers
         if fewer and kept.get("stage_names"):  # a backbone has one a layer
             kept = {name: kept[name] for name in kept if name not in ("stage_names", "out_features", "out_indices")}
@@ -429,15 +433,28 @@ def _config_with(
 def _kept_entries(
     family: Family, model: nn.Module, entries: Mapping[str, torch.Tensor], layers: Sequence[int] | None
 ) -> Mapping[str, torch.Tensor]:
-    """The entries of `model` outside its layers, and those of `layers` under their new indices."""
+    """The entries of `model` outside its layers, of which those of its [`~Family.over_layers`] keep the columns of
+    `layers`, and those of `layers` under their new indices.
+
+    Raises:
+        CheckpointError: a layer has other weights than the one in whose place it comes, such as ModernBERT's first.
+    """
     found = family.layers(model)
     if layers is None or found is None:
         return entries
+    names = [{name for name, _ in layer.named_parameters()} for layer in found[1]]
+    if moved := [old for new, old in enumerate(layers) if names[new] != names[old]]:
+        raise CheckpointError(
+            f"Layer {moved[0]} of a {family.model_type} cannot become layer {list(layers).index(moved[0])}, "
+            "which has other weights: let the first layer stay the first, as in first:4 or every:2."
+        )
     new_index = {str(old): str(new) for new, old in enumerate(layers)}
     kept = {}
     for key, tensor in entries.items():
         index, _, rest = key.removeprefix(f"{found[0]}.").partition(".")
-        if not key.startswith(f"{found[0]}."):
+        if key.endswith(family.over_layers):
+            kept[key] = tensor.unflatten(1, (len(found[1]), -1))[:, list(layers)].flatten(1)
+        elif not key.startswith(f"{found[0]}."):
             kept[key] = tensor
         elif index in new_index:
             kept[f"{found[0]}.{new_index[index]}.{rest}"] = tensor
@@ -474,7 +491,7 @@ def _load_source(folder: Path, family: Family, config: PreTrainedConfig) -> tupl
     found = {}
     for name in dict.fromkeys([named, family.pretraining_model or named]):
         with reading(f"{folder} as {name}"):
-            model, missing, unexpected = load_comparing(getattr(transformers, name), folder, config)
+            model, missing, unexpected = load_and_compare_keys(getattr(transformers, name), folder, config)
         unexpected = [key for key in unexpected if not key.endswith(".position_ids")]
         if not missing and not unexpected:
             return model, []
@@ -484,7 +501,7 @@ def _load_source(folder: Path, family: Family, config: PreTrainedConfig) -> tupl
         return model, unexpected
     if not missing and len(family.source_types) > 1 and all(key.startswith(TEXT_TOWER) for key in unexpected):
         return model, sorted({key.partition(".")[0] for key in unexpected})
-    problem = f"missing {some(missing)}" if missing else f"not part of it {some(unexpected)}"
+    problem = f"missing {shortened_list(missing)}" if missing else f"not part of it {shortened_list(unexpected)}"
     raise CheckpointError(
         f"The weights in {folder} are not those of {named}, which its config.json names: {problem}. "
         'Correct "architectures", or save the model again with its class.'
@@ -513,7 +530,7 @@ def main(args: Sequence[str] | None = None) -> None:
     record = convert_checkpoint(**options)
     print("\n".join(_report(options, record)))
     if record["left_out"]:
-        print(f"left out, since {record['source_class']} does not use it: {some(record['left_out'])}")
+        print(f"left out, since {record['source_class']} does not use it: {shortened_list(record['left_out'])}")
     if not record["processor_files"]:
         print("The source has no tokenizer or image processor; none was copied.")
 
@@ -528,9 +545,9 @@ COMMANDS = {
 
 def _report(options: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
     """The lines that the command prints of what it has made and, after a cut, of what comes next."""
-    layers, of_all = record["layers"], record["source_layers"]
-    cut = layers is not None and layers != list(range(of_all))
-    kept = f", {len(layers)} of {of_all} layers: {','.join(map(str, layers))}" if cut else ""
+    layers, num_source_layers = record["layers"], record["source_layers"]
+    cut = layers is not None and layers != list(range(num_source_layers))
+    kept = f", {len(layers)} of {num_source_layers} layers: {','.join(map(str, layers))}" if cut else ""
     lines = [f"{options['source']} ({record['source_class']}) -> {options['output']} ({record['model_class']}{kept})"]
     if any(name.startswith(each.rstrip(".")) for name in record["left_out"] for each in TEXT_TOWER):
         lines.append("The source has a tower for images and one for texts: the image tower alone was converted.")
@@ -563,15 +580,19 @@ def _report(options: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
 def _what_comes_next(options: Mapping[str, Any], source_class: str) -> list[str]:
     """The commands that follow upon a cut of layers or tokens, whose model is worse than its source."""
     source, output = (shlex.quote(str(options[name])) for name in ("source", "output"))
+    result = shlex.quote(str(options["output"]).rstrip("/") + "-distilled")
     family = next(each for each in FAMILIES.values() if source_class in each.models)
     commands = {**COMMANDS, "Model": "glue" if family.is_text else "imagenet"}
     if family.pretraining_model is not None:
         commands["ForPreTraining"] = commands["ForMaskedLM"]
     command = next((each for end, each in commands.items() if source_class.endswith(end)), None)
+    data = "--train_file TEXTS.txt" if family.is_text else "--data_dir IMAGES"
     lines = [
-        "The model is worse than the whole source until it is trained. Next, with data (see --help of each):",
-        f"  cp-transformers distill --teacher {source} --model_name_or_path {output}    to learn from the source",
+        "The model is worse than the whole source until it has learned from it. Next, with texts or images of yours:",
+        f"  cp-transformers distill --teacher {source} --model_name_or_path {output} \\",
+        f"      {data} --do_train --do_eval --learning_rate 2e-4 --warmup_steps 0.1 \\",
+        f"      --per_device_train_batch_size 32 --output_dir {result}",
     ]
     return lines + (
-        [f"  cp-transformers {command} --model_name_or_path ...    to fine-tune the result"] * bool(command)
+        [f"  cp-transformers {command} --model_name_or_path {result} ...    to fine-tune that"] * bool(command)
     )

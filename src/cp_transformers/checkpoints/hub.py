@@ -21,6 +21,8 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 from ..families import family_of
 from ..files import new_checkpoint_folder
 from .model_card import carry_records, read_config, renew_card, write_card
+from .parity import build_options, check_written, load_and_compare_keys, parity, quiet
+from .processors import copy_processor
 from .reading import (
     PROCESSOR_FILES,
     PROCESSOR_PATTERNS,
@@ -28,19 +30,13 @@ from .reading import (
     UNTRUSTED,
     CheckpointError,
     blob_id,
-    check_written,
     copy_files,
-    copy_processor,
     first_line,
     forget_code,
     hub_errors,
-    load_comparing,
-    made_with,
-    parity,
-    quiet,
     reading,
     sha256,
-    some,
+    shortened_list,
     weight_files,
 )
 
@@ -51,7 +47,7 @@ WRITTEN = ["model*.safetensors", SAFE_WEIGHTS_INDEX_NAME, *PROCESSOR_PATTERNS, *
 
 @dataclass(frozen=True)
 class Pushed:
-    """What a push has come to.
+    """The result of a push.
 
     Attributes:
         url: where to look at it: the repository, its branch or the pull request.
@@ -80,11 +76,13 @@ def load_checkpoint(folder: str | os.PathLike) -> PreTrainedModel:
     family: Any = family_of(config)
     model_class = getattr(family.modeling, class_name)
     with quiet(), reading(f"{folder} as {class_name}"):
-        model, missing, unexpected = load_comparing(model_class, folder, config)
+        model, missing, unexpected = load_and_compare_keys(model_class, folder, config)
     forget_code(model.config)
     for kind, keys in (("missing", missing), ("unexpected", unexpected)):
         if keys:
-            raise CheckpointError(f"The weights in {folder} are not those of {class_name}: {kind} {some(keys)}.")
+            raise CheckpointError(
+                f"The weights in {folder} are not those of {class_name}: {kind} {shortened_list(keys)}."
+            )
     return model
 
 
@@ -243,7 +241,7 @@ def _check_self_contained(folder: Path, model: PreTrainedModel) -> None:
     reference = f"{type(model).__module__.rpartition('.')[2]}.{type(model).__name__}"
     model_class: Any = get_class_from_dynamic_module(reference, folder, local_files_only=True)
     attention = model.config._attn_implementation
-    options = {"attn_implementation": attention, **UNTRUSTED, **made_with(model)}
+    options = {"attn_implementation": attention, **UNTRUSTED, **build_options(model)}
     exported = model_class.from_pretrained(folder, **options).to(model.device)
     difference = parity(model, exported)
     if difference != 0.0:  # or NaN

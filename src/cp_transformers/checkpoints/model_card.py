@@ -93,8 +93,8 @@ TRAINING: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Card:
-    """What is read of a card: all of it, and two fields of the metadata at its head, each a text, as it stands there
-    whatever YAML takes it for, or several."""
+    """A card that was read: all of it, and two fields of the metadata at its head. Each field is a text as it stands
+    there, whatever YAML takes it for, or several."""
 
     content: str
     base_model: Any = None
@@ -200,7 +200,7 @@ def _marker_of(content: str) -> re.Match[str] | None:
 
 
 def _digest(content: str) -> str:
-    """Of a card, but for its marker."""
+    """The digest of a card without its marker."""
     marker = _marker_of(content)
     rest = content if marker is None else content.replace(marker[0], "")
     return hashlib.sha256(rest.encode()).hexdigest()[:16]
@@ -413,7 +413,7 @@ def _named(source: dict[str, Any]) -> str:
 
 
 def _options(options: dict[str, Any]) -> dict[str, str]:
-    """Those that say something: no switches that are off, and the steps in place of the epochs where they count."""
+    """The options that say something: no switches that are off, and of steps and epochs those that count."""
     told = {name: value for name, value in options.items() if value is not False and value != -1}
     if "max_steps" in told:
         told.pop("num_train_epochs", None)
@@ -505,8 +505,8 @@ def _limits(config: PreTrainedConfig, training: dict[str, Any], untrained: bool)
     family: Any = family_of(config)
     if family.is_text:
         longest, seen = max_tokens(config), training.get("options", {}).get("max_length")
-        of_these = f", of which training has seen {seen}" if isinstance(seen, int) and seen < longest else ""
-        limits.append(f"Texts of up to {longest} tokens{of_these}; it is an encoder and generates no text.")
+        seen_part = f", of which training has seen {seen}" if isinstance(seen, int) and seen < longest else ""
+        limits.append(f"Texts of up to {longest} tokens{seen_part}; it is an encoder and generates no text.")
     if training:
         limits.append("Nothing is known of other data than those named above.")
     elif not untrained:

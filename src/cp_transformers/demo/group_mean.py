@@ -26,7 +26,7 @@ class GroupMean(nn.Module):
         segments: torch.Tensor | None = None,
         laid_out: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """As the strided [`ContextPool`]'s; the sizes are zeros."""
+        """Takes and gives back what the strided [`ContextPool`] does; the sizes are zeros."""
         mask = None if mask is None else mask.bool()
         if self.num_dims == 1 and not laid_out and (layout := lay_out(mask, segments, self.stride)) is not None:
             hidden_states, mask = layout.take(hidden_states), layout.mask

@@ -189,7 +189,8 @@ class LayerPoolConfigMixin(ContextPoolConfigMixin):
             keeps one token of each group of so many neighbours (of so many x so many patches), whatever `pool_layers`
             and `pool_placement` say, so that it and the layers behind it see fewer tokens. Tokens that are not pooled,
             such as class tokens, are all kept. What the model gives has the input's length again; `hidden_states` and
-            `attentions` have the lengths that the layers see.
+            `attentions` have the lengths that the layers see. Families whose attention cannot be told of groups refuse
+            strides above 1.
         pool_restore_layer: the index of the layer before which all tokens are restored; None: after the last layer.
         pool_implementation: how pooling is computed: "dense", "linear" (in linear time), "triton" (a fused kernel) or
             "auto", which chooses by length and device; see [`~cp_transformers.models.context_pool.context_pool`].

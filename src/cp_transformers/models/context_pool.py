@@ -286,8 +286,8 @@ def choose_implementation(
     segments: torch.Tensor | None = None,
     max_sigma: float | None = None,
 ) -> str:
-    """What [`context_pool`] takes for these arguments: "dense", "linear" or "triton". Where a bound of sigma is known,
-    it tells whether "linear" pays.
+    """Chooses the form in which [`context_pool`] computes: "dense", "linear" or "triton". Where a bound of sigma is
+    known, it tells whether "linear" pays.
 
     Raises:
         ValueError: there is no such implementation.
@@ -422,7 +422,7 @@ class PoolProjection(nn.Linear):
 
 
 class BaseContextPool(nn.Module):
-    """What every kind of pooling shares: the predictor and the gate."""
+    """Base of every kind of pooling: the predictor and the gate."""
 
     def __init__(
         self,

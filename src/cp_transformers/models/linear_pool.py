@@ -172,8 +172,8 @@ class Cells:
         max_offset: float,
         stride: int = 1,
     ) -> torch.Tensor:
-        """What the `selected` tokens, `(batch, heads, rows, columns)`, pool from these cells; zeros at all others.
-        With a stride, groups in their place, whose middles are `stride` tokens apart."""
+        """Pools from these cells for the `selected` tokens, `(batch, heads, rows, columns)`; all others get zeros.
+        With a stride the queries are groups in place of tokens, whose middles are `stride` tokens apart."""
         rows, columns = sigma.shape[2:]
         # A block of tokens is one of `height` x `width` tokens, or groups, on `cells_high` rows of `cells_wide` cells.
         cells_high, height = 1, 1

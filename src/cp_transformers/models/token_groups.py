@@ -37,7 +37,7 @@ class Layout(NamedTuple):
 
 
 def take(tokens: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Of `(batch, tokens, channels)` those at `(batch, places)`."""
+    """Picks from `(batch, tokens, channels)` the tokens at `(batch, places)`."""
     return tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[-1]))
 
 

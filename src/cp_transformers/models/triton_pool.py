@@ -74,7 +74,7 @@ def triton_context_pool(
     segments: torch.Tensor | None = None,
     stride: int = 1,
 ) -> torch.Tensor:
-    """What [`~cp_transformers.models.context_pool.context_pool`] computes, in memory that grows with the tokens only.
+    """Pools as [`~cp_transformers.models.context_pool.context_pool`] does, in memory that grows with the tokens only.
 
     All but the products with `hidden_states` is computed in float32, and those are added up in it. Invalid tokens, and
     groups without a valid token, get zeros. Under autocast the tokens are cast to its dtype first, as in the products

@@ -226,9 +226,17 @@ def resolve(*parsed: Any) -> dict[str, Any]:
     return values
 
 
-def save_arguments(path: str | os.PathLike, *parsed: Any) -> None:
-    """Writes the resolved values as a YAML file, which [`ArgumentParser`] reads."""
-    write_whole(path, yaml.safe_dump(resolve(*parsed), sort_keys=False))
+def save_options(path: str | os.PathLike, options: dict[str, Any]) -> None:
+    """Writes resolved options as a YAML file, which [`ArgumentParser`] reads."""
+    write_whole(path, yaml.safe_dump(options, sort_keys=False))
+
+
+def check_positive(arguments: Any, *names: str) -> None:
+    """Raises a ValueError that names the first of these fields that is set and not positive."""
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"{name} must be positive, not {value}.")
 
 
 def _plain(value: Any) -> Any:

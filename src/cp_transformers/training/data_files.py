@@ -4,6 +4,7 @@
 
 import glob
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from .film_reviews import load_film_reviews, load_review_texts
 
 # Real data from packages, by the names that stand for them.
 PACKAGED = {"film-reviews": load_film_reviews, "review-texts": load_review_texts, "digits": load_digits}
+# Of so many texts one is held out, where there is one file to train and to evaluate on.
+HELD_OUT = 20
 EXTENSIONS = {".parquet": "parquet", ".jsonl": "json", ".csv": "csv", ".txt": "text"}
 
 
@@ -46,7 +49,7 @@ def load_file(path: str | os.PathLike) -> Dataset:
 
 
 def _in_short(error: BaseException) -> str:
-    """Its first 200 characters, on one line."""
+    """The first 200 characters of an error's message, on one line."""
     return " ".join(str(error).split())[:200]
 
 
@@ -89,3 +92,11 @@ def load_by_name(
             f"{name} cannot be fetched from the Hub ({cause}); check the network and the name, or give the data as "
             f"files with {instead}.{hint}"
         ) from error
+
+
+def holds_out(options: Mapping[str, Any]) -> bool:
+    """Whether a run with these options, see [`resolve`][cp_transformers.training.arguments.resolve], holds some of the
+    texts that it trains on out, since it evaluates and has no other file for that."""
+    evaluates = options.get("do_eval") or options.get("eval_strategy", "no") != "no"
+    has_one_file = options.get("train_file") and not options.get("validation_file")
+    return bool(options.get("do_train") and evaluates and has_one_file)

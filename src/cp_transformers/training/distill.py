@@ -5,9 +5,8 @@ without labels, by the losses of [`distillation`][cp_transformers.training.disti
 
 import copy
 import dataclasses
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,29 +16,22 @@ import torch
 from transformers import (
     AutoModel,
     DataCollatorWithPadding,
-    EvalPrediction,
     PreTrainedConfig,
     TrainingArguments,
     default_data_collator,
     set_seed,
 )
-from transformers.utils import ModelOutput
 
-from ..checkpoints.reading import fetch, sentence_pooling
+from ..checkpoints.processors import sentence_pooling
+from ..checkpoints.reading import fetch
 from ..families import auto_class_of, max_tokens, tower_config
-from .arguments import ArgumentParser
+from .arguments import ArgumentParser, check_positive
+from .data_files import HELD_OUT
 from .distillation import (
-    DistillationArguments,
-    DistillationTrainer,
-    class_token,
-    cosine_distance,
-    hidden_state_loss,
     load_teacher_tokenizer,
     make_layer_map,
     match_outputs,
-    mean_token,
     same_tokens,
-    soft_label_loss,
     widths_of,
 )
 from .image_data import (
@@ -48,7 +40,6 @@ from .image_data import (
     DrawImage,
     Preprocessing,
     TrainingImages,
-    as_pair,
     decode,
     load_folder,
     load_images,
@@ -57,42 +48,14 @@ from .image_data import (
     resolve_preprocessing,
 )
 from .image_training import CorruptImages, load_teacher
-from .metrics import rank_correlation
-from .mlm import MlmArguments, check_files, encode, load_texts
-from .records import finish, prepare, push
-from .runs import (
-    HELD_OUT,
-    BestCallback,
-    EpochCallback,
-    asked_for,
-    check_metrics,
-    check_output,
-    check_positive,
-    finished,
-    for_trainer,
-    load_config,
-    load_model,
-    load_tokenizer,
-    resume,
-    start_output,
-)
+from .loading import load_config, load_model, load_tokenizer
+from .mlm import MlmArguments
+from .recovery import COMES_WITH, EMBED, SCORES, RecoveryArguments, RecoveryTrainer, mean_scores
+from .run_folder import RunFolder
+from .texts import check_files, encode, load_texts
+from .trainer import check_metrics
 
 
-# The metrics, and what they are.
-SCORES = {
-    "hidden": "mean squared error of hidden states",
-    "embedding": "1 - cosine of the embeddings",
-    "class_token": "1 - cosine of the class tokens",
-    "rho": "rank correlation of similarities",
-    "logits": "divergence of the outputs",
-    "agreement": "same largest output",
-}
-# Metrics that come with a loss of another name.
-COMES_WITH = {"rho": "embedding", "agreement": "logits"}
-# How last hidden states become an embedding, by the names of sentence-transformers.
-EMBED = {"mean": mean_token, "cls": class_token}
-# Of the held-out rows, the first so many have their similarities compared: their pairs are two millions.
-RHO_ROWS = 2000
 # Heads that give logits, by the end of their classes' names.
 WITH_LOGITS = (
     "ImageClassification",
@@ -104,43 +67,8 @@ WITH_LOGITS = (
 
 
 @dataclass
-class RecoveryArguments(DistillationArguments):
-    """The options of distillation without labels."""
-
-    distillation_hidden_weight: float | None = field(  # type: ignore[assignment]
-        default=None,
-        metadata={
-            "help": "weight of the mean squared error against the teacher's hidden states; default: 1, or 0 for a "
-            "checkpoint of sentence-transformers, unless its distillation_embedding_weight is 0"
-        },
-    )
-    distillation_embedding_weight: float | None = field(
-        default=None,
-        metadata={
-            "help": "weight of 1 - cosine of the student's and the teacher's embeddings, each the mean of the last "
-            "hidden states of a text's tokens or an image's patches, or for a checkpoint of sentence-transformers "
-            "what its 1_Pooling/config.json says, the mean or the class token; default: 1 for such a checkpoint, "
-            "else 0"
-        },
-    )
-    distillation_class_token_weight: float = field(
-        default=0.0,
-        metadata={
-            "help": "weight of 1 - cosine of the student's and the teacher's last hidden states of the class token, "
-            "a text's first token"
-        },
-    )
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """The weights of the losses that are learned, by the names of their metrics."""
-        given = {name: getattr(self, f"distillation_{name}_weight", None) for name in SCORES}
-        return {name: float(weight) for name, weight in given.items() if weight}
-
-
-@dataclass
 class DistillArguments:
-    """What a run needs besides [`RecoveryArguments`] and transformers' TrainingArguments."""
+    """The options of the command besides [`RecoveryArguments`] and transformers' TrainingArguments."""
 
     model_name_or_path: str = field(metadata={"help": "the checkpoint that learns, such as `convert` writes"})
     dataset_name: str | None = field(
@@ -185,15 +113,15 @@ class DistillArguments:
             self, "crop_min_scale", "max_length", "max_train_samples", "max_eval_samples", "pool_learning_rate"
         )
 
-    def of_texts(self) -> MlmArguments:
-        """The same for what reads texts."""
+    def text_arguments(self) -> MlmArguments:
+        """The options of the texts, as the functions of [`mlm`][cp_transformers.training.mlm] take them."""
         names = {each.name for each in dataclasses.fields(MlmArguments)}
         return MlmArguments(pack=False, **{name: value for name, value in vars(self).items() if name in names})
 
 
 @dataclass
 class _Data:
-    """What a modality gives to the run."""
+    """The data of a modality, texts or images, with its processing and its teacher."""
 
     processing: Any
     collator: Callable
@@ -210,7 +138,7 @@ def run(arguments: DistillArguments, training: TrainingArguments, distillation: 
     where both models have the same kind of head, of its outputs. Labels have no part in it.
 
     Returns:
-        What is written to `results.json`: the losses that are learned, with their weights (`learned`), and what they
+        The content of `results.json`: the losses that are learned, with their weights (`learned`), and what they
         are on the held-out part `before` and `after` training: `hidden`, the mean squared error over layers, tokens
         and channels; `embedding` and `class_token`, 1 - cosine; of embeddings also `rho`, Spearman's correlation of
         the student's and the teacher's similarities (cosines) of all pairs of the first 2,000 rows; of heads `logits`,
@@ -222,12 +150,11 @@ def run(arguments: DistillArguments, training: TrainingArguments, distillation: 
         OSError: something cannot be read or written.
         ImportError: a package that is needed is not installed.
     """
+    run_folder = RunFolder(training, arguments, distillation)
     _check(arguments, training, distillation)
-    output = Path(training.output_dir)
-    asked = asked_for(training, arguments, distillation)
-    if training.resume_from_checkpoint == "last" and (results := finished(output / "results.json", asked)):
-        push(training)
-        return results
+    run_folder.check()
+    if (found := run_folder.find_results()) is not None:
+        return found
     config = load_config(arguments.model_name_or_path, AutoModel)
     teacher_config = load_config(str(distillation.teacher), AutoModel)
     compared, pooling = _compared(arguments.model_name_or_path, config, teacher_config, distillation)
@@ -236,15 +163,14 @@ def run(arguments: DistillArguments, training: TrainingArguments, distillation: 
     with training.main_process_first():  # the others then find what it has cached
         load = _load_images if hasattr(tower_config(config), "num_channels") else _load_texts
         data = load(arguments, training, compared, config)
-    training = start_output(training, arguments, distillation)
+    training = run_folder.go_on()
     training.remove_unused_columns = False
-    resume(training, output)
     set_seed(training.seed)
     model = load_model(arguments.model_name_or_path, auto_class_of(_head(config)))
-    prepare(training, model, arguments.model_name_or_path)
+    run_folder.prepare(model)
     trainer = RecoveryTrainer(
         model,
-        for_trainer(training),
+        training,
         data_collator=data.collator,
         train_dataset=data.train,
         eval_dataset=data.validation,
@@ -253,7 +179,6 @@ def run(arguments: DistillArguments, training: TrainingArguments, distillation: 
         embed=EMBED[pooling],
         pool_learning_rate=arguments.pool_learning_rate,
         source=arguments.model_name_or_path,
-        callbacks=[EpochCallback(), BestCallback()],
         **data.teacher,
     )
 
@@ -267,9 +192,7 @@ def run(arguments: DistillArguments, training: TrainingArguments, distillation: 
 
     metrics = {"before": evaluate()} if training.do_eval else {}
     if training.do_train:
-        trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
-        trainer.save_model()
-        trainer.accelerator.wait_for_everyone()
+        trainer.train_and_save()
         if training.do_eval:
             metrics["after"] = evaluate()
     results = {
@@ -280,7 +203,6 @@ def run(arguments: DistillArguments, training: TrainingArguments, distillation: 
         "layers": [f"{ours}:{theirs}" for ours, theirs in trainer.layer_map],
         "rows": {name: len(rows) for name in ("train", "validation") if (rows := getattr(data, name)) is not None},
         "metrics": metrics,
-        "asked": asked,
     }
     figures = [
         {
@@ -291,12 +213,15 @@ def run(arguments: DistillArguments, training: TrainingArguments, distillation: 
         }
         for name, value in metrics.get("after", {}).items()
     ]
-    finish(training, arguments, results, figures, arguments.model_name_or_path, teacher=distillation.teacher)
-    return results
+    return run_folder.finish(results, figures)
 
 
 def _check(arguments: DistillArguments, training: TrainingArguments, distillation: RecoveryArguments) -> None:
-    """What can be known to be wrong before anything is loaded."""
+    """Refuses what can be known to be wrong before anything is loaded.
+
+    Raises:
+        ValueError, FileNotFoundError: see [`run`].
+    """
     if not (training.do_train or training.do_eval):
         raise ValueError("There is nothing to do: give --do_train or --do_eval.")
     if distillation.teacher is None:
@@ -306,7 +231,6 @@ def _check(arguments: DistillArguments, training: TrainingArguments, distillatio
         raise ValueError("There is nothing to predict without labels: leave out --do_predict.")
     if training.label_smoothing_factor:
         raise ValueError("There are no labels to smooth: leave out --label_smoothing_factor.")
-    check_output(training, arguments, distillation)
 
 
 def _head(config: PreTrainedConfig) -> str:
@@ -337,8 +261,11 @@ def _compared(
             f"The teacher {distillation.teacher} makes its embedding by {theirs} of the tokens, and {name} by "
             f"{pooling}: give --distillation_embedding_weight 0, and the model learns the hidden states."
         )
-    of_sentences = float(pooling is not None)
-    defaults = {"distillation_embedding_weight": of_sentences, "distillation_hidden_weight": 1 - of_sentences}
+    is_sentence_encoder = float(pooling is not None)
+    defaults = {
+        "distillation_embedding_weight": is_sentence_encoder,
+        "distillation_hidden_weight": 1 - is_sentence_encoder,
+    }
     filled: dict[str, Any] = {each: value for each, value in defaults.items() if getattr(distillation, each) is None}
     heads = {_head(config), _head(teacher)}
     if len(heads) > 1 or not heads <= {*WITH_LOGITS}:
@@ -384,11 +311,11 @@ def _load_texts(
     head = _head(config) if distillation.distillation_logits_weight else ""
     labels = match_outputs(config, teacher_config, teacher) if head not in ("", "MaskedLM") else None
     options = {"distillation": distillation, "teacher_labels": labels}
-    of_texts = arguments.of_texts()
+    text_arguments = arguments.text_arguments()
     rows = {}
-    for split, texts in load_texts(of_texts, training).items():
-        rows[split] = encode(texts, of_texts, tokenizer).select_columns("input_ids")
-        taught = rows[split] if same_tokens(tokenizer, theirs) else encode(texts, of_texts, theirs)
+    for split, texts in load_texts(text_arguments, training).items():
+        rows[split] = encode(texts, text_arguments, tokenizer).select_columns("input_ids")
+        taught = rows[split] if same_tokens(tokenizer, theirs) else encode(texts, text_arguments, theirs)
         if len(taught) != len(rows[split]) or any(
             a != b for a, b in zip(rows[split]["input_ids"], taught["input_ids"])
         ):
@@ -438,8 +365,8 @@ def _load_images(
     data.teacher = load_teacher(distillation, config, preprocess)
     models = {name: config, str(distillation.teacher): data.teacher["teacher"].config}
     if distillation.distillation_class_token_weight:
-        for each, of_model in models.items():
-            _check_class_token(each, of_model)
+        for each, model_config in models.items():
+            _check_class_token(each, model_config)
     return data
 
 
@@ -447,7 +374,7 @@ def _check_class_token(name: str, config: PreTrainedConfig) -> None:
     """Refuses a model of images that has no class token.
 
     Raises:
-        ValueError: it has none.
+        ValueError: the model has no class token.
     """
     with torch.device("meta"):
         model = AutoModel.from_config(tower_config(config))
@@ -457,7 +384,7 @@ def _check_class_token(name: str, config: PreTrainedConfig) -> None:
 
 @dataclass
 class Unchanged:
-    """What takes the place of an [`Augmentation`] where nothing is drawn."""
+    """Preprocesses images where no augmentation is drawn, with the call of an [`Augmentation`]."""
 
     preprocess: Callable[[Any], torch.Tensor]
 
@@ -482,127 +409,8 @@ class HeldOutImages(torch.utils.data.Dataset):
             return {"pixel_values": torch.zeros(3, *self.preprocess.image_size), "readable": False}
 
 
-class RecoveryTrainer(DistillationTrainer):
-    """Learns embeddings and class tokens as well, and evaluates by what it learns from, over all tokens of all
-    examples.
-
-    Args:
-        embed: makes the embeddings of last hidden states, one of [`EMBED`].
-    """
-
-    distillation: RecoveryArguments
-
-    def __init__(self, *args: Any, embed: Callable = mean_token, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        vectors = {"embedding": embed, "class_token": class_token}
-        self.vectors = {name: make for name, make in vectors.items() if name in self.distillation.weights}
-        self.output_hidden_states = bool(self.layer_map or self.vectors)
-        self.evaluated = 0
-
-    def state_loss(self, outputs: Any, taught: Any, inputs: dict[str, Any]) -> torch.Tensor | float:
-        """With the weighted losses of the embeddings and class tokens."""
-        loss = super().state_loss(outputs, taught, inputs)
-        for name, pair in self.compared_vectors(outputs, taught, inputs).items():
-            loss = loss + self.distillation.weights[name] * cosine_distance(*pair).mean()
-        return loss
-
-    def compared_vectors(
-        self, outputs: Any, taught: Any, inputs: dict[str, Any]
-    ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        """The student's and the teacher's embeddings and class tokens, as far as they are learned."""
-        if not self.vectors:
-            return {}
-        bare = "last_hidden_state" in outputs and "last_hidden_state" in taught  # without a head, both
-        mask, pixels, sides = inputs.get("attention_mask"), inputs.get("pixel_values"), []
-        for each, model in ((outputs, self.model), (taught, self.teacher)):
-            states = each.last_hidden_state if bare else each.hidden_states[-1]
-            sides.append((states, mask, _patches(model.config, pixels)))  # type: ignore[union-attr]
-        return {name: (embed(*sides[0]), embed(*sides[1])) for name, embed in self.vectors.items()}
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        self.evaluated = 0
-        return super().evaluate(*args, **kwargs)
-
-    def prediction_step(
-        self, model: torch.nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
-    ) -> tuple[torch.Tensor | None, Any, torch.Tensor]:
-        """A row an example: hidden loss times tokens, tokens, logits' loss times rows, agreements, rows, losses of the
-        embedding and the class token, 1. And, where embeddings are learned, the first of the student's and the
-        teacher's."""
-        inputs = self._prepare_inputs(inputs)
-        readable = inputs.pop("readable", None)
-        with torch.no_grad(), self.compute_loss_context_manager():
-            outputs = model(**inputs, output_hidden_states=self.output_hidden_states)
-            taught = self.teach(inputs)
-        examples = range(len(next(iter(inputs.values()))))
-        scores = [self._score(_one(outputs, index), _one(taught, index), _one(inputs, index)) for index in examples]
-        values = torch.tensor(scores, dtype=torch.float64, device=self.args.device)
-        vectors = self.compared_vectors(outputs, taught, inputs)
-        for column, name in enumerate(("embedding", "class_token"), start=5):
-            if name in vectors:
-                values[:, column] = cosine_distance(*vectors[name]).double()
-        if readable is not None:
-            values[~readable] = 0
-        predictions: Any = values
-        if "embedding" in vectors:
-            kept = len(values) if self.evaluated < RHO_ROWS else 0
-            predictions = (values, *(each[:kept] for each in vectors["embedding"]))
-            self.evaluated += len(values) * self.args.world_size
-        return None, predictions, values  # as labels as well, without which Trainer computes no metrics
-
-    def _score(self, outputs: ModelOutput, taught: ModelOutput, inputs: ModelOutput) -> list[float]:
-        mask = inputs.get("attention_mask")
-        tokens, hidden, rows, soft, agreed = 1.0 if mask is None else float(mask.sum()), 0.0, 0, 0.0, 0.0
-        if self.layer_map:
-            hidden = float(hidden_state_loss(outputs.hidden_states, taught.hidden_states, self.layer_map, mask))
-        if self.distillation.distillation_logits_weight:
-            ours, theirs = self.compared_logits(outputs, taught, mask)
-            rows, soft = len(ours), float(soft_label_loss(ours, theirs, self.distillation.distillation_temperature))
-            agreed = float((ours.argmax(-1) == theirs.argmax(-1)).sum())
-        return [hidden * tokens, tokens, soft * rows, agreed, rows, 0.0, 0.0, 1.0]
-
-
-def _patches(config: PreTrainedConfig, pixels: torch.Tensor | None) -> int:
-    """The number of patches that a model makes of images; 0 where it makes none."""
-    config = tower_config(config)
-    if pixels is None or getattr(config, "patch_size", None) is None:
-        return 0
-    return math.prod(side // edge for side, edge in zip(pixels.shape[-2:], as_pair(config.patch_size)))
-
-
-def _one(batch: Mapping[str, Any], index: int) -> ModelOutput:
-    """An example of a batch, as a batch."""
-    one = slice(index, index + 1)
-    return ModelOutput(
-        {
-            name: value[one] if isinstance(value, torch.Tensor) else tuple(each[one] for each in value)
-            for name, value in batch.items()
-            if name in ("logits", "hidden_states", "attention_mask")
-        }
-    )
-
-
-def mean_scores(prediction: EvalPrediction, distillation: RecoveryArguments) -> dict[str, float]:
-    """Of all tokens, rows of logits or examples, each with the same weight; what is not learned is left out. The loss
-    is that of training."""
-    values, *embeddings = prediction.predictions if distillation.weights.get("embedding") else [prediction.predictions]
-    hidden, tokens, soft, agreed, rows, embedding, first, examples = values.sum(axis=0).tolist()
-    if not examples:
-        raise ValueError("None of the held-out images can be read.")
-    sums = {"hidden": (hidden, tokens), "logits": (soft, rows)}
-    sums |= {"embedding": (embedding, examples), "class_token": (first, examples)}
-    weights = distillation.weights
-    scores = {name: sums[name][0] / sums[name][1] for name in weights}
-    loss = sum(weights[name] * score for name, score in scores.items())
-    if embeddings:
-        readable = values[: len(embeddings[0]), -1] > 0
-        scores["rho"] = rank_correlation(*(each[readable][:RHO_ROWS] for each in embeddings))
-    if "logits" in scores:
-        scores["agreement"] = agreed / rows
-    return {"loss": loss, **scores}
-
-
 def report(results: dict[str, Any]) -> str:
+    """The held-out scores before and after training, as lines."""
     lines = [f"{results['model']} against {results['teacher']}, held-out:"]
     for name in SCORES:
         values = [f"{metrics[name]:.4f} {when}" for when, metrics in results["metrics"].items() if name in metrics]

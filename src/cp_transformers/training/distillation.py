@@ -20,7 +20,8 @@ from transformers import (
 )
 
 from ..families import max_tokens, tower_config
-from .runs import TaskTrainer, load_tokenizer
+from .loading import load_tokenizer
+from .trainer import TaskTrainer
 
 
 # Before the names of a teacher's own inputs, where those are not the student's.
@@ -163,7 +164,7 @@ def check_shapes(
 
 
 def _hidden_shapes(config: PreTrainedConfig, size: tuple[int, int]) -> list[tuple[int, ...]]:
-    """Of each hidden state, for an image."""
+    """The shape of each hidden state that an image has, without the batch."""
     with torch.device("meta"):
         config = tower_config(config)
         model = AutoModel.from_config(config).eval()
@@ -352,7 +353,7 @@ class DistillationTrainer(TaskTrainer):
         teacher.eval().requires_grad_(False).to(self.args.device)
 
     def _set_signature_columns_if_needed(self) -> None:
-        """With the columns that are the teacher's, or Trainer would take them out."""
+        """Adds the columns that are the teacher's, which Trainer would take out."""
         super()._set_signature_columns_if_needed()
         columns = getattr(self.train_dataset, "column_names", None) or []
         self._signature_columns += [name for name in columns if name.startswith(TEACHERS)]
@@ -369,12 +370,12 @@ class DistillationTrainer(TaskTrainer):
         if self.teacher is None or (labelled and not model.training):
             return super().compute_loss(model, inputs, return_outputs=return_outputs)
         options, mask = self.distillation, inputs.get("attention_mask")
-        asked = {**inputs, "output_hidden_states": self.output_hidden_states}
+        arguments = {**inputs, "output_hidden_states": self.output_hidden_states}
         loss: Any = 0.0
         if labelled:
-            loss, outputs = super().compute_loss(model, asked, return_outputs=True)
+            loss, outputs = super().compute_loss(model, arguments, return_outputs=True)
         else:
-            outputs = model(**asked)
+            outputs = model(**arguments)
         taught = self.teach(all_inputs)
         weight = options.distillation_logits_weight
         if weight > 0:

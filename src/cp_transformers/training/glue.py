@@ -12,7 +12,7 @@ import dataclasses
 import shutil
 import statistics
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,6 @@ from transformers import (
 from transformers.utils import logging
 
 from ..families import max_tokens
-from ..files import write_json
 from .arguments import ArgumentParser
 from .distillation import (
     DistillationArguments,
@@ -44,29 +43,37 @@ from .distillation import (
     make_layer_map,
 )
 from .glue_data import TASKS, GlueArguments, Task, encode, load_task, write_predictions
+from .loading import draw_new_head, load_config, load_model, load_tokenizer
+from .metrics import check_finite
 from .names import match_names
-from .records import finish, prepare
-from .runs import (
-    BestCallback,
-    EpochCallback,
-    asked_for,
-    check_finite,
-    check_metrics,
-    check_output,
-    draw_new_head,
-    finished,
-    for_trainer,
-    load_config,
-    load_model,
-    load_tokenizer,
-    only_logits,
-    results_file,
-    resume,
-    start_output,
-)
+from .run_folder import RunFolder
+from .trainer import check_metrics, only_logits
 
 
 logger = logging.get_logger(__name__)
+
+
+@dataclass
+class _Shared:
+    """All that the seeds of a run share: the task, its rows and the student's checkpoint, and the teacher.
+
+    Args:
+        task: the task.
+        rows: the encoded rows, by what is done with them (`train`, `eval` or `predict`) and their split.
+        config: the student's configuration, with the task's labels.
+        to_task: for each of the student's labels its number in the task; None where the label is a number on a scale.
+        tokenizer: the student's.
+        teacher: the arguments that [`DistillationTrainer`] takes besides a Trainer's.
+        teacher_tokenizer: the teacher's, if there is one.
+    """
+
+    task: Task
+    rows: dict[tuple[str, str], Dataset]
+    config: PreTrainedConfig
+    to_task: np.ndarray | None
+    tokenizer: PreTrainedTokenizerBase
+    teacher: dict[str, Any]
+    teacher_tokenizer: PreTrainedTokenizerBase | None
 
 
 def run(
@@ -80,7 +87,7 @@ def run(
     `predictions/` has the files of all.
 
     Returns:
-        What is written to `results.json`.
+        The content of `results.json`.
 
     Raises:
         ValueError: an argument, the data or the checkpoint is not what the task needs.
@@ -88,12 +95,45 @@ def run(
         OSError: something cannot be read or written.
     """
     distillation = distillation or DistillationArguments()
+    run_folder = RunFolder(training, arguments, distillation)
     _check(arguments, training, distillation)
+    run_folder.check()
     if arguments.task == "all":
-        return _run_all(arguments, training, distillation)
+        return _run_all(arguments, training, distillation, run_folder)
+    if not arguments.seeds and (found := run_folder.find_results()) is not None:
+        return found
+    shared = _load_shared(arguments, training, distillation)
+    data_name = arguments.data_dir or arguments.dataset_name or "nyu-mll/glue"
+    described = {"task": arguments.task, "data": data_name}
+    if not arguments.seeds:
+        metrics = _run_seed(arguments, run_folder, shared)
+        results = described | {"model": arguments.model_name_or_path, **_summary({str(training.seed): metrics})}
+        return run_folder.finish(results, _figures(metrics))
+    run_folder.start()
+    runs = {}
+    for seed in arguments.seeds:
+        seed_training = copy.copy(training)
+        seed_training.seed, seed_training.output_dir = seed, str(run_folder.path / f"seed-{seed}")
+        seed_folder = RunFolder(seed_training, dataclasses.replace(arguments, seeds=[]), distillation)
+        seed_results = seed_folder.find_results()
+        if seed_results is None:
+            metrics = _run_seed(arguments, seed_folder, shared)
+            seed_results = seed_folder.finish(described | {"seed": seed, "metrics": metrics}, _figures(metrics))
+        runs[str(seed)] = seed_results["metrics"]
+    return run_folder.write_results(described | {"model": arguments.model_name_or_path, **_summary(runs)})
+
+
+def _load_shared(
+    arguments: GlueArguments, training: TrainingArguments, distillation: DistillationArguments
+) -> _Shared:
+    """Loads all that the seeds of a run share, and encodes the rows.
+
+    Raises:
+        ValueError, OSError: see [`run`].
+    """
     with training.main_process_first():  # the others then find what it has cached
         task, data = load_task(arguments, training)
-        check_metrics(training, ["loss", *_names(task)])
+        check_metrics(training, ["loss", *_metric_names(task)])
     config, to_task = load_task_config(arguments.model_name_or_path, task, training.do_train, arguments.new_head)
     tokenizer = load_tokenizer(arguments.model_name_or_path)
     max_length, where = find_max_length(arguments, tokenizer, config)
@@ -102,51 +142,21 @@ def run(
     if distillation.teacher is not None:
         teacher, theirs = load_teacher(distillation, config, tokenizer, task, to_task, max_length)
     with training.main_process_first():
-        encoded = {
+        rows = {
             use: encode(part, task, tokenizer, max_length, to_task, theirs if use[0] == "train" else None)
             for use, part in data.items()
         }
-    for (use, split), part in encoded.items():
+    for (use, split), part in rows.items():
         if (cut := sum(part["cut"])) and training.process_index == 0:
             logger.warning(f"{cut} of {len(part)} rows of {split} are cut after {max_length} tokens, {where}.")
-        encoded[use, split] = part.remove_columns("cut")
-
-    output = Path(training.output_dir)
-    training = start_output(training, arguments, distillation)
-    if to_task is None:
-        training.label_smoothing_factor = 0.0  # numbers on a scale have no other labels
-    asked = asked_for(training, arguments, distillation)
-    model = arguments.model_name_or_path
-    record = partial(finish, source=model, config_name=arguments.task, teacher=distillation.teacher)
-    data_name = arguments.data_dir or arguments.dataset_name or "nyu-mll/glue"
-    runs = {}
-    for seed in arguments.seeds or [training.seed]:
-        of_seed = copy.copy(training)
-        of_seed.seed = seed
-        folder = output / f"seed-{seed}" if arguments.seeds else output
-        of_seed.output_dir = str(folder)
-        if training.resume_from_checkpoint == "last" and (results := finished(results_file(of_seed), asked)):
-            runs[str(seed)] = results["metrics"]
-            continue
-        if arguments.seeds:
-            of_seed = start_output(of_seed, dataclasses.replace(arguments, seeds=[]), distillation)
-        resume(of_seed, folder)
-        runs[str(seed)] = _run_seed(arguments, of_seed, task, config, tokenizer, encoded, to_task, teacher, theirs)
-        if arguments.seeds:
-            of_run = {"task": arguments.task, "data": data_name, "seed": seed, "metrics": runs[str(seed)]}
-            record(of_seed, arguments, {**of_run, "asked": asked}, _figures(runs[str(seed)]))
-    results = {"task": arguments.task, "data": data_name, "model": model, **_summary(runs), "asked": asked}
-    if arguments.seeds and training.process_index == 0:
-        write_json(results_file(training), results)
-    elif not arguments.seeds:
-        record(training, arguments, results, _figures(results["metrics"]))
-    return results
+        rows[use, split] = part.remove_columns("cut")
+    return _Shared(task, rows, config, to_task, tokenizer, teacher, theirs)
 
 
 def find_max_length(
     arguments: GlueArguments, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
 ) -> tuple[int, str]:
-    """The tokens after which a text is cut off, and what has this limit."""
+    """The number of tokens after which a text is cut off, and the option or checkpoint that has this limit."""
     limits = {
         "--max_length": arguments.max_length,
         f"the limit of the tokenizer of {arguments.model_name_or_path}": tokenizer.model_max_length,  # or very large
@@ -157,13 +167,13 @@ def find_max_length(
     return limits[where], where
 
 
-def _names(task: Task) -> list[str]:
-    """Of a task's metrics."""
+def _metric_names(task: Task) -> list[str]:
+    """The names of a task's metrics."""
     return [metric.__name__.lower() for metric in task.metrics]
 
 
 def _figures(metrics: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
-    """For the record of a run."""
+    """The figures for the record of a run, from the metrics of each split."""
     return [
         {"split": split, "metric": name, "name": name, "value": value}
         for split, values in metrics.items()
@@ -223,8 +233,8 @@ def load_teacher(
     to_task: np.ndarray | None,
     max_length: int,
 ) -> tuple[dict[str, Any], PreTrainedTokenizerBase]:
-    """What [`DistillationTrainer`] takes besides a Trainer's arguments: the teacher, and its labels in the student's
-    order. And the teacher's tokenizer.
+    """The arguments that [`DistillationTrainer`] takes besides a Trainer's (the teacher, and its labels in the
+    student's order), and the teacher's tokenizer.
 
     Raises:
         ValueError: the teacher has other labels, no trained head, another vocabulary, too few positions, or hidden
@@ -283,7 +293,11 @@ def report_all(results: dict[str, Any]) -> str:
 
 
 def _check(arguments: GlueArguments, training: TrainingArguments, distillation: DistillationArguments) -> None:
-    """What can be known to be wrong before anything is loaded."""
+    """Refuses what can be known to be wrong before anything is loaded.
+
+    Raises:
+        ValueError: see [`run`].
+    """
     if not (training.do_train or training.do_eval or training.do_predict):
         raise ValueError("There is nothing to do: give --do_train, --do_eval or --do_predict.")
     if arguments.task == "all" and not (training.do_train and training.do_eval):
@@ -307,49 +321,53 @@ def _check(arguments: GlueArguments, training: TrainingArguments, distillation: 
             raise ValueError("Both weights of distillation are 0, so the teacher would teach nothing.")
     if training.push_to_hub and (arguments.seeds or arguments.task == "all"):
         raise ValueError("Several runs cannot be pushed to one repository: leave out --push_to_hub.")
-    check_output(training, arguments, distillation)
 
 
 def _run_all(
-    arguments: GlueArguments, training: TrainingArguments, distillation: DistillationArguments
+    arguments: GlueArguments,
+    training: TrainingArguments,
+    distillation: DistillationArguments,
+    run_folder: RunFolder,
 ) -> dict[str, Any]:
     """All nine tasks, one after the other, and with prediction the diagnostic set, by the models trained on MNLI."""
-    output = Path(training.output_dir)
+    output = run_folder.path
 
-    def of_task(name: str, model: str, folder: Path) -> tuple[GlueArguments, TrainingArguments]:
+    def task_arguments(name: str, model: str, folder: Path) -> tuple[GlueArguments, TrainingArguments]:
         data_dir = None if arguments.data_dir is None else str(Path(arguments.data_dir) / name)
-        own = copy.copy(training)
-        own.output_dir = str(folder)
-        return dataclasses.replace(arguments, task=name, data_dir=data_dir, model_name_or_path=model), own
+        task_training = copy.copy(training)
+        task_training.output_dir = str(folder)
+        return dataclasses.replace(arguments, task=name, data_dir=data_dir, model_name_or_path=model), task_training
 
     planned = {
-        name: of_task(name, arguments.model_name_or_path, output / name) for name in TASKS if TASKS[name].validation
+        name: task_arguments(name, arguments.model_name_or_path, output / name)
+        for name in TASKS
+        if TASKS[name].validation
     }
     diagnostic = {}
     if training.do_predict:
         for part in [f"seed-{seed}" for seed in arguments.seeds] or ["."]:
-            mine, own = of_task("ax", str(output / "mnli" / part), output / "ax" / part)
-            own.do_train = own.do_eval = False
-            own.eval_strategy = "no"
-            diagnostic[part] = dataclasses.replace(mine, seeds=[], new_head=False), own
+            options, task_training = task_arguments("ax", str(output / "mnli" / part), output / "ax" / part)
+            task_training.do_train = task_training.do_eval = False
+            task_training.eval_strategy = "no"
+            diagnostic[part] = dataclasses.replace(options, seeds=[], new_head=False), task_training
     with training.main_process_first():
-        for mine, own in (*planned.values(), *diagnostic.values()):
+        for options, task_training in (*planned.values(), *diagnostic.values()):
             # What is wrong with any of them is said before the first is trained.
-            task, _ = load_task(mine, own)
-            check_metrics(own, ["loss", *_names(task)])
+            task, _ = load_task(options, task_training)
+            check_metrics(task_training, ["loss", *_metric_names(task)])
             if task.validation:
-                config, to_task = load_task_config(mine.model_name_or_path, task, new_head=mine.new_head)
+                config, to_task = load_task_config(options.model_name_or_path, task, new_head=options.new_head)
     if distillation.teacher is not None:
         tokenizer = load_tokenizer(arguments.model_name_or_path)
         max_length, _ = find_max_length(arguments, tokenizer, config)
         load_teacher(distillation, config, tokenizer, task, to_task, max_length)
-    start_output(training, arguments, distillation)
+    run_folder.start()
 
     runs: dict[str, dict[str, Any]] = {}
-    for name, (mine, own) in planned.items():
-        runs[name] = run(mine, own, distillation)
-    for mine, own in diagnostic.values():
-        run(mine, own)
+    for name, (options, task_training) in planned.items():
+        runs[name] = run(options, task_training, distillation)
+    for options, task_training in diagnostic.values():
+        run(options, task_training)
     scores = {
         name: {seed: _score(metrics) for seed, metrics in results["runs"].items()} for name, results in runs.items()
     }
@@ -361,7 +379,6 @@ def _run_all(
         "scores": {name: statistics.mean(by_seed.values()) for name, by_seed in scores.items()},
         "metrics": {name: results["metrics"] for name, results in runs.items()},
         "runs": scores,
-        "asked": asked_for(training, arguments, distillation),
     }
     if len(arguments.seeds) > 1:
         results["std"] = {name: statistics.stdev(by_seed.values()) for name, by_seed in scores.items()}
@@ -370,8 +387,7 @@ def _run_all(
             part = file.parents[1].name if file.parents[1].name.startswith("seed-") else "."
             (output / "predictions" / part).mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, output / "predictions" / part / file.name)
-        write_json(output / "results.json", results)
-    return results
+    return run_folder.write_results(results)
 
 
 def _score(metrics: dict[str, dict[str, float]]) -> float:
@@ -385,27 +401,27 @@ def _average(scores: dict[str, dict[str, float]], names: Sequence[str]) -> dict[
     return {seed: statistics.mean(scores[name][seed] for name in names) for seed in scores[names[0]]}
 
 
-def _run_seed(
-    arguments: GlueArguments,
-    training: TrainingArguments,
-    task: Task,
-    config: PreTrainedConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    encoded: dict[tuple[str, str], Dataset],
-    to_task: np.ndarray | None,
-    teacher: dict[str, Any],
-    teacher_tokenizer: PreTrainedTokenizerBase | None,
-) -> dict[str, dict[str, float]]:
-    """One seed's run; returns its metrics for each validation split."""
+def _run_seed(arguments: GlueArguments, run_folder: RunFolder, shared: _Shared) -> dict[str, dict[str, float]]:
+    """Trains, evaluates and predicts with one seed, and saves the model; returns the metrics of each validation
+    split."""
+    training = run_folder.go_on()
+    task, to_task = shared.task, shared.to_task
+    if to_task is None:
+        training.label_smoothing_factor = 0.0  # numbers on a scale have no other labels
+    patience, best = arguments.early_stopping_patience, None
+    if training.do_train and patience is not None:
+        best = best_of_stopped(training.resume_from_checkpoint, patience)
+        training.restore_callback_states_from_checkpoint = True  # or it would count from zero again
     set_seed(training.seed)
     model = load_model(
         arguments.model_name_or_path,
         AutoModelForSequenceClassification,
-        config=config,
+        config=shared.config,
         ignore_mismatched_sizes=arguments.new_head,
     )
     if arguments.new_head:
         model = draw_new_head(model)
+    run_folder.prepare(model)
     metrics = [metric() for metric in task.metrics]
 
     def to_numbers(values: np.ndarray) -> np.ndarray:
@@ -426,51 +442,42 @@ def _run_seed(
 
     trainer = DistillationTrainer(
         model,
-        for_trainer(training),
-        data_collator=TaughtCollator(tokenizer, teacher_tokenizer),
-        train_dataset=encoded.get(("train", "train")),
-        eval_dataset=encoded.get(("eval", task.validation[0])) if task.validation else None,
+        training,
+        data_collator=TaughtCollator(shared.tokenizer, shared.teacher_tokenizer),
+        train_dataset=shared.rows.get(("train", "train")),
+        eval_dataset=shared.rows.get(("eval", task.validation[0])) if task.validation else None,
         preprocess_logits_for_metrics=only_logits,
         compute_metrics=compute_metrics,
-        processing_class=tokenizer,
+        processing_class=shared.tokenizer,
         pool_learning_rate=arguments.pool_learning_rate,
         source=arguments.model_name_or_path,
-        callbacks=[EpochCallback(), BestCallback()],
-        **teacher,
+        callbacks=[] if patience is None else [EarlyStoppingCallback(patience)],
+        **shared.teacher,
     )
-    if arguments.early_stopping_patience is not None:
-        trainer.add_callback(EarlyStoppingCallback(arguments.early_stopping_patience))
-        trainer.args.restore_callback_states_from_checkpoint = True  # or it would count from zero again
-    best = best_of_stopped(training.resume_from_checkpoint, arguments.early_stopping_patience)
-    folder = Path(training.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    prepare(training, model, arguments.model_name_or_path)
-    if training.do_train:
-        if best is None:
-            trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
-        else:
-            model.load_state_dict(load_model(str(best), AutoModelForSequenceClassification).state_dict())
-        trainer.save_model()
-        trainer.accelerator.wait_for_everyone()
+    if best is not None:
+        model.load_state_dict(load_model(str(best), AutoModelForSequenceClassification).state_dict())
+        trainer.save_and_wait()
+    elif training.do_train:
+        trainer.train_and_save()
 
     values: dict[str, dict[str, float]] = {}
     if training.do_eval:
         for split in task.validation:
-            measured = trainer.evaluate(encoded["eval", split])
-            own = {name: measured[f"eval_{name}"] for name in _names(task)}
+            measured = trainer.evaluate(shared.rows["eval", split])
+            own = {name: measured[f"eval_{name}"] for name in _metric_names(task)}
             values[split] = {"loss": measured["eval_loss"], **own}
     if training.do_predict:
         for split, name in task.server_files.items():
-            predicted = to_numbers(trainer.predict(encoded["predict", split]).predictions)
+            predicted = to_numbers(trainer.predict(shared.rows["predict", split]).predictions)
             if trainer.is_world_process_zero():
-                write_predictions(folder / "predictions" / f"{name}.tsv", predicted, task)
+                write_predictions(run_folder.path / "predictions" / f"{name}.tsv", predicted, task)
     return values
 
 
-def best_of_stopped(checkpoint: str | None, patience: int | None) -> Path | None:
+def best_of_stopped(checkpoint: str | None, patience: int) -> Path | None:
     """The best checkpoint of a run that, by its last `checkpoint`, had stopped early before it was killed; None: there
     is training left to do."""
-    if checkpoint is None or patience is None:
+    if checkpoint is None:
         return None
     state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
     stored = (state.stateful_callbacks or {}).get(EarlyStoppingCallback.__name__, {})

@@ -17,11 +17,12 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 from transformers.utils import logging
 
 from ..files import write_whole
+from .arguments import check_positive
 from .data_files import EXTENSIONS, load_by_name, load_file
 from .distillation import TEACHERS
+from .loading import load_config
 from .metrics import F1, Accuracy, Matthews, Pearson, Spearman
 from .names import fold, match_names
-from .runs import check_positive, load_config
 
 
 logger = logging.get_logger(__name__)
@@ -29,7 +30,7 @@ logger = logging.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Task:
-    """What GLUE says of a task, or the options of another one.
+    """A task, as GLUE or the options describe it.
 
     Args:
         columns: of the sentence or the two sentences.
@@ -80,7 +81,7 @@ TASKS = {
 
 @dataclass
 class GlueArguments:
-    """What a run needs besides transformers' TrainingArguments."""
+    """The options of the command besides transformers' TrainingArguments."""
 
     model_name_or_path: str = field(metadata={"help": "a checkpoint's folder or its id on the Hub, CP or stock"})
     task: str | None = field(
@@ -266,7 +267,7 @@ def encode(
     Raises:
         ValueError: the teacher's tokenizer makes other tokens of a text.
     """
-    of_model = None if to_task is None else np.argsort(to_task)
+    task_to_model = None if to_task is None else np.argsort(to_task)
     tokenizer = copy.deepcopy(tokenizer)  # where it has cut would be saved with it
 
     def encode_batch(batch: dict[str, list]) -> dict[str, list]:
@@ -282,7 +283,7 @@ def encode(
                 raise ValueError("The teacher's tokenizer makes other tokens of the texts than the model's does.")
             encoded |= {f"{TEACHERS}{name}": values for name, values in theirs.items()}
         if "label" in batch:
-            encoded["labels"] = batch["label"] if of_model is None else of_model[batch["label"]].tolist()
+            encoded["labels"] = batch["label"] if task_to_model is None else task_to_model[batch["label"]].tolist()
         return encoded
 
     return data.map(encode_batch, batched=True, remove_columns=data.column_names)
@@ -343,7 +344,7 @@ def _number(label: Any, task: Task, known: dict[str, int | None]) -> float | int
 
 
 def _is_missing(label: Any) -> bool:
-    """Whether it is what stands in the place of a label: null, NaN, or in .csv nothing."""
+    """Whether a label is missing, and null, NaN, or in .csv nothing stands in its place."""
     return label is None or label != label or (isinstance(label, str) and not label.strip())
 
 

@@ -19,10 +19,10 @@ from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from transformers import AutoImageProcessor, PreTrainedConfig
 from transformers.utils import logging
 
-from ..checkpoints.reading import some
+from ..checkpoints.reading import shortened_list
 from .data_files import load_by_name
 from .names import fold, match_names
-from .runs import DrawnAnew
+from .rows import DrawnAnew
 
 
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "img")
@@ -81,9 +81,8 @@ def load_folder(data_dir: str, split: str, labelled: bool = True) -> LabelledIma
             "out."
         )
     if left_out:
-        logger.warning(
-            f"Of {folder} {len(left_out)} files and folders are left out: {some([*map(_printable, left_out)])}."
-        )
+        shown = shortened_list([*map(_printable, left_out)])
+        logger.warning(f"Of {folder} {len(left_out)} files and folders are left out: {shown}.")
     paths = sorted(path for paths in found.values() for path in paths)
     columns: dict[str, list] = {"image": list(map(_as_image, paths))}
     features = Features({"image": Image(decode=False)})
@@ -140,8 +139,8 @@ def _files(folder: str, within: tuple[str, ...] = ()) -> Iterator[tuple[str, boo
 
 
 def _as_image(path: str) -> dict[str, Any]:
-    """What stands for an image in a column of them; where the path is no text, which such a column holds alone, with
-    the content of the file."""
+    """An image's entry in a column of images: its path, or, where that is no text, as such a column holds, a printable
+    name and the content of the file."""
     name = _printable(path)
     if name == path:
         return {"path": path, "bytes": None}
@@ -219,8 +218,8 @@ def match_labels(names: Sequence[str] | None, config: PreTrainedConfig, where: s
             return numbers
         raise ValueError(f"{where} has a class {max(numbers)}, but the model tells only {count} apart.")
     if len(names) == count:
-        of_imagenet = count == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in names)
-        if of_imagenet and list(names) == sorted(names):
+        are_imagenets = count == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in names)
+        if are_imagenets and list(names) == sorted(names):
             return list(range(count))
         if theirs == [f"LABEL_{index}" for index in range(count)]:
             return list(range(count))
@@ -499,8 +498,8 @@ class Augmentation:
             steps.append(v2.RandomHorizontalFlip(self.flip))
         if self.rand_augment:
             no_turns = mode == v2.InterpolationMode.LANCZOS  # by which PIL resizes alone
-            of_turns = v2.InterpolationMode.BICUBIC if no_turns else mode
-            steps.append(v2.RandAugment(magnitude=self.rand_augment, interpolation=of_turns))
+            turn_mode = v2.InterpolationMode.BICUBIC if no_turns else mode
+            steps.append(v2.RandAugment(magnitude=self.rand_augment, interpolation=turn_mode))
         steps += [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(self.mean), list(self.std))]
         if self.random_erasing:
             steps.append(v2.RandomErasing(self.random_erasing))

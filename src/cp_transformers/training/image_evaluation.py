@@ -35,7 +35,8 @@ from .image_data import (
     validation_number,
 )
 from .imagenet_arguments import ImageNetArguments
-from .runs import check_finite, fixed_image_size, load_model
+from .loading import fixed_image_size, load_model
+from .metrics import check_finite
 
 
 def evaluate_checkpoint(
@@ -104,7 +105,7 @@ def evaluate_checkpoint(
 
 
 def hash_weights(model: torch.nn.Module) -> str:
-    """The same for models with equal parameters and buffers alone."""
+    """A digest that is equal for models with equal parameters and buffers alone."""
     digest = hashlib.blake2b(digest_size=16)
     for tensor in model.state_dict().values():
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
@@ -113,7 +114,7 @@ def hash_weights(model: torch.nn.Module) -> str:
 
 @dataclass
 class Count:
-    """What a process has counted so far, and of what."""
+    """The counts of a process so far, and `of`, by which it is known what they are of."""
 
     of: str
     done: int = 0
@@ -266,8 +267,8 @@ class Preprocessed(torch.utils.data.Dataset):
 
 
 class PreprocessedStream(torch.utils.data.IterableDataset):
-    """The same of rows that are streamed, without the first `done`. (`rows.skip`, of rows that are split among
-    processes, may skip as many of all.)"""
+    """The examples of rows that are streamed, as of [`Preprocessed`], without the first `done`. (`rows.skip`, of rows
+    that are split among processes, may skip as many of all.)"""
 
     def __init__(self, rows: IterableDataset, preprocessing: Callable, done: int):
         self.rows, self.read, self.done = rows, Preprocessed(None, preprocessing).read, done

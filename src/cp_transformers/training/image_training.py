@@ -23,7 +23,6 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     TrainerCallback,
-    TrainingArguments,
     ViTImageProcessorPil,
     set_seed,
 )
@@ -52,21 +51,11 @@ from .image_data import (
 )
 from .image_evaluation import Preprocessed
 from .imagenet_arguments import CONFIGS, ImageNetArguments
-from .records import prepare
-from .runs import (
-    BestCallback,
-    EpochCallback,
-    Stream,
-    check_finite,
-    draw_new_head,
-    fixed_image_size,
-    for_trainer,
-    load_config,
-    load_model,
-    new_config,
-    only_logits,
-    resume,
-)
+from .loading import draw_new_head, fixed_image_size, load_config, load_model, new_config
+from .metrics import check_finite
+from .rows import Stream
+from .run_folder import RunFolder
+from .trainer import only_logits
 
 
 logger = logging.get_logger(__name__)
@@ -135,35 +124,34 @@ def make_model(
 
 def train_model(
     arguments: ImageNetArguments,
-    training: TrainingArguments,
+    run_folder: RunFolder,
     distillation: DistillationArguments,
     train: LabelledImages,
     validation: LabelledImages | None,
 ) -> None:
-    """Trains and saves the model.
+    """Trains the model, in a run that has been started or goes on, and saves it.
 
     Raises:
         ValueError: the labels of `train` or `validation` are not the model's, or an option or the teacher does not go
             with it.
         OSError: the checkpoint or the teacher cannot be read.
     """
-    output = Path(training.output_dir)
+    training = run_folder.training
     config, processor, load = make_model(arguments, train)
     check_labels(train, config.num_labels)
-    of_validation = None
+    validation_to_model = None
     if validation is not None:
         check_labels(validation, config.num_labels)
-        of_validation = match_validation(validation, config, arguments.real_labels is not None)
+        validation_to_model = match_validation(validation, config, arguments.real_labels is not None)
     own = resolve_preprocessing(processor, arguments.image_size, arguments.crop_pct, arguments.interpolation)
     for name, value in own.options.items():  # what is saved is to see images as the model was trained to
         setattr(processor, name, value)
     teacher = load_teacher(distillation, config, own)
-    resume(training, output, *([EMA_FILE] if arguments.ema_decay else []))
     set_seed(training.seed)
     model = load()
     if arguments.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    prepare(training, model, next(iter(arguments.model_name_or_path), None))
+    run_folder.prepare(model)
 
     augment = Augmentation(
         own.image_size,
@@ -176,7 +164,7 @@ def train_model(
     )
     num_labels = config.num_labels
     draw = DrawLabelled(augment, match_labels(train.names, config, train.where), num_labels, train.where)
-    report = CorruptImages(output / "corrupt_images.txt")
+    report = CorruptImages(run_folder.path / "corrupt_images.txt")
     data: Any
     if isinstance(train.rows, IterableDataset):
         shuffled = train.rows.shuffle(seed=training.seed, buffer_size=1000)
@@ -185,7 +173,7 @@ def train_model(
         data = TrainingImages(train.rows, draw, training.seed, report)
     evaluated = None
     if validation is not None and training.eval_strategy != "no":
-        evaluated = _Evaluated(validation, own, of_validation, num_labels)
+        evaluated = _Evaluated(validation, own, validation_to_model, num_labels)
     smoothing, training = training.label_smoothing_factor, copy.copy(training)
     training.label_smoothing_factor = 0.0  # Trainer's own
 
@@ -194,7 +182,7 @@ def train_model(
 
     trainer = AveragingTrainer(
         model,
-        for_trainer(training),
+        training,
         data_collator=MixingCollator(num_labels, arguments.mixup, arguments.cutmix),
         train_dataset=data,
         eval_dataset=evaluated,
@@ -204,26 +192,15 @@ def train_model(
         compute_metrics=top_metrics,
         pool_learning_rate=arguments.pool_learning_rate,
         layer_decay=arguments.layer_decay,
-        callbacks=[EpochCallback(), BestCallback()],
+        ema_decay=arguments.ema_decay,
         **teacher,
     )
-    ema = None
-    if arguments.ema_decay is not None:
-        if trainer.is_fsdp_enabled:
-            raise ValueError("The average of --ema_decay is not kept of weights that FSDP splits: leave it out.")
-        ema = EmaCallback(arguments.ema_decay, training.resume_from_checkpoint)
-        trainer.add_callback(ema)
-        trainer.ema = ema
-    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
-    if ema is not None:
-        ema.give_to(model)
-    trainer.save_model()
-    trainer.accelerator.wait_for_everyone()
+    trainer.train_and_save()
 
 
 @dataclass
 class DrawLabelled(DrawImage):
-    """The same with the model's label, and the seed; see [`model_label`]."""
+    """Draws an image as [`DrawImage`] does, with the model's label, see [`model_label`], and the seed."""
 
     to_model: Sequence[int] | None
     num_labels: int
@@ -283,7 +260,7 @@ def top_metrics(prediction: EvalPrediction) -> dict[str, float]:
 
 class EmaCallback(TrainerCallback):
     """Keeps an exponential moving average of the weights and of the batch statistics beside the model, and, with
-    [`AveragingTrainer`], in each checkpoint.
+    [`AveragingTrainer`], in each checkpoint; the model has the average in the end.
 
     Args:
         decay: of the average, a step; less in the first n, (1 + n) / (10 + n), or a short run would end with the
@@ -307,18 +284,33 @@ class EmaCallback(TrainerCallback):
     def on_step_end(self, args, state, control, model=None, **kwargs) -> None:
         self.average.update_parameters(model)  # type: ignore[union-attr]
 
+    def on_train_end(self, args, state, control, model=None, **kwargs) -> None:
+        model.load_state_dict(self.average.module.state_dict())  # type: ignore[union-attr]
+
     def save(self, checkpoint: Path) -> None:
         tensors = {name: value.contiguous() for name, value in self.average.state_dict().items()}  # type: ignore
         save_tensors(tensors, checkpoint / EMA_FILE)
 
-    def give_to(self, model: PreTrainedModel) -> None:
-        model.load_state_dict(self.average.module.state_dict())  # type: ignore[union-attr]
-
 
 class AveragingTrainer(DistillationTrainer):
-    """Saves the average with the weights, before the checkpoint is whole and an earlier one is deleted."""
+    """A Trainer that averages the weights, see [`EmaCallback`]. Its checkpoints have the average beside the weights,
+    before they are whole and an earlier one is deleted.
 
-    ema: EmaCallback | None = None
+    Args:
+        ema_decay: of the average; None: there is none.
+
+    Raises:
+        ValueError: there is to be an average of weights that FSDP splits.
+    """
+
+    def __init__(self, *args: Any, ema_decay: float | None = None, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.ema: EmaCallback | None = None
+        if ema_decay is not None:
+            if self.is_fsdp_enabled:
+                raise ValueError("The average of --ema_decay is not kept of weights that FSDP splits: leave it out.")
+            self.ema = EmaCallback(ema_decay, self.args.resume_from_checkpoint)
+            self.add_callback(self.ema)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)
@@ -329,7 +321,7 @@ class AveragingTrainer(DistillationTrainer):
 def load_teacher(
     distillation: DistillationArguments, config: PreTrainedConfig, preprocessing: Preprocessing
 ) -> dict[str, Any]:
-    """What [`DistillationTrainer`] takes besides a Trainer's arguments.
+    """The arguments that [`DistillationTrainer`] takes besides a Trainer's.
 
     Raises:
         ValueError: the teacher has other labels, no trained head, another image size or normalisation, or hidden
@@ -367,5 +359,5 @@ def load_teacher(
 
 
 def _colours(processor: Any) -> Any:
-    """What an image processor makes of colours."""
+    """The normalisation of an image processor's colours, and whether it reverses their order."""
     return normalization(processor), bool(getattr(processor, "do_flip_channel_order", False))

@@ -4,7 +4,6 @@
 images, for CP and stock models alike."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from datasets import IterableDataset
@@ -25,13 +24,14 @@ from .image_data import (
     validation_number,
 )
 from .image_evaluation import evaluate_checkpoint
-from .image_training import train_model
+from .image_training import EMA_FILE, train_model
 from .imagenet_arguments import ImageNetArguments
-from .records import finish, push
-from .runs import asked_for, check_metrics, check_output, finished, load_config, results_file, start_output
+from .loading import load_config
+from .run_folder import RunFolder
+from .trainer import check_metrics
 
 
-# Of results.csv.
+# The columns of results.csv.
 COLUMNS = """
 model top1 top5 real_top1 loss images corrupt parameters image_size crop_pct interpolation dtype batch_size
 images_per_second
@@ -48,7 +48,7 @@ def run(
     there; in training the next one takes the place of each, and `corrupt_images.txt` names them.
 
     Returns:
-        What is written to `results.json`.
+        The content of `results.json`.
 
     Raises:
         ValueError: an argument, the data or a checkpoint is not what is needed.
@@ -57,12 +57,11 @@ def run(
         ImportError: a package that is needed is not installed.
     """
     distillation = distillation or DistillationArguments()
+    run_folder = RunFolder(training, arguments, distillation)
     _check(arguments, training, distillation)
-    output = Path(training.output_dir)
-    asked = asked_for(training, arguments, distillation)
-    if training.resume_from_checkpoint == "last" and (results := finished(results_file(training), asked)):
-        push(training)
-        return results
+    run_folder.check()
+    if (found := run_folder.find_results()) is not None:
+        return found
     real_labels = None if arguments.real_labels is None else load_real_labels(arguments.real_labels)
     needed = {"train": training.do_train, "validation": training.do_eval or training.eval_strategy != "no"}
     with training.main_process_first():  # the others then find what it has cached
@@ -77,30 +76,28 @@ def run(
     for name in checkpoints:
         resolve_preprocessing(load_processor(name), arguments.image_size, arguments.crop_pct, arguments.interpolation)
 
-    training = start_output(training, arguments, distillation)
+    training = run_folder.go_on(*([EMA_FILE] if arguments.ema_decay else []))
     training.remove_unused_columns = False
     if training.do_train:
-        train_model(arguments, training, distillation, data["train"], data.get("validation"))
+        train_model(arguments, run_folder, distillation, data["train"], data.get("validation"))
         if training.do_eval:
             checkpoints[training.output_dir] = to_model(training.output_dir)
-    rows = []
+    rows, progress = [], run_folder.path / "progress"
     for number, (name, labels) in enumerate(checkpoints.items()):
-        progress = output / "progress" / f"{number}-{training.process_index}-of-{training.world_size}.json"
-        rows.append(evaluate_checkpoint(name, arguments, training, data["validation"], labels, real_labels, progress))
-    results = {"results": rows, "asked": asked}
+        file = progress / f"{number}-{training.process_index}-of-{training.world_size}.json"
+        rows.append(evaluate_checkpoint(name, arguments, training, data["validation"], labels, real_labels, file))
     if training.process_index == 0:
-        write_csv(output / "results.csv", COLUMNS, ([row[column] for column in COLUMNS] for row in rows))
-        source = next(iter(arguments.model_name_or_path), None)
-        finish(training, arguments, results, _figures(rows, arguments), source, teacher=distillation.teacher)
-        for file in (output / "progress").glob("*.json"):
+        write_csv(run_folder.path / "results.csv", COLUMNS, ([row[column] for column in COLUMNS] for row in rows))
+    results = run_folder.finish({"results": rows}, _figures(rows, arguments))
+    if training.process_index == 0 and progress.is_dir():
+        for file in progress.glob("*.json"):
             file.unlink()
-        if (output / "progress").is_dir():
-            (output / "progress").rmdir()
+        progress.rmdir()
     return results
 
 
 def _figures(rows: Sequence[dict[str, Any]], arguments: ImageNetArguments) -> list[dict[str, Any]]:
-    """For the record of a run that has trained, and so has evaluated one model at most."""
+    """The figures for the record of a run that has trained, and so has evaluated one model at most."""
     kinds = {"top1": ("accuracy", "accuracy"), "top5": ("accuracy", "top-5 accuracy")}
     kinds.update(real_top1=("accuracy", "ReaL accuracy"), loss=("loss", "loss"))
     return [
@@ -112,7 +109,11 @@ def _figures(rows: Sequence[dict[str, Any]], arguments: ImageNetArguments) -> li
 
 
 def _check(arguments: ImageNetArguments, training: TrainingArguments, distillation: DistillationArguments) -> None:
-    """What can be known to be wrong before anything is loaded."""
+    """Refuses what can be known to be wrong before anything is loaded.
+
+    Raises:
+        ValueError: see [`run`].
+    """
     names = arguments.model_name_or_path
     if not (training.do_train or training.do_eval):
         raise ValueError("There is nothing to do: give --do_train or --do_eval.")
@@ -143,7 +144,6 @@ def _check(arguments: ImageNetArguments, training: TrainingArguments, distillati
     if distillation.teacher is not None:
         if not (distillation.distillation_logits_weight or distillation.distillation_hidden_weight):
             raise ValueError("Both weights of distillation are 0, so the teacher would teach nothing.")
-    check_output(training, arguments, distillation)
 
 
 def _load(arguments: ImageNetArguments, split: str) -> LabelledImages:

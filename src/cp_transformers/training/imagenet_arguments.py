@@ -5,9 +5,8 @@
 from dataclasses import dataclass, field
 
 from ..families import configs_with
-from .arguments import as_mapping
+from .arguments import as_mapping, check_positive
 from .image_data import INTERPOLATIONS
-from .runs import check_positive
 
 
 CONFIGS = configs_with("ForImageClassification")
@@ -15,7 +14,7 @@ CONFIGS = configs_with("ForImageClassification")
 
 @dataclass
 class ImageNetArguments:
-    """What a run needs besides transformers' TrainingArguments."""
+    """The options of the command besides transformers' TrainingArguments."""
 
     model_name_or_path: list[str] = field(
         default_factory=list,

@@ -4,6 +4,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import datasets
 import evaluate
@@ -93,3 +94,12 @@ def rank_correlation(student: np.ndarray, teacher: np.ndarray) -> float:
         unit = each / np.linalg.norm(each, axis=-1, keepdims=True).clip(1e-12)
         similarities.append((unit @ unit.T)[np.triu_indices(len(unit), k=1)])
     return Spearman().score(*similarities) if len(similarities[0]) else 0.0
+
+
+def check_finite(values: Any) -> None:
+    """Raises a ValueError where a number of an evaluation is not finite: of NaNs the largest would be an answer."""
+    if not np.isfinite(values).all():
+        raise ValueError(
+            "The model's outputs are not finite numbers: its training has diverged. Start anew with a lower "
+            "--learning_rate, or without fp16."
+        )

@@ -7,19 +7,16 @@ The vocabulary is trained on the spot or given. Short texts are packed into rows
 pool each other. Which tokens are masked depends on the seed, the epoch and the row alone.
 """
 
-import copy
-import hashlib
 import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset, Features, IterableDataset, List, Value
+from datasets import Dataset, IterableDataset
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
@@ -31,48 +28,27 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.utils import logging
 
-from ..families import configs_with, family_of, first_position, max_tokens
-from .arguments import ArgumentParser, as_mapping, resolve
-from .data_files import load_by_name, load_file
-from .records import finish, prepare, push
-from .runs import (
-    HELD_OUT,
-    BestCallback,
-    Drawn,
-    DrawnAnew,
-    EpochCallback,
-    Stream,
-    TaskTrainer,
-    asked_for,
-    check_finite,
-    check_metrics,
-    check_output,
-    check_positive,
-    finished,
-    for_trainer,
-    holds_out,
-    load_config,
-    load_model,
-    load_tokenizer,
-    new_config,
-    only_logits,
-    resume,
-    start_output,
-)
+from ..families import FAMILIES, configs_with, family_of, first_position, max_tokens
+from .arguments import ArgumentParser, as_mapping, check_positive
+from .data_files import HELD_OUT
+from .loading import load_config, load_model, load_tokenizer, new_config
+from .metrics import check_finite
+from .rows import Drawn, DrawnAnew, Stream
+from .run_folder import RunFolder
+from .texts import check_files, encode, load_texts
+from .trainer import TaskTrainer, check_metrics, only_logits
 
 
 CONFIGS = configs_with("ForMaskedLM")
+PACKED = [name for name in CONFIGS if FAMILIES[name.removeprefix("cp_")].takes_packed_rows]
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 IGNORED = -100  # the label of a token that is not predicted
-
-logger = logging.get_logger(__name__)
 
 
 @dataclass
 class MlmArguments:
-    """What a run needs besides transformers' TrainingArguments."""
+    """The options of the command besides transformers' TrainingArguments."""
 
     model_type: str = field(
         default=next(iter(CONFIGS)), metadata={"help": f"of a new model: one of {', '.join(CONFIGS)}"}
@@ -142,7 +118,7 @@ def run(arguments: MlmArguments, training: TrainingArguments) -> dict[str, Any]:
     resolved arguments and `results.json` to `training.output_dir`.
 
     Returns:
-        What is written to `results.json`: of the held-out texts the mean loss of the masked tokens (`loss`, in nats),
+        The content of `results.json`: of the held-out texts the mean loss of the masked tokens (`loss`, in nats),
         its exponential (`perplexity`), the fraction predicted rightly (`accuracy`), and their number (`tokens`). The
         same tokens are masked in every evaluation of the same texts with the same vocabulary, so that models can be
         compared.
@@ -152,21 +128,20 @@ def run(arguments: MlmArguments, training: TrainingArguments) -> dict[str, Any]:
         FileExistsError: `output_dir` has the results of another run.
         OSError: something cannot be read or written.
     """
+    run_folder = RunFolder(training, arguments)
     _check(arguments, training)
-    output = Path(training.output_dir)
-    asked = asked_for(training, arguments)
-    if training.resume_from_checkpoint == "last" and (results := finished(output / "results.json", asked)):
-        push(training)
-        return results
+    run_folder.check()
+    _check_model(arguments)
+    if (found := run_folder.find_results()) is not None:
+        return found
     with training.main_process_first():  # the others then find what it has cached
         texts = load_texts(arguments, training)
-    training = start_output(training, arguments)
+    training = run_folder.go_on()
     training.remove_unused_columns = False  # the collator needs them
-    resume(training, output)
     tokenizer = make_tokenizer(arguments, training, texts.get("train"))
     set_seed(training.seed)
     model = make_model(arguments, tokenizer)
-    prepare(training, model, arguments.model_name_or_path)
+    run_folder.prepare(model)
 
     with training.main_process_first():
         # With several processes packed rows are others, and of those held out the masked tokens are to stay the same.
@@ -178,7 +153,7 @@ def run(arguments: MlmArguments, training: TrainingArguments) -> dict[str, Any]:
     evaluated = _to_evaluate(rows["validation"], masking) if "validation" in rows else None
     trainer = TaskTrainer(
         model,
-        for_trainer(training),
+        training,
         data_collator=Collator(
             tokenizer,
             arguments.pack,
@@ -192,14 +167,11 @@ def run(arguments: MlmArguments, training: TrainingArguments) -> dict[str, Any]:
         compute_metrics=sum_scores,
         pool_learning_rate=arguments.pool_learning_rate,
         source=arguments.model_name_or_path,
-        callbacks=[EpochCallback(), BestCallback()],
     )
     # The loss of a batch is a mean over its masked tokens, which Trainer would take for a sum over all batches'.
     trainer.model_accepts_loss_kwargs = False
     if training.do_train:
-        trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
-        trainer.save_model()
-        trainer.accelerator.wait_for_everyone()
+        trainer.train_and_save()
     metrics = {}
     if training.do_eval:
         measured = trainer.evaluate()
@@ -210,19 +182,21 @@ def run(arguments: MlmArguments, training: TrainingArguments) -> dict[str, Any]:
         "vocabulary": len(tokenizer),
         "rows": {split: len(data) for split, data in rows.items() if isinstance(data, Dataset)},
         "metrics": metrics,
-        "asked": asked,
     }
     figures = [
         {"split": arguments.validation_split, "metric": name, "name": name, "value": metrics[name]}
         for name in ("perplexity", "accuracy", "loss")
         if metrics
     ]
-    finish(training, arguments, results, figures, arguments.model_name_or_path)
-    return results
+    return run_folder.finish(results, figures)
 
 
 def _check(arguments: MlmArguments, training: TrainingArguments) -> None:
-    """What can be known to be wrong before anything is loaded."""
+    """Refuses what can be known to be wrong before anything is loaded.
+
+    Raises:
+        ValueError, FileNotFoundError: see [`run`].
+    """
     if not (training.do_train or training.do_eval):
         raise ValueError("There is nothing to do: give --do_train or --do_eval.")
     if not (training.do_train or arguments.model_name_or_path):
@@ -233,115 +207,21 @@ def _check(arguments: MlmArguments, training: TrainingArguments) -> None:
     if training.do_predict:
         raise ValueError("A language model has nothing to predict here: leave out --do_predict.")
     check_metrics(training, ("loss", "perplexity", "accuracy"))
-    check_output(training, arguments)
+
+
+def _check_model(arguments: MlmArguments) -> None:
+    """Refuses a model that the rows do not fit, by its configuration.
+
+    Raises:
+        ValueError: it has fewer positions than the rows, or takes no packed ones; or there is no such model.
+    """
     if arguments.model_name_or_path is not None:
         config = load_config(arguments.model_name_or_path, AutoModelForMaskedLM)
     else:
         config = new_config(CONFIGS, arguments)
     _check_positions(config, arguments)
-    if arguments.pack and config.model_type not in CONFIGS:
-        raise ValueError(f"Rows are packed for {', '.join(CONFIGS)}, not {config.model_type}: give --pack false.")
-
-
-def check_files(arguments: Any, training: TrainingArguments) -> None:
-    """Refuses files of texts that are not there, or not given where nothing else is.
-
-    Raises:
-        ValueError, FileNotFoundError: see above.
-    """
-    for file in (arguments.train_file, arguments.validation_file):
-        if file is not None and not Path(file).is_file():
-            raise FileNotFoundError(f"There is no file {file}.")
-    if arguments.train_file is None and arguments.validation_file is None:
-        return
-    if training.do_train and arguments.train_file is None:
-        raise ValueError("Give the texts to train on by --train_file.")
-    if training.do_eval and arguments.validation_file is None and not training.do_train:
-        raise ValueError("Give the texts to evaluate on by --validation_file.")
-
-
-def load_texts(arguments: MlmArguments, training: TrainingArguments) -> dict[str, Dataset | IterableDataset]:
-    """The texts of the splits that the run needs, `train` and `validation`, in a column `text`. Where there is one
-    file for both, one text in [`HELD_OUT`] of it is for `validation`.
-
-    Raises:
-        ValueError: a split has no texts.
-        OSError: they cannot be read.
-    """
-    texts = {}
-    needed = {"train": training.do_train, "validation": training.do_eval or training.eval_strategy != "no"}
-    from_one = holds_out(resolve(arguments, training))
-    for split in (split for split, does in needed.items() if does):
-        file = arguments.train_file if from_one else getattr(arguments, f"{split}_file")
-        data, where = _read_texts(arguments, split, file)
-        if from_one:
-            data = data.filter(partial(_is_held_out, held_out=split == "validation"), input_columns="text")
-        limit = arguments.max_train_samples if split == "train" else arguments.max_eval_samples
-        if limit is not None:
-            data = data.take(limit) if isinstance(data, IterableDataset) else data.select(range(min(limit, len(data))))
-        if split == "validation" and isinstance(data, IterableDataset):
-            data = Dataset.from_dict({"text": [row["text"] for row in data]}, Features({"text": Value("string")}))
-        texts[split] = data.filter(_is_text, input_columns="text")
-        if isinstance(data, Dataset):
-            _report(where, len(data), len(texts[split]), from_one, split, training.process_index == 0)
-    return texts
-
-
-def _read_texts(arguments: MlmArguments, split: str, file: str | None) -> tuple[Dataset | IterableDataset, str]:
-    """The texts of a file, or else of a split of the data set, and where they are from.
-
-    Raises:
-        ValueError: there is no such column, or it has other things than texts.
-        OSError: they cannot be read.
-    """
-    if file is not None:
-        data, where = load_file(file), file
-        if arguments.streaming and split == "train":
-            data = data.to_iterable_dataset()
-    else:
-        name = getattr(arguments, f"{split}_split")
-        data = load_by_name(
-            str(arguments.dataset_name),
-            arguments.dataset_config_name,
-            name,
-            streaming=arguments.streaming,  # of both, or all splits would be downloaded for the one
-            instead="--train_file and --validation_file",
-        )
-        where = f"{name} of {arguments.dataset_name}"
-    columns, column = data.column_names or [], arguments.text_column
-    if columns and column not in columns:
-        raise ValueError(f"{where} has no column {column}; its columns are {', '.join(columns)}.")
-    kind = getattr((data.features or {}).get(column), "dtype", "string")
-    if kind not in ("string", "large_string", "null"):
-        raise ValueError(f"Column {column} of {where} has no texts, but {kind}; choose another --text_column.")
-    data = data.select_columns(column)
-    return data if column == "text" else data.rename_column(column, "text"), where
-
-
-def _report(where: str, rows: int, texts: int, from_one: bool, split: str, aloud: bool) -> None:
-    """Says how many rows are left out, since they have no text (the empty lines of a .txt file are no rows), and how
-    many are held out.
-
-    Raises:
-        ValueError: there is no text at all.
-    """
-    if not texts:
-        few = "too few texts to hold some out: give others by --validation_file" if from_one else "no text"
-        raise ValueError(f"{where} has {few}.")
-    if aloud and texts < rows and not where.endswith(".txt"):
-        logger.warning(f"{rows - texts} of {rows} rows of {where} have no text, and are left out.")
-    if aloud and from_one and split == "validation":
-        logger.warning(f"{texts} texts of {where} are held out; give others by --validation_file.")
-
-
-def _is_held_out(text: Any, held_out: bool) -> bool:
-    """Whether a text is one of those held out, or, if they are not wanted, of the others. Equal texts are together."""
-    digest = hashlib.blake2b(str(text).strip().encode("utf-8", "surrogatepass"), digest_size=7).digest()
-    return (int.from_bytes(digest, "big") % HELD_OUT == 0) == held_out
-
-
-def _is_text(text: Any) -> bool:
-    return isinstance(text, str) and bool(text.strip())
+    if arguments.pack and config.model_type not in PACKED:
+        raise ValueError(f"Rows are packed for {', '.join(PACKED)}, not {config.model_type}: give --pack false.")
 
 
 def make_tokenizer(arguments: MlmArguments, training: TrainingArguments, texts: Any) -> PreTrainedTokenizerBase:
@@ -418,92 +298,18 @@ def make_model(arguments: MlmArguments, tokenizer: PreTrainedTokenizerBase) -> P
 
 
 def _check_fit(config: Any, arguments: MlmArguments, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuses a model with fewer tokens than the tokenizer, or with fewer positions than the rows."""
     if config.vocab_size < len(tokenizer):
         raise ValueError(f"The model has {config.vocab_size} tokens and the tokenizer {len(tokenizer)}.")
     _check_positions(config, arguments)
 
 
 def _check_positions(config: Any, arguments: MlmArguments) -> None:
+    """Refuses a model with fewer positions than the rows."""
     if max_tokens(config) < arguments.max_length:
         raise ValueError(
             f"The model has {max_tokens(config)} positions, fewer than max_length, {arguments.max_length}."
         )
-
-
-def encode(data: Dataset | IterableDataset, arguments: MlmArguments, tokenizer: PreTrainedTokenizerBase) -> Any:
-    """Rows of at most `max_length` tokens: `input_ids`, `segments` (the number of the text in its row, from 1) and
-    `words` (the number of the word in its row, -1 for special tokens; each token is its own unless whole words are to
-    be masked)."""
-
-    # Not `arguments`: what is encoded is found again in the cache unless one of these has changed. And a copy of the
-    # tokenizer: how one was called is saved with it.
-    max_length, packed, whole_words = arguments.max_length, arguments.pack, arguments.whole_word_mask
-    tokenizer = copy.deepcopy(tokenizer)
-
-    def encode_batch(batch: dict[str, list]) -> dict[str, list]:
-        columns: dict[str, list] = {"input_ids": [], "segments": [], "words": []}
-        if not batch["text"]:
-            return columns
-        encoded = tokenizer(batch["text"], truncation=False, return_special_tokens_mask=True, verbose=False)
-        pieces = []
-        for index, (ids, special) in enumerate(zip(encoded["input_ids"], encoded["special_tokens_mask"])):
-            words = encoded.word_ids(index) if whole_words else range(len(ids))
-            pieces += split_text(ids, [-1 if each else word for each, word in zip(special, words)], max_length)
-        rows = pack(pieces, max_length) if packed else [[piece] for piece in pieces]
-        for row in rows:
-            columns["input_ids"].append([token for ids, _ in row for token in ids])
-            columns["segments"].append([number for number, (ids, _) in enumerate(row, start=1) for _ in ids])
-            before, joined = 0, []
-            for _, words in row:
-                joined += [word if word < 0 else word + before for word in words]
-                before += max(words) + 1
-            columns["words"].append(joined)
-        return columns
-
-    small = {"input_ids": List(Value("int32")), "segments": List(Value("int16")), "words": List(Value("int16"))}
-    options = {} if isinstance(data, IterableDataset) else {"num_proc": arguments.preprocessing_num_workers}
-    return data.map(encode_batch, batched=True, remove_columns="text", features=Features(small), **options)
-
-
-def split_text(ids: list[int], words: list[int], max_length: int) -> list[tuple[list[int], list[int]]]:
-    """The pieces of a text, of at most `max_length` tokens, each with the special tokens around the text; none of its
-    tokens is lost.
-
-    They are cut here: tokenizers that are written in Python give the first piece alone, and tokenizers 0.23.1 and
-    0.23.2 lose some of the others.
-
-    Args:
-        ids: of the whole text's tokens.
-        words: the numbers of their words, -1 for special tokens; those of each piece are counted from 0.
-    """
-    inside = [place for place, word in enumerate(words) if word >= 0]
-    if not inside:
-        return []
-    start, end = inside[0], inside[-1] + 1
-    room = max_length - start - (len(ids) - end)
-    pieces = []
-    for place in range(start, end, room):
-        chosen = slice(place, min(place + room, end))
-        first = min((word for word in words[chosen] if word >= 0), default=0)
-        numbers = [word if word < 0 else word - first for word in words[chosen]]
-        pieces.append((ids[:start] + ids[chosen] + ids[end:], words[:start] + numbers + words[end:]))
-    return pieces
-
-
-def pack(pieces: Sequence[tuple[list[int], list[int]]], max_length: int) -> list[list[tuple[list[int], list[int]]]]:
-    """Puts each piece into the first row that has room for it."""
-    rows: list[list[tuple[list[int], list[int]]]] = []
-    room: list[int] = []
-    for piece in pieces:
-        length = len(piece[0])
-        place = next((index for index, left in enumerate(room) if left >= length), None)
-        if place is None:
-            rows.append([])
-            room.append(max_length)
-            place = len(rows) - 1
-        rows[place].append(piece)
-        room[place] -= length
-    return rows
 
 
 class Masking:
@@ -578,8 +384,16 @@ def _to_evaluate(rows: Dataset, masking: Masking) -> Drawn:
 
 
 def score_rows(outputs: torch.Tensor | tuple, labels: torch.Tensor) -> torch.Tensor:
-    """Of each row the sum of the losses of its masked tokens, how many it predicts rightly, and how many there are:
-    `(rows, 3)` from logits, `(rows, tokens, vocabulary)`, and labels, `(rows, tokens)`."""
+    """Three numbers for each row: the sum of the losses of its masked tokens, how many of them are predicted rightly,
+    and how many there are.
+
+    Args:
+        outputs: logits, `(rows, tokens, vocabulary)`, alone or the first of several outputs.
+        labels: `(rows, tokens)`.
+
+    Returns:
+        `(rows, 3)`.
+    """
     logits, masked = only_logits(outputs, labels), labels != IGNORED
     losses = torch.nn.functional.cross_entropy(
         logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
@@ -597,6 +411,7 @@ def sum_scores(prediction: EvalPrediction) -> dict[str, float]:
 
 
 def report(results: dict[str, Any]) -> str:
+    """The results in one line."""
     metrics = results["metrics"]
     return (
         f"{results['model']}, {results['parameters'] / 1e6:.1f} M parameters: perplexity {metrics['perplexity']:.2f} "

@@ -44,11 +44,11 @@ def param_groups(
         `Trainer(..., optimizers=(torch.optim.AdamW(param_groups(model, 5e-5, 1e-3)), None))`.
     """
     pools, gates = pool_parameters(model)
-    for name, asked, found, what in (
+    for name, rate_given, found, what in (
         ("pool_learning_rate", pool_learning_rate, pools, "no pooling"),
         ("gate_learning_rate", gate_learning_rate, gates, "no gate of a pooling"),
     ):
-        if asked is not None and not any(each.requires_grad for each in found):
+        if rate_given is not None and not any(each.requires_grad for each in found):
             raise ValueError(f"{type(model).__name__} has {what} that is trained: leave out {name}.")
     pool_ids, gate_ids = ({id(each) for each in found} for found in (pools, gates))
     depth = 1 + max([_layer(name) or 0 for name, _ in model.named_parameters()])

@@ -27,7 +27,7 @@ from cp_transformers.demo.comparison import make_trainer
 from cp_transformers.models.context_pool import ContextPool
 from cp_transformers.models.feature_map_pool import GlobalContextPool
 from cp_transformers.training.optimizer import param_groups
-from cp_transformers.training.runs import TaskTrainer, make_optimizer
+from cp_transformers.training.trainer import TaskTrainer, make_optimizer
 from experiments.controls import replace_pools_by
 
 
@@ -201,7 +201,7 @@ def arguments(folder, **more) -> TrainingArguments:
 
 
 @pytest.mark.parametrize(("pool", "decay"), [(None, 0.5), (1e-2, None), (1e-2, 0.5), (None, 1.0)])
-def test_the_optimiser_has_the_learning_rates_that_were_asked_for(pool, decay, tmp_path):
+def test_the_optimiser_has_the_learning_rates_that_are_given(pool, decay, tmp_path):
     model = MODELS["cp_vit"]()
     optimizer = make_optimizer(model, arguments(tmp_path, weight_decay=0.1, adam_beta2=0.9), pool, decay)
     expected = param_groups(model, 1e-3, pool, 0.1, decay if decay is not None else 1.0)
@@ -219,7 +219,7 @@ def test_trainer_makes_the_optimiser_itself(tmp_path):
     assert {group["lr"] for group in plain.param_groups} == {1e-3}
 
 
-def test_trainer_s_own_optimiser_is_left_where_nothing_is_asked_for(tmp_path):
+def test_trainer_s_own_optimiser_is_left_where_no_rate_is_given(tmp_path):
     model = MODELS["cp_vit"]()
     assert make_optimizer(model, arguments(tmp_path)) is None
 
