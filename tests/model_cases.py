@@ -52,8 +52,8 @@ class ModelCase:
         base_sizes: configuration fields of the usual size but for the depth, where sizes themselves matter.
         inputs: makes the arguments of a batch, with padding where the family has any.
         smaller: a batch of another shape, from such a batch.
-        valid_tokens: for those arguments, True where a token is not padding, in the shape of `pool_sizes` but for the
-            heads.
+        valid_tokens: for those arguments, True where a token is not padding, in the shape of `support_sizes` but for
+            the heads.
         variants: configuration fields, by name.
         no_pools: configuration fields with which nothing pools.
         labels: makes the arguments with which a head returns a loss; None for a model without a loss.

@@ -72,7 +72,7 @@ def test_what_p_makes_of_the_tokens_is_what_the_pool_gives(case, variant, row):
 @torch.no_grad()
 def test_sizes_are_those_that_the_model_puts_out(case, variant):
     model, inputs = case.model(**variant), one(case.inputs(), 1)
-    sizes = model(**inputs, output_pool_sizes=True).pool_sizes
+    sizes = model(**inputs, output_support_sizes=True).support_sizes
     pools = [pool for pool in inspect_pools(model, inputs).pools if pool.sigma is not None]
     assert len(pools) == len(sizes) or case.model_class.__name__.startswith("CPResNet")
     for pool, size in zip(pools, sizes):

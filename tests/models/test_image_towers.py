@@ -160,8 +160,8 @@ def test_an_attention_mask_is_refused(case):
 def test_images_of_another_shape_are_pooled_on_their_own_grid(case):
     model = case.model(pool_strides=[1, 2])
     with torch.no_grad():
-        outputs = model(images(12, 6), interpolate_pos_encoding=True, output_pool_sizes=True)
-    assert [tuple(sizes.shape[2:]) for sizes in outputs.pool_sizes] == [(6, 3), (3, 2)]
+        outputs = model(images(12, 6), interpolate_pos_encoding=True, output_support_sizes=True)
+    assert [tuple(sizes.shape[2:]) for sizes in outputs.support_sizes] == [(6, 3), (3, 2)]
     assert outputs.last_hidden_state.shape[1] == model.num_prefix_tokens + 18
 
 

@@ -257,13 +257,15 @@ def scores(entries: list[dict]) -> dict[str, float]:
     return {entry["label"]: entry["score"] for entry in entries}
 
 
-with_and_without_pool_sizes = pytest.mark.parametrize("output_pool_sizes", [False, True], ids="pool_sizes={}".format)
+with_and_without_support_sizes = pytest.mark.parametrize(
+    "output_support_sizes", [False, True], ids="support_sizes={}".format
+)
 
 
-@with_and_without_pool_sizes
+@with_and_without_support_sizes
 @every_family
-def test_a_pipeline_gives_the_models_probabilities(family, output_pool_sizes, tmp_path):
-    classify = saved_pipeline(family, tmp_path, output_pool_sizes=output_pool_sizes)
+def test_a_pipeline_gives_the_models_probabilities(family, output_support_sizes, tmp_path):
+    classify = saved_pipeline(family, tmp_path, output_support_sizes=output_support_sizes)
     assert type(classify.model) is family.model_class
     with torch.no_grad():
         probabilities = classify.model(**family.processor()(photographs(), return_tensors="pt")).logits.softmax(-1)
@@ -366,7 +368,7 @@ def test_accumulated_gradients_are_those_of_a_larger_batch(family, tmp_path):
 
 
 @every_family
-def test_trainer_evaluates_the_same_with_pool_sizes_in_the_config(family, tmp_path):
+def test_trainer_evaluates_the_same_with_support_sizes_in_the_config(family, tmp_path):
     predictions = []
 
     def compute_metrics(prediction):
@@ -374,8 +376,8 @@ def test_trainer_evaluates_the_same_with_pool_sizes_in_the_config(family, tmp_pa
         return {"accuracy": (prediction.predictions.argmax(-1) == prediction.label_ids).mean()}
 
     metrics = [
-        trainer(family, tmp_path, compute_metrics, config={"output_pool_sizes": output_pool_sizes}).evaluate()
-        for output_pool_sizes in (False, True)
+        trainer(family, tmp_path, compute_metrics, config={"output_support_sizes": output_support_sizes}).evaluate()
+        for output_support_sizes in (False, True)
     ]
     assert predictions[0].shape == predictions[1].shape == (64, 3)
     assert (predictions[0] == predictions[1]).all()
@@ -383,14 +385,14 @@ def test_trainer_evaluates_the_same_with_pool_sizes_in_the_config(family, tmp_pa
         assert metrics[0][name] == metrics[1][name]
 
 
-@with_and_without_pool_sizes
+@with_and_without_support_sizes
 @pytest.mark.parametrize("use_reentrant", [False, True], ids=["saved_tensors", "reentrant"])
 @every_family
-def test_trainer_learns_the_same_with_gradient_checkpointing(family, use_reentrant, output_pool_sizes, tmp_path):
+def test_trainer_learns_the_same_with_gradient_checkpointing(family, use_reentrant, output_support_sizes, tmp_path):
     plain = trainer(family, tmp_path, max_steps=2)
     plain.train()
     options = {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": use_reentrant}}
-    config = {"output_pool_sizes": output_pool_sizes}
+    config = {"output_support_sizes": output_support_sizes}
     checkpointed = trainer(family, tmp_path, max_steps=2, config=config, **options)
     checkpointed.train()
     assert checkpointed.model.is_activation_checkpointing

@@ -211,13 +211,13 @@ def test_a_model_loaded_with_a_device_map_has_the_same_outputs(case, tmp_path):
 
 
 @every_family
-def test_a_model_offloaded_to_disk_returns_pool_sizes(case, tmp_path):
+def test_a_model_offloaded_to_disk_returns_support_sizes(case, tmp_path):
     model = case.model()
     model.save_pretrained(tmp_path / "model")
     offloaded = case.model_class.from_pretrained(
         tmp_path / "model", device_map=layers_on_disk(model), offload_folder=tmp_path / "offload"
     )
-    assert_same_outputs(run(offloaded, case, output_pool_sizes=True), run(model, case, output_pool_sizes=True))
+    assert_same_outputs(run(offloaded, case, output_support_sizes=True), run(model, case, output_support_sizes=True))
 
 
 @every_model
@@ -237,9 +237,9 @@ def test_half_precision_is_finite(case, dtype, tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @every_family
-def test_pool_sizes_are_float32_in_half_precision(case, dtype):
-    outputs = run(case.model().to(dtype), case, output_pool_sizes=True)
-    assert {sizes.dtype for sizes in outputs.pool_sizes} == {torch.float32}
+def test_support_sizes_are_float32_in_half_precision(case, dtype):
+    outputs = run(case.model().to(dtype), case, output_support_sizes=True)
+    assert {sizes.dtype for sizes in outputs.support_sizes} == {torch.float32}
 
 
 @every_model
@@ -503,9 +503,9 @@ def test_an_example_has_the_same_outputs_alone_and_in_a_batch(case, variant):
     if "pixel_values" in inputs:
         inputs["pixel_values"] = inputs["pixel_values"].double()
     with torch.no_grad():
-        together = tensors(model(**inputs, output_hidden_states=True, output_pool_sizes=True))
+        together = tensors(model(**inputs, output_hidden_states=True, output_support_sizes=True))
         alone = tensors(
-            model(**{k: v[:1] for k, v in inputs.items()}, output_hidden_states=True, output_pool_sizes=True)
+            model(**{k: v[:1] for k, v in inputs.items()}, output_hidden_states=True, output_support_sizes=True)
         )
     pairs = [(one, many[: len(one)]) for one, many in zip(alone, together, strict=True) if one.ndim]  # but the loss
     assert pairs
@@ -516,7 +516,7 @@ def test_an_example_has_the_same_outputs_alone_and_in_a_batch(case, variant):
 @every_variant
 def test_a_tuple_holds_what_the_dictionary_holds(case, variant):
     model = case.model(**variant)
-    flags = {"output_hidden_states": True, "output_pool_sizes": True}
+    flags = {"output_hidden_states": True, "output_support_sizes": True}
     if case.has_layers:
         model.set_attn_implementation("eager")
         flags["output_attentions"] = True
@@ -534,7 +534,7 @@ NO_TUPLE_BY_CONFIG += ("CPCLIPFor", "CPCLIPVisionModelWithProjection", "CPSiglip
 
 @over([case for case in MODELS if not str(case).startswith(NO_TUPLE_BY_CONFIG)])
 def test_the_config_asks_for_a_tuple(case):
-    model = case.model(return_dict=False, output_pool_sizes=True)
+    model = case.model(return_dict=False, output_support_sizes=True)
     outputs = run(model, case)
     assert isinstance(outputs, tuple)
     assert_same_outputs(outputs, run(model, case, return_dict=True))
@@ -564,34 +564,34 @@ def test_the_config_asks_for_hidden_states_and_attentions(case):
 
 
 @every_unstrided_variant
-def test_pool_sizes_are_one_tensor_a_pool_that_predicts_them(case, variant):
+def test_support_sizes_are_one_tensor_a_pool_that_predicts_them(case, variant):
     model = case.model(**variant)
-    sizes = run(model, case, output_pool_sizes=True).pool_sizes
+    sizes = run(model, case, output_support_sizes=True).support_sizes
     batch_size, *positions = case.valid_tokens(case.inputs()).shape
     assert isinstance(sizes, tuple) and len(sizes) == len(sized_pools(model))
     assert all(pool.shape == (batch_size, model.config.pool_num_heads, *positions) for pool in sizes)
 
 
 @every_unstrided_variant
-def test_pool_sizes_are_zero_at_padding_and_at_least_the_floor_elsewhere(case, variant):
+def test_support_sizes_are_zero_at_padding_and_at_least_the_floor_elsewhere(case, variant):
     model, valid = case.model(**variant), case.valid_tokens(case.inputs())
     if not getattr(model.config, "pool_class_token", True):
         valid[:, 0] = False  # it is not pooled
-    for sizes in run(model, case, output_pool_sizes=True).pool_sizes:
+    for sizes in run(model, case, output_support_sizes=True).support_sizes:
         by_token = sizes.movedim(1, -1)  # (batch, *positions, heads)
         assert not by_token[~valid].any()
         assert (by_token[valid] >= MIN_SIGMA).all()
 
 
 @every_layered_model
-def test_pool_sizes_are_those_of_each_pool_in_order(case):
+def test_support_sizes_are_those_of_each_pool_in_order(case):
     model = case.model(num_hidden_layers=3, pool_layers=[0, 2])
     seen = []
     for pool in context_pools(model):
         pool.register_forward_hook(lambda module, args, output: seen.append(output[1]))
-    pool_sizes = run(model, case, output_pool_sizes=True).pool_sizes
+    support_sizes = run(model, case, output_support_sizes=True).support_sizes
     # Class tokens of texts, which come first, are not pooled.
-    assert_same_outputs([sizes.flatten(2)[..., -each.shape[-1] :] for sizes, each in zip(pool_sizes, seen)], seen)
+    assert_same_outputs([sizes.flatten(2)[..., -each.shape[-1] :] for sizes, each in zip(support_sizes, seen)], seen)
 
 
 @over([case for case in BARE_MODELS if case.has_layers and "pixel_values" in case.inputs()])
@@ -612,40 +612,40 @@ def test_the_tokens_before_the_patches_are_not_pooled_and_all_kept(case):
 
 
 @every_variant
-def test_the_config_asks_for_pool_sizes(case, variant):
+def test_the_config_asks_for_support_sizes(case, variant):
     model = case.model(**variant)
-    expected = run(model, case, output_pool_sizes=True)
-    model.config.output_pool_sizes = True
+    expected = run(model, case, output_support_sizes=True)
+    model.config.output_support_sizes = True
     assert_same_outputs(run(model, case), expected)
 
 
 @every_model
 def test_the_argument_overrules_the_config(case):
-    assert "pool_sizes" not in run(case.model(output_pool_sizes=True), case, output_pool_sizes=False)
+    assert "support_sizes" not in run(case.model(output_support_sizes=True), case, output_support_sizes=False)
 
 
 @every_model
-def test_a_model_without_pools_has_no_pool_sizes(case):
-    assert run(case.model(**case.no_pools), case, output_pool_sizes=True).pool_sizes == ()
+def test_a_model_without_pools_has_no_support_sizes(case):
+    assert run(case.model(**case.no_pools), case, output_support_sizes=True).support_sizes == ()
 
 
 @every_model
-def test_pool_sizes_change_no_other_output(case):
+def test_support_sizes_change_no_other_output(case):
     model = case.model()
-    outputs = run(model, case, output_pool_sizes=True)
-    sizes = tensors(outputs.pool_sizes)
+    outputs = run(model, case, output_support_sizes=True)
+    sizes = tensors(outputs.support_sizes)
     assert_same_outputs(tensors(outputs)[: -len(sizes)], run(model, case))
 
 
 @every_model
-def test_outputs_with_pool_sizes_pass_through_pytree(case):
-    outputs = run(case.model(), case, output_pool_sizes=True)
+def test_outputs_with_support_sizes_pass_through_pytree(case):
+    outputs = run(case.model(), case, output_support_sizes=True)
     assert_same_outputs(tree_map(torch.clone, outputs), outputs)
 
 
 @every_model
-def test_outputs_with_pool_sizes_can_be_copied(case):
-    outputs = run(case.model(), case, output_pool_sizes=True)
+def test_outputs_with_support_sizes_can_be_copied(case):
+    outputs = run(case.model(), case, output_support_sizes=True)
     assert_same_outputs(copy.deepcopy(outputs), outputs)
 
 
@@ -777,13 +777,13 @@ def test_gradient_checkpointing_runs_each_layer_again(case):
 
 @pytest.mark.parametrize("use_reentrant", [True, False], ids=["reentrant", "not_reentrant"])
 @every_model
-def test_pool_sizes_are_the_same_with_gradient_checkpointing(case, use_reentrant):
+def test_support_sizes_are_the_same_with_gradient_checkpointing(case, use_reentrant):
     model = case.model(**case.no_dropout).train()
-    expected = model(**case.inputs(), output_pool_sizes=True).pool_sizes
+    expected = model(**case.inputs(), output_support_sizes=True).support_sizes
     model.activation_checkpointing_enable({"use_reentrant": use_reentrant})
-    outputs = model(**case.inputs(), output_pool_sizes=True)
+    outputs = model(**case.inputs(), output_support_sizes=True)
     total(tensors(outputs)[: -len(expected)]).backward()
-    torch.testing.assert_close(outputs.pool_sizes, expected, rtol=0.0, atol=0.0)
+    torch.testing.assert_close(outputs.support_sizes, expected, rtol=0.0, atol=0.0)
 
 
 # ----------------------------------------------------------------------------------------------------- compilation
@@ -792,36 +792,36 @@ def test_pool_sizes_are_the_same_with_gradient_checkpointing(case, use_reentrant
 # Compiling takes seconds: each class once, and in turn each variant with and without pool sizes.
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("case", "variant", "output_pool_sizes"),
+    ("case", "variant", "output_support_sizes"),
     [
         (case, name if name in case.variants else "heads", sizes)
         for case, name, sizes in zip(MODELS, cycle(["plain", "heads", "elsewhere"]), cycle([False, True]))
     ],
-    ids=lambda value: f"pool_sizes={value}" if isinstance(value, bool) else str(value),
+    ids=lambda value: f"support_sizes={value}" if isinstance(value, bool) else str(value),
 )
-def test_a_compiled_model_has_the_same_outputs(case, variant, output_pool_sizes, fresh_compiler):
+def test_a_compiled_model_has_the_same_outputs(case, variant, output_support_sizes, fresh_compiler):
     fields = {name: value for name, value in case.variants[variant].items() if name != "pool_layers"}
     model = case.model(**fields, **case.base_sizes)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    expected = run(model, case, output_pool_sizes=output_pool_sizes)
-    assert_same_outputs(run(compiled, case, output_pool_sizes=output_pool_sizes), expected, atol=1e-5)
+    expected = run(model, case, output_support_sizes=output_support_sizes)
+    assert_same_outputs(run(compiled, case, output_support_sizes=output_support_sizes), expected, atol=1e-5)
 
 
 @every_family
-def test_pool_sizes_come_out_of_parts_that_are_compiled_by_themselves(case, fresh_compiler):
+def test_support_sizes_come_out_of_parts_that_are_compiled_by_themselves(case, fresh_compiler):
     model = case.model(**case.variants["heads"])
-    expected = run(model, case, output_pool_sizes=True)
+    expected = run(model, case, output_support_sizes=True)
     for module in model.modules():
         if getattr(module, "context_pool", None) is not None:
             module.compile(backend="eager")
-    assert_same_outputs(run(model, case, output_pool_sizes=True), expected, atol=1e-5)
+    assert_same_outputs(run(model, case, output_support_sizes=True), expected, atol=1e-5)
 
 
 @pytest.mark.slow
 @every_family
-def test_pool_sizes_are_not_those_of_a_compiled_model_in_another_thread(case, fresh_compiler):
+def test_support_sizes_are_not_those_of_a_compiled_model_in_another_thread(case, fresh_compiler):
     model, compiled = case.model(), torch.compile(case.model(), backend="eager")
-    expected = run(model, case, output_pool_sizes=True)
+    expected = run(model, case, output_support_sizes=True)
     run(compiled, case)
 
     def run_the_other(*args) -> None:
@@ -830,7 +830,7 @@ def test_pool_sizes_are_not_those_of_a_compiled_model_in_another_thread(case, fr
         thread.join()
 
     context_pools(model)[0].register_forward_hook(run_the_other)
-    assert_same_outputs(run(model, case, output_pool_sizes=True), expected)
+    assert_same_outputs(run(model, case, output_support_sizes=True), expected)
 
 
 @pytest.mark.slow
@@ -862,12 +862,12 @@ def test_inductor_gives_the_same_outputs(case, fresh_compiler):
 # Exporting takes seconds as well: each family once, in turn with and without pool sizes.
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("case", "output_pool_sizes"),
+    ("case", "output_support_sizes"),
     list(zip(BARE_MODELS, cycle([False, True]))),
-    ids=lambda value: f"pool_sizes={value}" if isinstance(value, bool) else str(value),
+    ids=lambda value: f"support_sizes={value}" if isinstance(value, bool) else str(value),
 )
-def test_an_exported_model_has_the_same_outputs_for_other_shapes(case, output_pool_sizes):
-    model = case.model(**case.variants["heads"], output_pool_sizes=output_pool_sizes)
+def test_an_exported_model_has_the_same_outputs_for_other_shapes(case, output_support_sizes):
+    model = case.model(**case.variants["heads"], output_support_sizes=output_support_sizes)
     inputs = case.inputs()
     shapes = {name: dict.fromkeys(range(tensor.ndim), Dim.AUTO) for name, tensor in inputs.items()}
     exported = torch.export.export(model, (), kwargs=inputs, dynamic_shapes=shapes).module()

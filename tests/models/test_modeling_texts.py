@@ -64,8 +64,8 @@ def trimmed(outputs, like) -> list[torch.Tensor]:
 @over_every_variant(TEXTS)
 def test_padding_on_the_right_changes_nothing(case, variant):
     model, inputs = case.model(**variant), case.inputs()
-    expected = run(model, inputs, output_pool_sizes=True)
-    padded = run(model, pad(inputs, right=9), output_pool_sizes=True)
+    expected = run(model, inputs, output_support_sizes=True)
+    padded = run(model, pad(inputs, right=9), output_support_sizes=True)
     actual = trimmed(padded, like=expected)
     assert_same_outputs(at_valid_tokens(case, actual), at_valid_tokens(case, expected), atol=1e-5)
 
@@ -112,9 +112,9 @@ def test_padding_on_the_left_changes_no_state_at_equal_positions(variant):
 @over_every_variant(TEXTS)
 def test_ids_at_padding_change_nothing(case, variant):
     model, inputs = case.model(**variant), case.inputs()
-    expected = run(model, inputs, output_pool_sizes=True)
+    expected = run(model, inputs, output_support_sizes=True)
     poisoned = {**inputs, "input_ids": torch.where(inputs["attention_mask"].bool(), inputs["input_ids"], 98)}
-    actual = run(model, poisoned, output_pool_sizes=True)
+    actual = run(model, poisoned, output_support_sizes=True)
     assert_same_outputs(at_valid_tokens(case, actual), at_valid_tokens(case, expected), atol=1e-6)
 
 
@@ -177,7 +177,7 @@ def test_a_4d_mask_without_a_pool_mask_is_refused(case):
 @every_one_row_text
 def test_what_the_attention_mask_masks_is_not_pooled_whatever_else_is_given(case):
     model, inputs = case.model(**case.variants["heads"]), case.inputs()
-    expected = run(model, inputs, output_pool_sizes=True)
+    expected = run(model, inputs, output_support_sizes=True)
     ones = torch.ones_like(inputs["attention_mask"])
     rows, tokens = ones.shape
     inputs["input_ids"][inputs["attention_mask"] == 0] = 7  # would be seen in a pool
@@ -185,7 +185,7 @@ def test_what_the_attention_mask_masks_is_not_pooled_whatever_else_is_given(case
     if rows == 1:
         given.append({"cu_seq_lens_q": torch.tensor([0, tokens], dtype=torch.int32)})
     for more in given:
-        actual = run(model, inputs, output_pool_sizes=True, **more)
+        actual = run(model, inputs, output_support_sizes=True, **more)
         assert_same_outputs(at_valid_tokens(case, actual), at_valid_tokens(case, expected), atol=1e-5)
 
 
@@ -201,11 +201,11 @@ def test_which_token_is_the_class_token_is_not_for_the_pool_mask_to_say(variant)
 def test_choices_have_masks_of_their_own():
     case = OF_BERT["ForMultipleChoice"]
     model, inputs = case.model(), case.inputs()
-    expected = run(model, inputs, output_pool_sizes=True)
+    expected = run(model, inputs, output_support_sizes=True)
     inputs["pool_mask"] = inputs["attention_mask"]
-    assert_same_outputs(run(model, inputs, output_pool_sizes=True), expected)
+    assert_same_outputs(run(model, inputs, output_support_sizes=True), expected)
     inputs["pool_segments"] = inputs.pop("pool_mask")
-    assert_same_outputs(run(model, inputs, output_pool_sizes=True).logits, expected.logits, atol=1e-5)
+    assert_same_outputs(run(model, inputs, output_support_sizes=True).logits, expected.logits, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["attention_mask", "pool_mask", "pool_segments"])

@@ -90,17 +90,17 @@ def test_a_4d_mask_of_either_kind_is_the_2d_mask(fields, lengths, attn_implement
 @every_kind
 def test_each_layer_sees_the_tokens_that_are_left(fields, lengths):
     model = strided(BASE, **fields, attn_implementation="eager")
-    outputs = run(model, text_inputs(3), output_hidden_states=True, output_attentions=True, output_pool_sizes=True)
+    outputs = run(model, text_inputs(3), output_hidden_states=True, output_attentions=True, output_support_sizes=True)
     assert [attention.shape[-1] for attention in outputs.attentions] == lengths
     for attention in outputs.attentions:
         torch.testing.assert_close(attention.sum(dim=-1), torch.ones(attention.shape[:-1]))
     assert [states.shape[1] for states in outputs.hidden_states] == [NUM_TOKENS, *lengths[:-1], NUM_TOKENS]
     strides, layers = fields["pool_strides"], fields.get("pool_layers", range(4))
     pooling = [index for index, stride in enumerate(strides) if stride > 1 or index in layers]
-    assert [sizes.shape[-1] for sizes in outputs.pool_sizes] == [lengths[index] for index in pooling]
+    assert [sizes.shape[-1] for sizes in outputs.support_sizes] == [lengths[index] for index in pooling]
     # Of the first strided layer exactly those groups have a size of which a token is valid.
     sizes, stride = next(
-        (each, strides[index]) for each, index in zip(outputs.pool_sizes, pooling) if strides[index] > 1
+        (each, strides[index]) for each, index in zip(outputs.support_sizes, pooling) if strides[index] > 1
     )
     kept = 0 if model.config.pool_class_token else 1
     for row, length in zip(sizes, text_inputs(3)["attention_mask"].sum(dim=1).tolist()):

@@ -41,8 +41,8 @@ class ContextPoolConfigMixin:
         pool_factored: whether the predictor projects the tokens to its channels before its convolution, which on a
             grid is several times cheaper, or convolves all channels, as in checkpoints of format 1. The latter wants
             more of them: set `pool_hidden_size` (64 was measured) with it.
-        output_pool_sizes: whether the models return the predicted support sizes as `pool_sizes`, a tuple with one
-            float32 tensor for each module that pools, in order; sigma in positions, zero at what is not pooled.
+        output_support_sizes: whether the models return the predicted support sizes as `support_sizes`, a tuple with
+            one float32 tensor for each module that pools, in order; sigma in positions, zero at what is not pooled.
         context_pool_version: the format of the checkpoint; not to be set.
 
     With a configuration, and so with every model, the modules that define its family are saved, and an `auto_map` that
@@ -59,7 +59,7 @@ class ContextPoolConfigMixin:
     heads: ClassVar[tuple[str, ...]] = ()
     # Of heads the Auto classes that are not those of their names in this family.
     auto_classes: ClassVar[dict[str, str]] = {}
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["pool_sizes"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["support_sizes"]
 
     if TYPE_CHECKING:  # of the upstream configuration
         architectures: list[str] | None
@@ -71,7 +71,7 @@ class ContextPoolConfigMixin:
     pool_max_offset: float | int = 0.0
     pool_gate: bool = False
     pool_factored: bool = False
-    output_pool_sizes: bool = False
+    output_support_sizes: bool = False
     context_pool_version: int = FORMAT_VERSION
 
     def __init_subclass__(cls, *args, **kwargs) -> None:
@@ -113,6 +113,8 @@ class ContextPoolConfigMixin:
         self.context_pool_version = FORMAT_VERSION  # that of what is saved
         for name in ("heads", "auto_models", "auto_classes", "_auto_class"):  # a checkpoint has no say in these
             kwargs.pop(name, None)
+        if (named_before := kwargs.pop("output_pool_sizes", None)) is not None:  # in earlier checkpoints
+            self.output_support_sizes = named_before
         self._check_names(kwargs)
         super().__post_init__(**kwargs)  # type: ignore[misc]
         if type(self).is_family():  # a subclass elsewhere is exported from where it is
@@ -289,7 +291,7 @@ class TextPoolConfigMixin(LayerPoolConfigMixin):
             it passes by the pooling as it is.
     """
 
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "pool_sizes"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "support_sizes"]
 
     pool_max_offset: float | int = 2.0
     pool_class_token: bool = False

@@ -94,7 +94,7 @@ def required(pool_inputs: PoolInputs | None) -> PoolInputs:
 def _record_sizes_of(sizes: torch.Tensor, inputs: PoolInputs) -> None:
     """Hands on sigma, `(batch, heads, tokens - prefix)`, of the tokens of `inputs`."""
     grid_size = inputs.grid_size
-    record_pool_sizes(F.pad(sizes, (inputs.prefix, 0)) if grid_size is None else sizes.unflatten(-1, grid_size))
+    record_support_sizes(F.pad(sizes, (inputs.prefix, 0)) if grid_size is None else sizes.unflatten(-1, grid_size))
 
 
 class PooledAttention(nn.Module):
@@ -241,52 +241,58 @@ def predictor_options(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 @dataclass
-class PoolSizesOutput:
-    """The output of a model that was asked for `output_pool_sizes=True`: upstream's, see [`with_pool_sizes`], and
+class SupportSizesOutput:
+    """The output of a model that was asked for `output_support_sizes=True`, besides upstream's fields; see
+    [`with_support_sizes`].
 
     Args:
-        pool_sizes: for each module that pools, in order, the predicted sigma in positions and float32, zero at what is
-            not pooled: `(batch, heads, tokens)` of texts, `(batch, heads, rows, columns)` of images; of the
-            kept tokens where tokens are dropped.
+        support_sizes: for each module that pools, in order, the predicted sigma in positions and float32, zero at what
+            is not pooled: `(batch, heads, tokens)` of texts, `(batch, heads, rows, columns)` of images; of the kept
+            tokens where tokens are dropped.
     """
 
-    pool_sizes: tuple[torch.Tensor, ...] | None = None
+    support_sizes: tuple[torch.Tensor, ...] | None = None
 
 
-def with_pool_sizes(output_class: type, module: str = __name__) -> type:
-    """The class of an output of upstream's with the fields of [`PoolSizesOutput`], which `module` must have under its
-    name: CP and upstream's."""
-    namespace = {"__module__": module, "__doc__": f"[`~transformers.utils.{output_class.__name__}`] and pool_sizes."}
-    own: type = dataclass(type(f"CP{output_class.__name__}", (PoolSizesOutput, output_class), namespace))
-    WITH_POOL_SIZES[output_class] = own
+def with_support_sizes(output_class: type, module: str = __name__) -> type:
+    """The class of an output of upstream's with the fields of [`SupportSizesOutput`]. The `module` must have it under
+    its name, which is CP and upstream's."""
+    namespace = {
+        "__module__": module,
+        "__doc__": f"[`~transformers.utils.{output_class.__name__}`] and support_sizes.",
+    }
+    own: type = dataclass(type(f"CP{output_class.__name__}", (SupportSizesOutput, output_class), namespace))
+    WITH_SUPPORT_SIZES[output_class] = own
     return own
 
 
-WITH_POOL_SIZES: dict[type, type] = {}  # from upstream's class to ours
-CPBackboneOutput = with_pool_sizes(outputs.BackboneOutput)
-CPBaseModelOutput = with_pool_sizes(outputs.BaseModelOutput)
-CPBaseModelOutputWithPastAndCrossAttentions = with_pool_sizes(outputs.BaseModelOutputWithPastAndCrossAttentions)
-CPBaseModelOutputWithPooling = with_pool_sizes(outputs.BaseModelOutputWithPooling)
-CPBaseModelOutputWithPoolingAndCrossAttentions = with_pool_sizes(outputs.BaseModelOutputWithPoolingAndCrossAttentions)
-CPBaseModelOutputWithPoolingAndNoAttention = with_pool_sizes(outputs.BaseModelOutputWithPoolingAndNoAttention)
-CPImageClassifierOutput = with_pool_sizes(outputs.ImageClassifierOutput)
-CPImageClassifierOutputWithNoAttention = with_pool_sizes(outputs.ImageClassifierOutputWithNoAttention)
-CPMaskedImageModelingOutput = with_pool_sizes(outputs.MaskedImageModelingOutput)
-CPMaskedLMOutput = with_pool_sizes(outputs.MaskedLMOutput)
-CPMultipleChoiceModelOutput = with_pool_sizes(outputs.MultipleChoiceModelOutput)
-CPNextSentencePredictorOutput = with_pool_sizes(outputs.NextSentencePredictorOutput)
-CPQuestionAnsweringModelOutput = with_pool_sizes(outputs.QuestionAnsweringModelOutput)
-CPSemanticSegmenterOutput = with_pool_sizes(outputs.SemanticSegmenterOutput)
-CPSequenceClassifierOutput = with_pool_sizes(outputs.SequenceClassifierOutput)
-CPTokenClassifierOutput = with_pool_sizes(outputs.TokenClassifierOutput)
+WITH_SUPPORT_SIZES: dict[type, type] = {}  # from upstream's class to ours
+CPBackboneOutput = with_support_sizes(outputs.BackboneOutput)
+CPBaseModelOutput = with_support_sizes(outputs.BaseModelOutput)
+CPBaseModelOutputWithPastAndCrossAttentions = with_support_sizes(outputs.BaseModelOutputWithPastAndCrossAttentions)
+CPBaseModelOutputWithPooling = with_support_sizes(outputs.BaseModelOutputWithPooling)
+CPBaseModelOutputWithPoolingAndCrossAttentions = with_support_sizes(
+    outputs.BaseModelOutputWithPoolingAndCrossAttentions
+)
+CPBaseModelOutputWithPoolingAndNoAttention = with_support_sizes(outputs.BaseModelOutputWithPoolingAndNoAttention)
+CPImageClassifierOutput = with_support_sizes(outputs.ImageClassifierOutput)
+CPImageClassifierOutputWithNoAttention = with_support_sizes(outputs.ImageClassifierOutputWithNoAttention)
+CPMaskedImageModelingOutput = with_support_sizes(outputs.MaskedImageModelingOutput)
+CPMaskedLMOutput = with_support_sizes(outputs.MaskedLMOutput)
+CPMultipleChoiceModelOutput = with_support_sizes(outputs.MultipleChoiceModelOutput)
+CPNextSentencePredictorOutput = with_support_sizes(outputs.NextSentencePredictorOutput)
+CPQuestionAnsweringModelOutput = with_support_sizes(outputs.QuestionAnsweringModelOutput)
+CPSemanticSegmenterOutput = with_support_sizes(outputs.SemanticSegmenterOutput)
+CPSequenceClassifierOutput = with_support_sizes(outputs.SequenceClassifierOutput)
+CPTokenClassifierOutput = with_support_sizes(outputs.TokenClassifierOutput)
 
 
 # Upstream hands nothing new up: sizes go past it, in `sizes` to the forward pass of this thread that was asked.
 _COLLECTED = threading.local()
 
 
-def record_pool_sizes(sizes: torch.Tensor) -> None:
-    """Called by each module that pools, with its sigma, which goes to whoever asked by `output_pool_sizes`."""
+def record_support_sizes(sizes: torch.Tensor) -> None:
+    """Called by each module that pools, with its sigma, which goes to whoever asked by `output_support_sizes`."""
     if (collected := getattr(_COLLECTED, "sizes", None)) is not None:
         collected.append(sizes)
 
@@ -295,7 +301,7 @@ def pooling_forward(forward: Callable, pool_arguments: Sequence[str] = ()) -> Ca
     """Decorator of a model's `forward`, which [`PooledModel`] puts on upstream's.
 
     A base model makes its `pool_inputs`, from its arguments and from those that `pool_arguments` names besides. Every
-    model gets the argument `output_pool_sizes` (default: the config's), see [`PoolSizesOutput`]. Under gradient
+    model gets the argument `output_support_sizes` (default: the config's), see [`SupportSizesOutput`]. Under gradient
     checkpointing of the reentrant kind the sizes have no gradient.
     """
     signature = inspect.signature(forward)
@@ -304,8 +310,8 @@ def pooling_forward(forward: Callable, pool_arguments: Sequence[str] = ()) -> Ca
 
     @wraps(forward)
     def wrapper(self, *args, **kwargs):
-        requested = kwargs.pop("output_pool_sizes", None)
-        requested = self.config.output_pool_sizes if requested is None else requested
+        requested = kwargs.pop("output_support_sizes", None)
+        requested = self.config.output_support_sizes if requested is None else requested
         if "pool_inputs" in kwargs:  # of a model within another, which has seen to everything
             return _with_whole_maps(self.config, forward(self, *args, **kwargs), kwargs["pool_inputs"])
         if self.base_model is self:
@@ -326,9 +332,9 @@ def pooling_forward(forward: Callable, pool_arguments: Sequence[str] = ()) -> Ca
             result = forward(self, *args, return_dict=True, **kwargs)
         finally:
             _COLLECTED.sizes = None
-        if type(result) not in WITH_POOL_SIZES:
-            raise ValueError(f"{type(result).__name__} has no place for pool_sizes; see with_pool_sizes.")
-        result = WITH_POOL_SIZES[type(result)](**result, pool_sizes=tuple(collected))
+        if type(result) not in WITH_SUPPORT_SIZES:
+            raise ValueError(f"{type(result).__name__} has no place for support_sizes; see with_support_sizes.")
+        result = WITH_SUPPORT_SIZES[type(result)](**result, support_sizes=tuple(collected))
         return result if return_dict else result.to_tuple()
 
     # Code of its own, by which torch.compile counts recompilations: those of one class are not another's.

@@ -17,7 +17,7 @@ from transformers.models.beit.modeling_beit import (
 )
 
 from .configuration_cp_beit import CPBeitConfig
-from .modeling_context_pool import PooledAttention, PooledImageModel, PooledLayer, with_pool_sizes
+from .modeling_context_pool import PooledAttention, PooledImageModel, PooledLayer, with_support_sizes
 from .pool_inputs import PoolInputs
 
 
@@ -45,7 +45,7 @@ class CPBeitPreTrainedModel(PooledImageModel, BeitPreTrainedModel):
         return super().make_pool_inputs(arguments)
 
 
-CPBeitModelOutputWithPooling = with_pool_sizes(BeitModelOutputWithPooling, __name__)
+CPBeitModelOutputWithPooling = with_support_sizes(BeitModelOutputWithPooling, __name__)
 
 
 class CPBeitModel(CPBeitPreTrainedModel, BeitModel):

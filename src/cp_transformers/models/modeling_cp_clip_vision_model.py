@@ -13,7 +13,7 @@ from transformers.models.clip.modeling_clip import (
 )
 
 from .configuration_cp_clip_vision_model import CPCLIPVisionConfig
-from .modeling_context_pool import PooledAttention, PooledLayer, PooledTowerModel, with_pool_sizes
+from .modeling_context_pool import PooledAttention, PooledLayer, PooledTowerModel, with_support_sizes
 
 
 class CPCLIPAttention(PooledAttention, CLIPAttention):
@@ -39,7 +39,7 @@ class CPCLIPVisionModel(CPCLIPPreTrainedModel, CLIPVisionModel):
     """CP-CLIP's bare image tower, see [`PooledTowerModel`]."""
 
 
-CPCLIPVisionModelOutput = with_pool_sizes(CLIPVisionModelOutput, __name__)
+CPCLIPVisionModelOutput = with_support_sizes(CLIPVisionModelOutput, __name__)
 
 
 class CPCLIPVisionModelWithProjection(CPCLIPPreTrainedModel, CLIPVisionModelWithProjection):

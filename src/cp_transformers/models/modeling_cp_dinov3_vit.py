@@ -18,7 +18,7 @@ from transformers.models.dinov3_vit.modeling_dinov3_vit import (
 )
 
 from .configuration_cp_dinov3_vit import CPDINOv3ViTConfig
-from .modeling_context_pool import PooledAttention, PooledImageModel, PooledLayer, with_pool_sizes
+from .modeling_context_pool import PooledAttention, PooledImageModel, PooledLayer, with_support_sizes
 
 
 class CPDINOv3ViTAttention(PooledAttention, DINOv3ViTAttention):
@@ -83,7 +83,7 @@ class CPDINOv3ViTModel(CPDINOv3ViTPreTrainedModel, DINOv3ViTModel):
     """The bare encoder of CP-DINOv3, see [`CPDINOv3ViTPreTrainedModel`]."""
 
 
-CPDINOv3ViTBackboneOutput = with_pool_sizes(DINOv3ViTBackboneOutput, __name__)
+CPDINOv3ViTBackboneOutput = with_support_sizes(DINOv3ViTBackboneOutput, __name__)
 
 
 class CPDINOv3ViTBackbone(CPDINOv3ViTPreTrainedModel, DINOv3ViTBackbone):
