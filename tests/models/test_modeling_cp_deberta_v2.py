@@ -10,7 +10,7 @@ from text_cases import UNSTRIDED, run
 from transformers import AutoModelForMaskedLM, AutoTokenizer, DebertaV2ForMaskedLM, DebertaV2Tokenizer
 
 from cp_transformers import CPDebertaV2ForMaskedLM, CPDebertaV2Model, convert_checkpoint
-from cp_transformers.checkpoints.reading import parity
+from cp_transformers.checkpoints.parity import parity
 
 
 OF_DEBERTA = {case.model_class.__name__.removeprefix("CPDebertaV2"): case for case in CASES["deberta-v2"]}

@@ -13,7 +13,7 @@ from transformers.models.esm.configuration_esm import get_default_vocab_list
 
 from cp_transformers import CPEsmConfig, CPEsmForMaskedLM, CPEsmModel, convert_checkpoint, convert_model
 from cp_transformers.checkpoints.conversion import CheckpointError, cut_layers
-from cp_transformers.checkpoints.reading import parity
+from cp_transformers.checkpoints.parity import parity
 
 
 PROTEINS = ["MKTAYIAKQRQISFVKSHFSRQ", "MKV<mask>LAAGG", "G<mask>"]
