@@ -5,8 +5,7 @@ they have moved since the start."""
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from transformers import PreTrainedModel
 from cp_transformers.benchmark.pooling import rounded
 from cp_transformers.cli import run
 from cp_transformers.files import check_csv, write_csv
-from cp_transformers.models.context_pool import INITIAL_SIGMA, MIN_SIGMA, ContextPool, pooling_weights
+from cp_transformers.inspection.pools import Prediction, recorded_pools
+from cp_transformers.models.context_pool import INITIAL_SIGMA, MIN_SIGMA, pooling_weights
 
 from .grids import Experiment, make_run, read_results
 from .tasks import TASKS
@@ -28,29 +28,6 @@ SATURATED = 0.025
 FIGURES = """
 sigma_at_start sigma sigma_spread sigma_saturated weight_spread offset offset_spread own_weight effective_tokens gate
 """.split()
-
-
-@contextmanager
-def recorded_pools(model: PreTrainedModel) -> Iterator[dict[ContextPool, list[tuple[Any, ...]]]]:
-    """While the block runs, what each ContextPool predicts is kept: weights, sigma, offsets and the grid."""
-    pools = [module for module in model.modules() if isinstance(module, ContextPool)]
-    records: dict[ContextPool, list[tuple[Any, ...]]] = {pool: [] for pool in pools}
-
-    def recorder(pool: ContextPool) -> Any:
-        def predict(hidden_states: torch.Tensor, **options: Any) -> Any:
-            predicted = type(pool).predict(pool, hidden_states, **options)
-            records[pool].append((*predicted, options["grid_size"]))
-            return predicted
-
-        return predict
-
-    try:
-        for pool in pools:
-            pool.predict = recorder(pool)  # type: ignore[method-assign]
-        yield records
-    finally:
-        for pool in pools:
-            del pool.predict
 
 
 @torch.no_grad()
@@ -77,20 +54,15 @@ def pool_statistics(model: PreTrainedModel, examples: Sequence[Mapping[str, torc
         raise ValueError(f"{type(model).__name__} has no ContextPool.")
     rows = []
     for layer, (pool, predictions) in enumerate(records.items()):
-        figures_of_heads = torch.stack([_figures(pool, *predicted) for predicted in predictions]).mean(dim=0)
+        figures_of_heads = torch.stack([_figures(pool, each) for each in predictions]).mean(dim=0)
         for head, figures in enumerate(figures_of_heads.tolist()):
             rows.append({"layer": layer, "head": head, **dict(zip(FIGURES, figures))})
     return rows
 
 
-def _figures(
-    pool: ContextPool,
-    weights: torch.Tensor,
-    sigma: torch.Tensor,
-    offsets: torch.Tensor | None,
-    grid_size: tuple[int, int] | None,
-) -> torch.Tensor:
+def _figures(pool: Any, prediction: Prediction) -> torch.Tensor:
     """`(heads, figures)` of one example."""
+    (weights, sigma, offsets), grid_size = prediction.numbers, prediction.arguments["grid_size"]
     largest = pool.pool_range * max(grid_size or (sigma.shape[-1],))
     p = pooling_weights(weights, sigma, offsets, grid_size=grid_size)[0]
     weights, sigma = weights[0], sigma[0]

@@ -88,8 +88,8 @@ def families_table() -> str:
         by_heads.setdefault(tuple(sorted(family.config_class.heads)), []).append(family)
 
     def row(families: Sequence[Family]) -> list[str]:
-        types = [f"`{each.model_type}`" + " *" * (each.model_type in MEASURED) for each in families]
-        classes = [f"`CP{each.stock_config_class.__name__.removesuffix('Config')}...`" for each in families]
+        types = [f"`{name}`" + " *" * (name in MEASURED) for each in families for name in each.source_types]
+        classes = [f"`{each.config_class.model_name('For').removesuffix('For')}...`" for each in families]
         heads = [HEADS[head] for head in families[0].config_class.heads if head != "Model"]
         return [", ".join(types), ", ".join(classes), ", ".join(heads)]
 

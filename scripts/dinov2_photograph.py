@@ -56,9 +56,9 @@ def main(args: Sequence[str] | None = None) -> None:
     other = convert_model(stock)
     with torch.no_grad():
         hidden_states = stock(pixel_values).last_hidden_state
-        outputs, other_outputs = (model(pixel_values, output_pool_sizes=True) for model in (converted, other))
+        outputs, other_outputs = (model(pixel_values, output_support_sizes=True) for model in (converted, other))
     # (layers, photographs, heads, rows, columns)
-    sizes, other_sizes = torch.stack(outputs.pool_sizes), torch.stack(other_outputs.pool_sizes)
+    sizes, other_sizes = torch.stack(outputs.support_sizes), torch.stack(other_outputs.support_sizes)
 
     possible = [MIN_SIGMA, rounded(converted.config.pool_range * sizes.shape[-1])]
     differences = {

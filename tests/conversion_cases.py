@@ -8,7 +8,7 @@ from pathlib import Path
 
 import transformers
 from model_cases import MODELS
-from transformers import BertConfig, BertModel, ResNetConfig, ViTConfig
+from transformers import BertConfig, BertModel, DebertaV2Tokenizer, ResNetConfig, ViTConfig
 
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "film", "good", "bad"]
@@ -39,6 +39,15 @@ def make_source(folder: Path) -> Path:
     (folder / "vocab.txt").write_text("\n".join(VOCABULARY))
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
     return folder
+
+
+def write_deberta_v2_tokenizer(folder: Path) -> DebertaV2Tokenizer:
+    """A tokenizer of a few words beside a checkpoint of DeBERTa-v2."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = [*"abcdefghijklmnopqrstuvwxyz", "▁", "▁a", "▁film", "▁story", "▁good"]
+    tokenizer = DebertaV2Tokenizer(vocab=[(each, 0.0) for each in special] + [(each, -1.0) for each in words])
+    tokenizer.save_pretrained(folder)
+    return tokenizer
 
 
 SENTENCE_MODULES = [

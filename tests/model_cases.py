@@ -29,6 +29,11 @@ LAYER_VARIANTS: dict[str, dict[str, Any]] = {
     "strided": {"pool_range": 0.5, "pool_num_heads": 2, "pool_strides": [2, 1]},
 }
 TEXT_VARIANTS = {**LAYER_VARIANTS, "elsewhere": {**LAYER_VARIANTS["elsewhere"], "pool_class_token": True}}
+# Of those whose attention may have a bias for each pair of patches, in each layer or the same in all.
+RELATIVE_VARIANTS: dict[str, dict[str, Any]] = {
+    "relative": {"pool_range": 0.5, "use_relative_position_bias": True, "use_absolute_position_embeddings": False},
+    "shared": {**LAYER_VARIANTS["heads"], "use_shared_relative_position_bias": True},
+}
 RESNET_VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "heads": {"pool_num_heads": 2, "pool_max_offset": 2.0, "pool_gate": True, "pool_global": True},
@@ -47,8 +52,8 @@ class ModelCase:
         base_sizes: configuration fields of the usual size but for the depth, where sizes themselves matter.
         inputs: makes the arguments of a batch, with padding where the family has any.
         smaller: a batch of another shape, from such a batch.
-        valid_tokens: for those arguments, True where a token is not padding, in the shape of `pool_sizes` but for the
-            heads.
+        valid_tokens: for those arguments, True where a token is not padding, in the shape of `support_sizes` but for
+            the heads.
         variants: configuration fields, by name.
         no_pools: configuration fields with which nothing pools.
         labels: makes the arguments with which a head returns a loss; None for a model without a loss.
@@ -80,10 +85,11 @@ class ModelCase:
         return next(name for name in self.model_class._no_split_modules if name.startswith("CP"))
 
     @property
-    def no_dropout(self) -> dict[str, float]:
-        """Configuration fields with which nothing is dropped, whatever they are called."""
+    def no_dropout(self) -> dict[str, float | None]:
+        """Configuration fields with which nothing is dropped, whatever they are called, nor otherwise drawn."""
         fields = self.config().to_dict().items()
-        return {name: 0.0 for name, value in fields if "drop" in name and isinstance(value, float)}
+        dropped = {name: 0.0 for name, value in fields if "drop" in name and isinstance(value, float)}
+        return {**dropped, **{name: None for name, value in fields if name.startswith("pos_embed_") and value}}
 
     def config(self, **overrides) -> PreTrainedConfig:
         return self.model_class.config_class(**{**self.sizes, **overrides})
@@ -91,7 +97,15 @@ class ModelCase:
     def stock_config(self, **overrides) -> PreTrainedConfig:
         """The upstream configuration; of `overrides`, those that begin with `pool_` are left out."""
         overrides = {name: value for name, value in overrides.items() if not name.startswith("pool_")}
-        return self.stock_class.config_class(**{**self.sizes, **overrides})
+        return self.stock_config_of({**self.sizes, **overrides})
+
+    def stock_config_of(self, fields: dict[str, Any]) -> PreTrainedConfig:
+        """The upstream configuration with these fields, of two towers in that of the image tower."""
+        config_class = self.stock_class.config_class
+        if "vision_config" not in config_class.sub_configs:
+            return config_class(**fields)
+        of_any = {*PreTrainedConfig().to_dict(), "num_labels", "attn_implementation"}
+        return config_class(vision_config=fields, **{name: fields[name] for name in fields if name in of_any})
 
     def load(self, folder: Path) -> PreTrainedModel:
         """What the Auto class loads; but AutoBackbone, of transformers 5.23, looks on the Hub alone."""
@@ -141,6 +155,20 @@ def at_valid_tokens(case: ModelCase, outputs) -> list[torch.Tensor]:
     """The tensors of an output, those that have a value for each token without the padded ones."""
     valid = case.valid_tokens(case.inputs())
     return [tensor[valid] if tensor.shape[:2] == valid.shape else tensor for tensor in tensors(outputs)]
+
+
+def layers_on_disk(model: PreTrainedModel) -> dict[str, str]:
+    """A device map: modules that must not be split are on the disk, everything else on the CPU. A module that has an
+    attention of PyTorch's own is on the CPU, too, since accelerate brings a part of it alone."""
+    whole = [
+        name
+        for name, module in model.named_modules()
+        if type(module).__name__ in model._no_split_modules
+        and not any(isinstance(part, nn.MultiheadAttention) for part in module.modules())
+    ]
+    owners = {name.rpartition(".")[0] for name, _ in (*model.named_parameters(), *model.named_buffers())}
+    rest = [name for name in sorted(owners) if not any(f"{name}.".startswith(f"{each}.") for each in whole)]
+    return {**dict.fromkeys(whole, "disk"), **dict.fromkeys(rest, "cpu")}
 
 
 def losses_of_steps(model: nn.Module, **inputs: torch.Tensor) -> list[float]:
@@ -197,8 +225,16 @@ TEXT_SIZES: dict[str, Any] = {
     "intermediate_size": 40,
     "hidden_dim": 40,
     "max_position_embeddings": 40,
+    "type_vocab_size": 2,
     "pad_token_id": 0,
+    "mask_token_id": 4,
     "initializer_range": 0.1,
+    "relative_attention": True,
+    "pos_att_type": ["p2c", "c2p"],
+}
+# And those that upstream's code reads though its configuration does not declare them, by model type.
+UNDECLARED: dict[str, dict[str, Any]] = {
+    "deberta-v2": {"position_buckets": 8, "norm_rel_ebd": "layer_norm"},
 }
 
 
@@ -247,14 +283,25 @@ def text_case(family: Family, stock: str) -> ModelCase:
     known = family.stock_config_class()
     of_case = classes(family, stock)
     arguments = inspect.signature(of_case["stock_class"].forward).parameters
+    tokens = [name for name in known.to_dict() if name.endswith("_token_id") and name not in TEXT_SIZES]
+    outside = {name: 1 for name in tokens if (getattr(known, name) or 0) >= VOCABULARY_SIZE}
+    # Else ModernBERT's weights are drawn until all are within two standard deviations.
+    uncut = {"initializer_cutoff_factor": 10.0} if hasattr(known, "initializer_cutoff_factor") else {}
     return ModelCase(
         **of_case,
-        sizes={name: value for name, value in {**TEXT_SIZES, **fields}.items() if hasattr(known, name)},
-        base_sizes={"num_hidden_layers": 1},
+        sizes={
+            **{name: value for name, value in {**TEXT_SIZES, **outside, **fields}.items() if hasattr(known, name)},
+            **UNDECLARED.get(family.model_type, {}),
+        },
+        base_sizes={
+            **{name: value for name, value in TEXT_SIZES.items() if getattr(known, name, value) is None},
+            "num_hidden_layers": 1,
+            **uncut,
+        },
         inputs=lambda: {name: tensor for name, tensor in text_inputs(*rows).items() if name in arguments},
         smaller=lambda inputs: {name: tensor[:2, ..., :-2] for name, tensor in inputs.items()},
         valid_tokens=lambda inputs: inputs["attention_mask"].flatten(0, -2).bool(),
-        variants=of_heads(stock, of_twins(family, TEXT_VARIANTS)),
+        variants=allowed(family.config_class(), of_heads(stock, of_twins(family, TEXT_VARIANTS))),
         no_pools={"pool_layers": []},
         labels=labels,
     )
@@ -275,6 +322,12 @@ def of_twins(family: Family, variants: dict[str, dict[str, Any]]) -> dict[str, d
     """The variants; of families of which another has the same code one is enough."""
     names = ["heads", "strided"] if family.model_type in TWINS else variants
     return {name: variants[name] for name in names}
+
+
+def allowed(config: PreTrainedConfig, variants: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The variants without those that drop tokens where models of such a configuration cannot."""
+    refuses = config.strides_refused is not None
+    return {name: each for name, each in variants.items() if not (refuses and "pool_strides" in each)}
 
 
 def of_heads(stock: str, variants: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -306,16 +359,31 @@ def class_labels() -> dict[str, torch.Tensor]:
     return {"labels": torch.tensor([0, 1, 2])}
 
 
+def pixel_labels() -> dict[str, torch.Tensor]:
+    height, width = 2 * GRID[0], 2 * GRID[1]
+    return {"labels": (torch.arange(3 * height * width) % 3).view(3, height, width)}
+
+
 IMAGE_HEADS: dict[str, tuple[Callable[[], dict[str, torch.Tensor]] | None, dict[str, Any]]] = {
     "ForImageClassification": (class_labels, {"num_labels": 3}),
     "ForImageClassificationWithTeacher": (None, {"num_labels": 3}),
+    "ForSemanticSegmentation": (
+        pixel_labels,
+        # of the fewest layers of which it makes its four feature maps; the first index is that of the last state
+        {"num_labels": 3, "num_hidden_layers": 3, "out_indices": [0, 1, 2, 3], "use_auxiliary_head": False},
+    ),
+    # of each masked patch the number of a visual word; before that of others
+    "BeitForMaskedImageModeling": (lambda: {"labels": torch.arange(16) % 11}, {"vocab_size": 11}),
     "ForMaskedImageModeling": (dict, {}),  # the images themselves
 }
+# Families that upstream interpolates the positions of, and takes their grid for a square.
+OF_SQUARES = {"dinov2", "dinov2_with_registers", "beit"}
 
 
 def patch_case(family: Family, stock: str) -> ModelCase:
     masked = stock.endswith("ForMaskedImageModeling")
-    grid = (4, 4) if masked else GRID
+    # The image towers take no other shape than the configuration's, and this is of a square.
+    grid = (4, 4) if masked or len(family.source_types) > 1 else GRID
     height, width = 2 * grid[0], 2 * grid[1]
     labels, fields = head_of(stock, IMAGE_HEADS)
     sizes = {
@@ -324,26 +392,31 @@ def patch_case(family: Family, stock: str) -> ModelCase:
         "num_attention_heads": 4,
         "intermediate_size": 40,
         "mlp_ratio": 2,
-        # Upstream's DINOv2 takes the grid of its positions for a square, and interpolates them.
-        "image_size": height if height == width or family.model_type.startswith("dinov2") else [height, width],
+        "image_size": height if height == width or family.model_type in OF_SQUARES else [height, width],
         "patch_size": 2,
         "encoder_stride": 2,
         "num_channels": NUM_CHANNELS,
+        "num_register_tokens": 2,
         "initializer_range": 0.1,
+        "use_absolute_position_embeddings": True,
+        "use_mask_token": True,
         **fields,
     }
     known = family.stock_config_class().to_dict()
+    depth = {name: sizes[name] for name in ("num_hidden_layers", "out_indices") if name in fields}
+    variants = {**LAYER_VARIANTS, **(RELATIVE_VARIANTS if "use_relative_position_bias" in known else {})}
+    variants["strided"] = {**variants["strided"], "pool_strides": [2] + [1] * (sizes["num_hidden_layers"] - 1)}
     return ModelCase(
         **classes(family, stock),
         sizes={name: value for name, value in sizes.items() if name in known or name == "num_labels"},
-        base_sizes={"num_hidden_layers": 1},
+        base_sizes={"num_hidden_layers": 1, **depth},
         inputs=lambda: {
             "pixel_values": images(height, width),
             **({"bool_masked_pos": (torch.arange(48) % 3 == 0).view(3, 16)} if masked else {}),
         },
         smaller=lambda inputs: {name: tensor[:2] for name, tensor in inputs.items()},
         valid_tokens=all_valid(grid),
-        variants=of_heads(stock, of_twins(family, LAYER_VARIANTS)),
+        variants=allowed(family.config_class(), of_heads(stock, of_twins(family, variants))),
         no_pools={"pool_layers": []},
         labels=labels,
     )
@@ -407,7 +480,7 @@ def over_variants(cases: list[ModelCase], strided: bool = True):
 
 
 every_model, every_variant = over(MODELS), over_variants(MODELS)
-every_layered_model, every_layered_variant = over(LAYERED_MODELS), over_variants(LAYERED_MODELS)
+every_layered_model = over(LAYERED_MODELS)
 every_unstrided_variant = over_variants(MODELS, strided=False)
 every_unstrided_layered_variant = over_variants(LAYERED_MODELS, strided=False)
 every_head, every_variant_of_a_head = over(HEADS), over_variants(HEADS)

@@ -13,7 +13,7 @@ import cp_transformers
 from cp_transformers.families import FAMILIES
 from cp_transformers.models.configuration_context_pool import LayerPoolConfigMixin, TextPoolConfigMixin
 from cp_transformers_cli import COMMANDS
-from cp_transformers_cli.convert import DEFAULTS, family_names
+from cp_transformers_cli.convert import DEFAULTS, model_types
 
 
 # Runs main() where nothing that takes long to load can be loaded.
@@ -57,8 +57,9 @@ def test_every_command_is_there():
         assert callable(getattr(sys.modules[module], function or "main"))
 
 
-def test_convert_names_the_families_of_the_table():
-    assert family_names() == sorted(model_type.replace("-", "_") for model_type in FAMILIES)
+def test_convert_names_the_model_types_of_the_table():
+    assert model_types() == sorted(each for family in FAMILIES.values() for each in family.source_types)
+    assert {"clip", "clip_vision_model", "xlm-roberta"} < {*model_types()}
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)

@@ -4,7 +4,7 @@
 
 import pytest
 import torch
-from model_cases import CASES, TEXT_VARIANTS, over
+from model_cases import CASES, TEXT_VARIANTS, ModelCase, allowed, over
 
 from cp_transformers.families import FAMILIES
 
@@ -16,8 +16,18 @@ BASE, MASKED_LM, CLASSIFIER = (OF_BERT[head] for head in ("Model", "ForMaskedLM"
 every_variant = pytest.mark.parametrize("variant", TEXT_VARIANTS.values(), ids=TEXT_VARIANTS)
 UNSTRIDED = {name: variant for name, variant in TEXT_VARIANTS.items() if "pool_strides" not in variant}
 every_unstrided_variant = pytest.mark.parametrize("variant", UNSTRIDED.values(), ids=UNSTRIDED)
-every_text = over(TEXTS)
-every_one_row_text = over([case for case in TEXTS if case.inputs()["input_ids"].ndim == 2])
+ONE_ROW_TEXTS = [case for case in TEXTS if case.inputs()["input_ids"].ndim == 2]
+every_text, every_one_row_text = over(TEXTS), over(ONE_ROW_TEXTS)
+
+
+def over_every_variant(cases: list[ModelCase]):
+    """Runs a test with each of `cases`, heads too, and each variant that its family allows."""
+    pairs = {
+        f"{case}-{name}": (case, variant)
+        for case in cases
+        for name, variant in allowed(case.config(), TEXT_VARIANTS).items()
+    }
+    return pytest.mark.parametrize(("case", "variant"), pairs.values(), ids=pairs)
 
 
 @torch.no_grad()

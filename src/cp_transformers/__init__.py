@@ -3,17 +3,32 @@
 """ContextPool variants of transformers' models; importing the package registers them with the Auto classes."""
 
 from .families import register
+from .models.configuration_cp_beit import CPBeitConfig
 from .models.configuration_cp_bert import CPBertConfig
+from .models.configuration_cp_clip_vision_model import CPCLIPVisionConfig
+from .models.configuration_cp_deberta_v2 import CPDebertaV2Config
 from .models.configuration_cp_deit import CPDeiTConfig
 from .models.configuration_cp_dinov2 import CPDinov2Config
 from .models.configuration_cp_dinov2_with_registers import CPDinov2WithRegistersConfig
+from .models.configuration_cp_dinov3_vit import CPDINOv3ViTConfig
 from .models.configuration_cp_distilbert import CPDistilBertConfig
 from .models.configuration_cp_electra import CPElectraConfig
+from .models.configuration_cp_esm import CPEsmConfig
+from .models.configuration_cp_modernbert import CPModernBertConfig
 from .models.configuration_cp_resnet import CPResNetConfig
 from .models.configuration_cp_roberta import CPRobertaConfig
+from .models.configuration_cp_siglip_vision_model import CPSiglipVisionConfig
 from .models.configuration_cp_vit import CPViTConfig
 from .models.configuration_cp_xlm_roberta import CPXLMRobertaConfig
 from .models.context_pool import ContextPool
+from .models.modeling_cp_beit import (
+    CPBeitBackbone,
+    CPBeitForImageClassification,
+    CPBeitForMaskedImageModeling,
+    CPBeitForSemanticSegmentation,
+    CPBeitModel,
+    CPBeitPreTrainedModel,
+)
 from .models.modeling_cp_bert import (
     CPBertForMaskedLM,
     CPBertForMultipleChoice,
@@ -24,6 +39,21 @@ from .models.modeling_cp_bert import (
     CPBertForTokenClassification,
     CPBertModel,
     CPBertPreTrainedModel,
+)
+from .models.modeling_cp_clip_vision_model import (
+    CPCLIPForImageClassification,
+    CPCLIPPreTrainedModel,
+    CPCLIPVisionModel,
+    CPCLIPVisionModelWithProjection,
+)
+from .models.modeling_cp_deberta_v2 import (
+    CPDebertaV2ForMaskedLM,
+    CPDebertaV2ForMultipleChoice,
+    CPDebertaV2ForQuestionAnswering,
+    CPDebertaV2ForSequenceClassification,
+    CPDebertaV2ForTokenClassification,
+    CPDebertaV2Model,
+    CPDebertaV2PreTrainedModel,
 )
 from .models.modeling_cp_deit import (
     CPDeiTForImageClassification,
@@ -44,6 +74,11 @@ from .models.modeling_cp_dinov2_with_registers import (
     CPDinov2WithRegistersModel,
     CPDinov2WithRegistersPreTrainedModel,
 )
+from .models.modeling_cp_dinov3_vit import (
+    CPDINOv3ViTBackbone,
+    CPDINOv3ViTModel,
+    CPDINOv3ViTPreTrainedModel,
+)
 from .models.modeling_cp_distilbert import (
     CPDistilBertForMaskedLM,
     CPDistilBertForMultipleChoice,
@@ -63,6 +98,22 @@ from .models.modeling_cp_electra import (
     CPElectraModel,
     CPElectraPreTrainedModel,
 )
+from .models.modeling_cp_esm import (
+    CPEsmForMaskedLM,
+    CPEsmForSequenceClassification,
+    CPEsmForTokenClassification,
+    CPEsmModel,
+    CPEsmPreTrainedModel,
+)
+from .models.modeling_cp_modernbert import (
+    CPModernBertForMaskedLM,
+    CPModernBertForMultipleChoice,
+    CPModernBertForQuestionAnswering,
+    CPModernBertForSequenceClassification,
+    CPModernBertForTokenClassification,
+    CPModernBertModel,
+    CPModernBertPreTrainedModel,
+)
 from .models.modeling_cp_resnet import (
     CPResNetBackbone,
     CPResNetForImageClassification,
@@ -77,6 +128,11 @@ from .models.modeling_cp_roberta import (
     CPRobertaForTokenClassification,
     CPRobertaModel,
     CPRobertaPreTrainedModel,
+)
+from .models.modeling_cp_siglip_vision_model import (
+    CPSiglipForImageClassification,
+    CPSiglipPreTrainedModel,
+    CPSiglipVisionModel,
 )
 from .models.modeling_cp_vit import (
     CPViTForImageClassification,
@@ -98,6 +154,13 @@ from .models.modeling_cp_xlm_roberta import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "CPBeitBackbone",
+    "CPBeitConfig",
+    "CPBeitForImageClassification",
+    "CPBeitForMaskedImageModeling",
+    "CPBeitForSemanticSegmentation",
+    "CPBeitModel",
+    "CPBeitPreTrainedModel",
     "CPBertConfig",
     "CPBertForMaskedLM",
     "CPBertForMultipleChoice",
@@ -108,6 +171,23 @@ __all__ = [
     "CPBertForTokenClassification",
     "CPBertModel",
     "CPBertPreTrainedModel",
+    "CPCLIPForImageClassification",
+    "CPCLIPPreTrainedModel",
+    "CPCLIPVisionConfig",
+    "CPCLIPVisionModel",
+    "CPCLIPVisionModelWithProjection",
+    "CPDINOv3ViTBackbone",
+    "CPDINOv3ViTConfig",
+    "CPDINOv3ViTModel",
+    "CPDINOv3ViTPreTrainedModel",
+    "CPDebertaV2Config",
+    "CPDebertaV2ForMaskedLM",
+    "CPDebertaV2ForMultipleChoice",
+    "CPDebertaV2ForQuestionAnswering",
+    "CPDebertaV2ForSequenceClassification",
+    "CPDebertaV2ForTokenClassification",
+    "CPDebertaV2Model",
+    "CPDebertaV2PreTrainedModel",
     "CPDeiTConfig",
     "CPDeiTForImageClassification",
     "CPDeiTForImageClassificationWithTeacher",
@@ -141,6 +221,20 @@ __all__ = [
     "CPElectraForTokenClassification",
     "CPElectraModel",
     "CPElectraPreTrainedModel",
+    "CPEsmConfig",
+    "CPEsmForMaskedLM",
+    "CPEsmForSequenceClassification",
+    "CPEsmForTokenClassification",
+    "CPEsmModel",
+    "CPEsmPreTrainedModel",
+    "CPModernBertConfig",
+    "CPModernBertForMaskedLM",
+    "CPModernBertForMultipleChoice",
+    "CPModernBertForQuestionAnswering",
+    "CPModernBertForSequenceClassification",
+    "CPModernBertForTokenClassification",
+    "CPModernBertModel",
+    "CPModernBertPreTrainedModel",
     "CPResNetBackbone",
     "CPResNetConfig",
     "CPResNetForImageClassification",
@@ -154,6 +248,10 @@ __all__ = [
     "CPRobertaForTokenClassification",
     "CPRobertaModel",
     "CPRobertaPreTrainedModel",
+    "CPSiglipForImageClassification",
+    "CPSiglipPreTrainedModel",
+    "CPSiglipVisionConfig",
+    "CPSiglipVisionModel",
     "CPViTConfig",
     "CPViTForImageClassification",
     "CPViTForMaskedImageModeling",
@@ -170,9 +268,11 @@ __all__ = [
     "ContextPool",
     "convert_checkpoint",
     "convert_model",
+    "inspect_pools",
     "register",
 ]
 
 register()
 
 from .checkpoints.conversion import convert_checkpoint, convert_model  # noqa: E402
+from .inspection import inspect_pools  # noqa: E402

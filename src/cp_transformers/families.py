@@ -25,26 +25,40 @@ from transformers import (
 from transformers.utils import is_torchvision_available, is_vision_available
 
 from .models import (
+    modeling_cp_beit,
     modeling_cp_bert,
+    modeling_cp_clip_vision_model,
+    modeling_cp_deberta_v2,
     modeling_cp_deit,
     modeling_cp_dinov2,
     modeling_cp_dinov2_with_registers,
+    modeling_cp_dinov3_vit,
     modeling_cp_distilbert,
     modeling_cp_electra,
+    modeling_cp_esm,
+    modeling_cp_modernbert,
     modeling_cp_resnet,
     modeling_cp_roberta,
+    modeling_cp_siglip_vision_model,
     modeling_cp_vit,
     modeling_cp_xlm_roberta,
 )
 from .models.configuration_context_pool import LayerPoolConfigMixin, TextPoolConfigMixin
+from .models.configuration_cp_beit import CPBeitConfig
 from .models.configuration_cp_bert import CPBertConfig
+from .models.configuration_cp_clip_vision_model import CPCLIPVisionConfig
+from .models.configuration_cp_deberta_v2 import CPDebertaV2Config
 from .models.configuration_cp_deit import CPDeiTConfig
 from .models.configuration_cp_dinov2 import CPDinov2Config
 from .models.configuration_cp_dinov2_with_registers import CPDinov2WithRegistersConfig
+from .models.configuration_cp_dinov3_vit import CPDINOv3ViTConfig
 from .models.configuration_cp_distilbert import CPDistilBertConfig
 from .models.configuration_cp_electra import CPElectraConfig
+from .models.configuration_cp_esm import CPEsmConfig
+from .models.configuration_cp_modernbert import CPModernBertConfig
 from .models.configuration_cp_resnet import CPResNetConfig
 from .models.configuration_cp_roberta import CPRobertaConfig
+from .models.configuration_cp_siglip_vision_model import CPSiglipVisionConfig
 from .models.configuration_cp_vit import CPViTConfig
 from .models.configuration_cp_xlm_roberta import CPXLMRobertaConfig
 from .models.modeling_context_pool import PooledLayer, PooledModel
@@ -60,6 +74,8 @@ class Family:
         modeling: the module of its models.
         processor: the name of upstream's tokenizer or image processor.
         positions_from_padding: whether the positions of a text are counted from `pad_token_id + 1`, not from 0.
+        over_layers: the ends of the names of those matrices outside the layers whose columns are, in turn, for one
+            layer after another: with a layer its columns are left out.
         sizes: configuration fields of upstream's models of this family that the benchmarks measure, by their names;
             for texts with the lengths to measure as `tokens`.
     """
@@ -68,6 +84,7 @@ class Family:
     modeling: ModuleType
     processor: str
     positions_from_padding: bool = False
+    over_layers: tuple[str, ...] = ()
     sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
@@ -79,6 +96,12 @@ class Family:
     def model_type(self) -> str:
         """Upstream's model type."""
         return self.stock_config_class.model_type
+
+    @property
+    def source_types(self) -> tuple[str, ...]:
+        """Upstream's model types of what can be converted: its own, and of the image tower of two that of both."""
+        tower_of = getattr(self.config_class, "tower_of", None)
+        return (self.model_type,) if tower_of is None else (self.model_type, tower_of)
 
     @property
     def is_text(self) -> bool:
@@ -111,6 +134,11 @@ class Family:
         pretraining = ((name, model) for name, model in self.models.items() if name.endswith("ForPreTraining"))
         return next((name for name, model in pretraining if model._tied_weights_keys), None)
 
+    @property
+    def takes_packed_rows(self) -> bool:
+        """Whether it reads texts of which several may share a row, kept apart by an attention mask of 4 dimensions."""
+        return self.is_text and next(iter(self.models.values())).takes_4d_masks
+
     @cached_property
     def layer_class(self) -> type[nn.Module] | None:
         """Upstream's layer, before or in which the family pools; None without [`has_layers`]."""
@@ -133,10 +161,13 @@ class Family:
             tokenizer_class = getattr(transformers, self.processor)
             AutoTokenizer.register(self.config_class, tokenizer_class=tokenizer_class, exist_ok=True)
         elif is_vision_available():
-            classes = {"pil": getattr(transformers, f"{self.processor}Pil")}
-            if is_torchvision_available():  # to name it without torchvision is enough for a warning
-                classes["torchvision"] = getattr(transformers, self.processor)
-            AutoImageProcessor.register(self.config_class, image_processor_classes=classes, exist_ok=True)
+            names = {"pil": f"{self.processor}Pil", "torchvision": self.processor}
+            if not is_torchvision_available():  # to name it without torchvision is enough for a warning
+                del names["torchvision"]
+            found = {backend: getattr(transformers, name, None) for backend, name in names.items()}
+            classes = {backend: each for backend, each in found.items() if each is not None}  # some have but one
+            if classes:
+                AutoImageProcessor.register(self.config_class, image_processor_classes=classes, exist_ok=True)
 
 
 BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
@@ -161,6 +192,15 @@ FAMILIES: dict[str, Family] = {
         Family(CPXLMRobertaConfig, modeling_cp_xlm_roberta, "XLMRobertaTokenizer", positions_from_padding=True),
         Family(CPDistilBertConfig, modeling_cp_distilbert, "BertTokenizer"),
         Family(CPElectraConfig, modeling_cp_electra, "BertTokenizer"),
+        Family(CPDebertaV2Config, modeling_cp_deberta_v2, "DebertaV2Tokenizer"),
+        Family(
+            CPEsmConfig,
+            modeling_cp_esm,
+            "EsmTokenizer",
+            positions_from_padding=True,
+            over_layers=("contact_head.regression.weight",),
+        ),
+        Family(CPModernBertConfig, modeling_cp_modernbert, "TokenizersBackend"),
         Family(CPViTConfig, modeling_cp_vit, "ViTImageProcessor", sizes={"ViT-B/16": BASE, "ViT-S/16": SMALL}),
         Family(CPDeiTConfig, modeling_cp_deit, "DeiTImageProcessor"),
         Family(
@@ -170,6 +210,10 @@ FAMILIES: dict[str, Family] = {
             sizes={"DINOv2-small": {**SMALL_OF_14, "image_size": 224}},
         ),
         Family(CPDinov2WithRegistersConfig, modeling_cp_dinov2_with_registers, "BitImageProcessor"),
+        Family(CPDINOv3ViTConfig, modeling_cp_dinov3_vit, "DINOv3ViTImageProcessor"),
+        Family(CPBeitConfig, modeling_cp_beit, "BeitImageProcessor"),
+        Family(CPCLIPVisionConfig, modeling_cp_clip_vision_model, "CLIPImageProcessor"),
+        Family(CPSiglipVisionConfig, modeling_cp_siglip_vision_model, "SiglipImageProcessor"),
         Family(CPResNetConfig, modeling_cp_resnet, "ConvNextImageProcessor", sizes={"ResNet-50": {}}),
     )
 }
@@ -182,9 +226,20 @@ def family_of(config: PreTrainedConfig | str) -> Family | None:
 
 
 def configs_with(*heads: str) -> dict[str, type[Any]]:
-    """From the model type to the configuration, CP and stock, of the families that have one of these heads."""
+    """From the model type to the configuration, CP and stock, of the families that have one of these heads; without
+    the stock one of an image tower, since the stock head takes that of both towers."""
     families = [family for family in FAMILIES.values() if set(heads) & set(family.config_class.heads)]
-    return {each.model_type: each for family in families for each in (family.config_class, family.stock_config_class)}
+    return {
+        each.model_type: each
+        for family in families
+        for each in (family.config_class, family.stock_config_class)
+        if family.source_types == (family.model_type,) or each is family.config_class
+    }
+
+
+def tower_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The configuration of a model's layers: of two towers that of the images', else the model's own."""
+    return getattr(config, "vision_config", config)
 
 
 def auto_class_of(head: str) -> Any:
@@ -196,9 +251,10 @@ def auto_class_of(head: str) -> Any:
 
 
 def first_position(config: PreTrainedConfig) -> int:
-    """The position of the first token of a text, for a CP or a stock model."""
+    """The position of the first token of a text, for a CP or a stock model; of a configuration that names no padding
+    token yet that for 0."""
     family = FAMILIES.get(config.model_type) or family_of(config)
-    return config.pad_token_id + 1 if family is not None and family.positions_from_padding else 0
+    return (config.pad_token_id or 0) + 1 if family is not None and family.positions_from_padding else 0
 
 
 def max_tokens(config: PreTrainedConfig) -> int:

@@ -8,6 +8,7 @@ PyTorch and transformers: help, the version and slips of the hand are answered b
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 
 # command -> (the module and its function, if that is not main(), what it does)
@@ -18,6 +19,7 @@ COMMANDS = {
     "mlm": ("cp_transformers.training.mlm", "train CP or stock BERT as a masked language model"),
     "distill": ("cp_transformers.training.distill", "let a cut or halved model learn from the whole one"),
     "convert": ("cp_transformers.checkpoints.conversion", "turn a pretrained checkpoint into its ContextPool variant"),
+    "inspect": ("cp_transformers.inspection.command", "show on a page what a model pools"),
     "export": ("cp_transformers.checkpoints.hub:export", "write a CP checkpoint that works with transformers alone"),
     "push": ("cp_transformers.checkpoints.hub:push", "check a CP checkpoint and push it to the Hub"),
     "benchmark": (
@@ -26,6 +28,8 @@ COMMANDS = {
     ),
     "card": ("cp_transformers.checkpoints.model_card", "write a CP checkpoint's model card"),
 }
+# Of commands whose options are told without loading what models need, the modules that have their parsers.
+PARSERS = {"convert": "cp_transformers_cli.convert", "inspect": "cp_transformers_cli.inspection"}
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -44,10 +48,8 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     if args[0] not in COMMANDS:
         return fail(f"there is no command {args[0]}; the commands are {', '.join(COMMANDS)}")
-    if args[0] == "convert":
-        from .convert import make_parser
-
-        make_parser().parse_args(args[1:])
+    if args[0] in PARSERS:
+        import_module(PARSERS[args[0]]).make_parser().parse_args(args[1:])
     from cp_transformers.cli import run
 
     return run(COMMANDS[args[0]][0], args[1:])

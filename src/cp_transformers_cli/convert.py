@@ -3,6 +3,7 @@
 """The options of the command `cp-transformers convert`."""
 
 import argparse
+import re
 from pathlib import Path
 
 
@@ -21,10 +22,12 @@ DEFAULTS: dict[str, dict[str, object]] = {
 }
 
 
-def family_names() -> list[str]:
-    """The families that the package has, by the names of their files, since the table of them takes long to load."""
+def model_types() -> list[str]:
+    """Upstream's model types of what can be converted, read from the text of the configurations, since the table of
+    families takes long to load."""
     files = (Path(__file__).parents[1] / "cp_transformers").glob("models/configuration_cp_*.py")
-    return sorted(file.stem.removeprefix("configuration_cp_") for file in files)
+    told = re.compile(r'^    (?:model_type = "cp_|tower_of = ")(.+)"$', re.MULTILINE)
+    return sorted(name for file in files for name in told.findall(file.read_text(encoding="utf-8")))
 
 
 def _default(field: str) -> str:
@@ -41,8 +44,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cp-transformers convert",
         description="Load a pretrained checkpoint, insert the pooling modules, check that the result computes what "
-        "the source computes (that cut to the same layers, where layers are cut), and write it. Families: "
-        f"{', '.join(family_names())}, any of their heads.",
+        "the source computes (that cut to the same layers, where layers are cut), and write it. Model types that can "
+        f"be converted, with any of their heads: {', '.join(model_types())}.",
         epilog="A Hub token is taken from the environment (HF_TOKEN) or from `hf auth login`.",
         argument_default=argparse.SUPPRESS,
     )

@@ -25,7 +25,7 @@ from transformers import (
     pipeline,
 )
 
-from cp_transformers import CPBertForPreTraining
+from cp_transformers import CPBeitForSemanticSegmentation, CPBertForPreTraining
 from cp_transformers.checkpoints.conversion import (
     FAMILIES,
     CheckpointError,
@@ -194,19 +194,25 @@ def test_layers_are_taken_in_the_order_given(source):
     assert parity(cut_layers(stock, [3, 1]), converted) == 0.0
 
 
+def cut_of(model_type: str, layers: list[int]) -> list[int]:
+    """The layers to keep, in an order that the family takes: ModernBERT's first has no norm, and stays the first."""
+    return [0, *layers[:1]] if model_type == "modernbert" else layers
+
+
 # Without pooling
 
 
-@over([case for case in MODELS if case.has_layers])
+@over([case for case in MODELS if case.has_layers and case.model_class is not CPBeitForSemanticSegmentation])
 def test_without_pooling_a_cut_is_a_stock_checkpoint_of_the_source_s_class(case, tmp_path):
     stock = case.stock_class(case.stock_config(num_hidden_layers=3)).eval()
     stock.save_pretrained(tmp_path / "source")
-    record = convert_checkpoint(tmp_path / "source", tmp_path / "cut", layers=[2, 0], pool_layers=[])
+    layers = cut_of(case.stock_class.config_class.model_type, [2, 0])
+    record = convert_checkpoint(tmp_path / "source", tmp_path / "cut", layers=layers, pool_layers=[])
     name = case.stock_class.__name__
     assert (record["source_class"], record["model_class"], record["pool_config"]) == (name, name, {})
     assert json.loads((tmp_path / "cut" / "config.json").read_text())["architectures"] == [name]
-    cut = cut_layers(stock, [2, 0])
-    for model in (case.stock_class.from_pretrained(tmp_path / "cut"), convert_model(stock, [2, 0], pool_layers=[])):
+    cut = cut_layers(stock, layers)
+    for model in (case.stock_class.from_pretrained(tmp_path / "cut"), convert_model(stock, layers, pool_layers=[])):
         assert type(model) is case.stock_class and not model.training and not context_pools(model)
         assert parity(cut, model) == 0.0
 
@@ -287,9 +293,21 @@ def test_a_single_number_is_told_from_that_many_layers(tmp_path, capsys):
 def test_layers_of_every_family_can_be_left_out(model_type):
     family = FAMILIES[model_type]
     stock = tiny_stock(next(iter(family.models)))
-    converted = convert_model(stock, layers=[3, 1], pool_num_heads=2)
-    assert parity(cut_layers(stock, [3, 1]), converted) == 0.0
+    layers = cut_of(model_type, [3, 1])
+    converted = convert_model(stock, layers=layers, pool_num_heads=2)
+    assert parity(cut_layers(stock, layers), converted) == 0.0
     assert converted.config.num_hidden_layers == len(family.layers(converted)[1]) == 2
+
+
+def test_of_a_modernbert_each_layer_keeps_its_kind_of_attention_and_the_first_stays_first():
+    stock = tiny_stock("ModernBertModel")
+    assert stock.config.layer_types == ["full_attention", *["sliding_attention"] * 2, "full_attention"]
+    for cut in (cut_layers(stock, [0, 3, 2]), convert_model(stock, [0, 3, 2])):
+        assert cut.config.layer_types == ["full_attention", "full_attention", "sliding_attention"]
+        assert [layer.attn.sliding_window is None for layer in cut.layers] == [True, True, False]
+    for make in (cut_layers, convert_model):
+        with pytest.raises(CheckpointError, match="Layer 2 of a modernbert cannot become layer 0"):
+            make(stock, [2, 0])
 
 
 @pytest.mark.parametrize(

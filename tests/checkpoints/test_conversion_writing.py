@@ -28,6 +28,7 @@ from cp_transformers.checkpoints.conversion import (
     cut_layers,
 )
 from cp_transformers.cli import main as cli
+from cp_transformers.families import FAMILIES
 
 
 # What is refused
@@ -81,6 +82,21 @@ REFUSED = {
     "an unexpected key": (add_key, "adapter.weight"),
     "a wrong shape": (wrong_shape, "cannot be loaded"),
 }
+
+
+@pytest.mark.parametrize(
+    ("model_type", "nearest"),
+    [("modernbert", "bert"), ("xlm-roberta-xl", "xlm-roberta"), ("siglip2", "siglip"), ("vit_mae", "vit"), ("t5", "")],
+)
+def test_of_another_type_the_nearest_is_named_and_the_guide(model_type, nearest, source, tmp_path):
+    write_config(source, model_type=model_type)
+    with pytest.raises(CheckpointError) as error:
+        convert_checkpoint(source, tmp_path / "cp")
+    message = str(error.value)
+    assert all(f" {each}" in message for family in FAMILIES.values() for each in family.source_types)
+    assert f"the nearest by name is {nearest};" in message if nearest else "nearest" not in message
+    guide = "docs/adding_a_family.md"
+    assert guide in message and any((folder / guide).is_file() for folder in Path(__file__).parents)
 
 
 @pytest.mark.parametrize("reason", REFUSED)

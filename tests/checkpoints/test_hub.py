@@ -202,6 +202,16 @@ def test_with_the_package_no_remote_code_is_asked_for_or_run(author, tmp_path):
     )
 
 
+def test_a_model_on_the_hub_shows_what_it_pools(author, tmp_path):
+    author.cli("push", make_model(tmp_path / "model"), "tester/shown", "--no-private")
+    status, printed, _ = author.cli(
+        "inspect", "tester/shown", "--text", "a good film", "--output", tmp_path / "a.html"
+    )
+    assert status == 0 and printed.startswith("Written: ")
+    assert "<title>What tester/shown pools</title>" in (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert "neither a folder nor a model on the Hub" in author.refused("inspect", "tester/none", "--text", "good")
+
+
 def test_a_new_repository_is_private_unless_it_is_to_be_public(author, stranger, tmp_path):
     folder = make_model(tmp_path / "model")
     assert author.cli("push", folder, "tester/secret")[0] == 0

@@ -193,6 +193,7 @@ def test_the_lines_that_load_the_model_load_it(case, tmp_path, monkeypatch):
     without = (
         "CPBertForNextSentencePrediction",
         "CPElectraForPreTraining",
+        "CPBeitForMaskedImageModeling",
         "CPDeiTForMaskedImageModeling",
         "CPViTForMaskedImageModeling",
     )  # nameless there

@@ -124,7 +124,7 @@ def test_the_saved_modules_compute_the_same(case, tmp_path):
     exported = aligned(get_class_from_dynamic_module(reference, tmp_path).from_pretrained(tmp_path)).eval()
     assert type(exported) is not type(model)
     inputs = case.inputs()
-    assert_same_outputs(exported(**inputs, output_pool_sizes=True), model(**inputs, output_pool_sizes=True))
+    assert_same_outputs(exported(**inputs, output_support_sizes=True), model(**inputs, output_support_sizes=True))
 
 
 @every_family

@@ -31,6 +31,7 @@ SNIPPETS = {
         "\nTrue\ntorch.Size([1, 4, 8, 10])",  # equal logits; the pools of a larger image
     ],
     ("docs/faster_models.md",): ["[8, 8, 8, 5, 5, 5, 8]\ntorch.Size([1, 8, 384])"],
+    ("docs/inspect.md",): ["layer 2 (4, 4, 7) (4, 4)\n[0 1] "],
     ("docs/from_scratch.md", "docs/own_architecture.md"): [
         "torch.Size([1, 4, 6, 6])",  # of an image, four heads, six by six patches
         "[torch.Size([1, 512, 12, 8]), torch.Size([1, 2048, 3, 2])]",

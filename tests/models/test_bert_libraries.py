@@ -213,7 +213,7 @@ def test_a_checkpoint_of_trainer_is_a_model(tmp_path, tokenizer):
     assert_same_outputs(run(model, CLASSIFIER.inputs()), run(training.model.eval(), CLASSIFIER.inputs()))
 
 
-def test_trainer_evaluates_the_same_with_pool_sizes_in_the_config(tmp_path, tokenizer):
+def test_trainer_evaluates_the_same_with_support_sizes_in_the_config(tmp_path, tokenizer):
     predictions = []
 
     def compute_metrics(prediction):
@@ -221,8 +221,8 @@ def test_trainer_evaluates_the_same_with_pool_sizes_in_the_config(tmp_path, toke
         return {"accuracy": (prediction.predictions.argmax(-1) == prediction.label_ids).mean()}
 
     metrics = [
-        trainer(tmp_path, tokenizer, compute_metrics, config={"output_pool_sizes": output_pool_sizes}).evaluate()
-        for output_pool_sizes in (False, True)
+        trainer(tmp_path, tokenizer, compute_metrics, config={"output_support_sizes": output_support_sizes}).evaluate()
+        for output_support_sizes in (False, True)
     ]
     assert predictions[0].shape == predictions[1].shape == (12, 3)
     assert (predictions[0] == predictions[1]).all()

@@ -1,6 +1,6 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
-"""CP-ViT, CP-DeiT and CP-ResNet among what their users have around them: image processors, pipelines and Trainer."""
+"""Classifiers of images among what their users have around them: image processors, pipelines and Trainer."""
 
 import json
 import subprocess
@@ -16,6 +16,12 @@ from PIL import Image
 from torch import nn
 from transformers import (
     AutoImageProcessor,
+    BeitForImageClassification,
+    BeitImageProcessor,
+    BeitImageProcessorPil,
+    CLIPForImageClassification,
+    CLIPImageProcessor,
+    CLIPImageProcessorPil,
     ConvNextImageProcessor,
     ConvNextImageProcessorPil,
     DeiTForImageClassification,
@@ -23,6 +29,9 @@ from transformers import (
     DeiTImageProcessorPil,
     PreTrainedModel,
     ResNetForImageClassification,
+    SiglipForImageClassification,
+    SiglipImageProcessor,
+    SiglipImageProcessorPil,
     Trainer,
     TrainingArguments,
     ViTForImageClassification,
@@ -31,7 +40,14 @@ from transformers import (
     pipeline,
 )
 
-from cp_transformers import CPDeiTForImageClassification, CPResNetForImageClassification, CPViTForImageClassification
+from cp_transformers import (
+    CPBeitForImageClassification,
+    CPCLIPForImageClassification,
+    CPDeiTForImageClassification,
+    CPResNetForImageClassification,
+    CPSiglipForImageClassification,
+    CPViTForImageClassification,
+)
 
 
 SIDE = 16  # of the images
@@ -62,7 +78,9 @@ class Family:
 
     def stock_model(self) -> PreTrainedModel:
         sizes = {name: value for name, value in self.sizes.items() if not name.startswith("pool_")}
-        return self.stock_class(self.stock_class.config_class(num_labels=3, **sizes))
+        config_class: Any = self.stock_class.config_class
+        sizes = {"vision_config": sizes} if "vision_config" in config_class.sub_configs else sizes
+        return self.stock_class(config_class(num_labels=3, **sizes))
 
     def processor(self, backend: str = "torchvision"):
         return self.processor_classes[backend](size=self.size, **({"crop_size": self.size} if self.cropped else {}))
@@ -98,6 +116,29 @@ FAMILIES = [
         size={"height": SIDE, "width": SIDE},
         sizes=VIT_SIZES,
         cropped=True,
+    ),
+    Family(
+        CPBeitForImageClassification,
+        BeitForImageClassification,
+        {"torchvision": BeitImageProcessor, "pil": BeitImageProcessorPil},
+        size={"height": SIDE, "width": SIDE},
+        sizes={**VIT_SIZES, "use_relative_position_bias": True},
+        cropped=True,
+    ),
+    Family(
+        CPCLIPForImageClassification,
+        CLIPForImageClassification,
+        {"torchvision": CLIPImageProcessor, "pil": CLIPImageProcessorPil},
+        size={"height": SIDE, "width": SIDE},
+        sizes=VIT_SIZES,
+        cropped=True,
+    ),
+    Family(
+        CPSiglipForImageClassification,
+        SiglipForImageClassification,
+        {"torchvision": SiglipImageProcessor, "pil": SiglipImageProcessorPil},
+        size={"height": SIDE, "width": SIDE},
+        sizes=VIT_SIZES,
     ),
     Family(
         CPResNetForImageClassification,
@@ -216,13 +257,15 @@ def scores(entries: list[dict]) -> dict[str, float]:
     return {entry["label"]: entry["score"] for entry in entries}
 
 
-with_and_without_pool_sizes = pytest.mark.parametrize("output_pool_sizes", [False, True], ids="pool_sizes={}".format)
+with_and_without_support_sizes = pytest.mark.parametrize(
+    "output_support_sizes", [False, True], ids="support_sizes={}".format
+)
 
 
-@with_and_without_pool_sizes
+@with_and_without_support_sizes
 @every_family
-def test_a_pipeline_gives_the_models_probabilities(family, output_pool_sizes, tmp_path):
-    classify = saved_pipeline(family, tmp_path, output_pool_sizes=output_pool_sizes)
+def test_a_pipeline_gives_the_models_probabilities(family, output_support_sizes, tmp_path):
+    classify = saved_pipeline(family, tmp_path, output_support_sizes=output_support_sizes)
     assert type(classify.model) is family.model_class
     with torch.no_grad():
         probabilities = classify.model(**family.processor()(photographs(), return_tensors="pt")).logits.softmax(-1)
@@ -325,7 +368,7 @@ def test_accumulated_gradients_are_those_of_a_larger_batch(family, tmp_path):
 
 
 @every_family
-def test_trainer_evaluates_the_same_with_pool_sizes_in_the_config(family, tmp_path):
+def test_trainer_evaluates_the_same_with_support_sizes_in_the_config(family, tmp_path):
     predictions = []
 
     def compute_metrics(prediction):
@@ -333,8 +376,8 @@ def test_trainer_evaluates_the_same_with_pool_sizes_in_the_config(family, tmp_pa
         return {"accuracy": (prediction.predictions.argmax(-1) == prediction.label_ids).mean()}
 
     metrics = [
-        trainer(family, tmp_path, compute_metrics, config={"output_pool_sizes": output_pool_sizes}).evaluate()
-        for output_pool_sizes in (False, True)
+        trainer(family, tmp_path, compute_metrics, config={"output_support_sizes": output_support_sizes}).evaluate()
+        for output_support_sizes in (False, True)
     ]
     assert predictions[0].shape == predictions[1].shape == (64, 3)
     assert (predictions[0] == predictions[1]).all()
@@ -342,14 +385,14 @@ def test_trainer_evaluates_the_same_with_pool_sizes_in_the_config(family, tmp_pa
         assert metrics[0][name] == metrics[1][name]
 
 
-@with_and_without_pool_sizes
+@with_and_without_support_sizes
 @pytest.mark.parametrize("use_reentrant", [False, True], ids=["saved_tensors", "reentrant"])
 @every_family
-def test_trainer_learns_the_same_with_gradient_checkpointing(family, use_reentrant, output_pool_sizes, tmp_path):
+def test_trainer_learns_the_same_with_gradient_checkpointing(family, use_reentrant, output_support_sizes, tmp_path):
     plain = trainer(family, tmp_path, max_steps=2)
     plain.train()
     options = {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": use_reentrant}}
-    config = {"output_pool_sizes": output_pool_sizes}
+    config = {"output_support_sizes": output_support_sizes}
     checkpointed = trainer(family, tmp_path, max_steps=2, config=config, **options)
     checkpointed.train()
     assert checkpointed.model.is_activation_checkpointing

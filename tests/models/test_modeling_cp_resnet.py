@@ -252,8 +252,8 @@ def test_the_stem_moves_with_the_image_away_from_borders(predictor):
     model = random_model(pool_range=0.6, **predictor)
     image, inner = images(72, 72, batch=1), slice(5, -5)
     first, moved = image[..., :64, :64], image[..., 4:68, 8:72]
-    outputs = [run(model, each, output_hidden_states=True, output_pool_sizes=True) for each in (first, moved)]
-    for one, other in zip(*[(each.hidden_states[0], each.pool_sizes[0]) for each in outputs]):
+    outputs = [run(model, each, output_hidden_states=True, output_support_sizes=True) for each in (first, moved)]
+    for one, other in zip(*[(each.hidden_states[0], each.support_sizes[0]) for each in outputs]):
         torch.testing.assert_close(
             one.roll((-1, -2), dims=(2, 3))[..., inner, inner], other[..., inner, inner], rtol=0.0, atol=1e-5
         )
@@ -291,9 +291,9 @@ def test_a_gate_of_one_gives_the_pooled_map(place):
 @every_predictor
 def test_an_image_is_the_same_alone_and_in_a_batch(predictor, pooling):
     model, batch = random_model(CPResNetForImageClassification, **pooling, **predictor).double(), images().double()
-    expected = tensors(run(model, batch, output_pool_sizes=True))
+    expected = tensors(run(model, batch, output_support_sizes=True))
     for index in range(3):
-        alone = tensors(run(model, batch[index : index + 1], output_pool_sizes=True))
+        alone = tensors(run(model, batch[index : index + 1], output_support_sizes=True))
         for one, all_of_them in zip(alone, expected, strict=True):
             torch.testing.assert_close(one, all_of_them[index : index + 1], rtol=0.0, atol=1e-10)
 
@@ -308,7 +308,7 @@ def test_another_number_of_channels_is_refused():
 def test_half_precision_is_finite_and_near_full_precision(model_class, dtype):
     model = random_model(model_class, pool_global=True, **HEADS)
     expected = run(model, images())
-    outputs = run(model.to(dtype), images().to(dtype), output_pool_sizes=True)
+    outputs = run(model.to(dtype), images().to(dtype), output_support_sizes=True)
     *others, sizes = tensors(outputs)
     assert sizes.dtype is torch.float32 and sizes.isfinite().all()
     for actual, full in zip(others, tensors(expected), strict=True):
@@ -322,9 +322,9 @@ def test_half_precision_is_finite_and_near_full_precision(model_class, dtype):
 @pytest.mark.parametrize("size", [(40, 32), (37, 41), (32, 64)], ids=str)
 @every_predictor
 @every_class
-def test_pool_sizes_are_one_map_of_the_stems_size(model_class, predictor, size):
+def test_support_sizes_are_one_map_of_the_stems_size(model_class, predictor, size):
     model = random_model(model_class, pool_global=True, **predictor)
-    (sizes,) = run(model, images(*size), output_pool_sizes=True).pool_sizes
+    (sizes,) = run(model, images(*size), output_support_sizes=True).support_sizes
     assert sizes.shape == (3, model.config.pool_num_heads, -(-size[0] // 4), -(-size[1] // 4))
     assert sizes.dtype is torch.float32 and sizes.min() > 0
     assert sizes.max() <= model.config.pool_range * model.config.pool_window
@@ -332,48 +332,48 @@ def test_pool_sizes_are_one_map_of_the_stems_size(model_class, predictor, size):
 
 @pytest.mark.parametrize("pool_global", [False, True])
 @every_class
-def test_without_the_stem_there_are_no_pool_sizes(model_class, pool_global):
+def test_without_the_stem_there_are_no_support_sizes(model_class, pool_global):
     model = random_model(model_class, pool_stem=False, pool_global=pool_global)
-    assert run(model, images(), output_pool_sizes=True).pool_sizes == ()
+    assert run(model, images(), output_support_sizes=True).support_sizes == ()
 
 
 @every_class
-def test_pool_sizes_change_no_other_output(model_class):
+def test_support_sizes_change_no_other_output(model_class):
     model = random_model(model_class)
-    *others, _ = tensors(run(model, images(), output_pool_sizes=True))
+    *others, _ = tensors(run(model, images(), output_support_sizes=True))
     expected = tensors(run(model, images()))
     assert all(torch.equal(a, b) for a, b in zip(others, expected, strict=True))
 
 
 @every_class
-def test_pool_sizes_come_last_in_a_tuple(model_class):
+def test_support_sizes_come_last_in_a_tuple(model_class):
     model = random_model(model_class)
-    expected = run(model, images(), output_pool_sizes=True)
-    outputs = run(model, images(), output_pool_sizes=True, return_dict=False)
-    assert type(outputs) is tuple and torch.equal(outputs[-1][0], expected.pool_sizes[0])
+    expected = run(model, images(), output_support_sizes=True)
+    outputs = run(model, images(), output_support_sizes=True, return_dict=False)
+    assert type(outputs) is tuple and torch.equal(outputs[-1][0], expected.support_sizes[0])
     assert len(outputs) == len(expected.to_tuple()) == len(run(model, images(), return_dict=False)) + 1
 
 
 @every_class
-def test_the_config_asks_for_pool_sizes(model_class):
-    model = random_model(model_class, output_pool_sizes=True)
-    assert len(run(model, images()).pool_sizes) == 1
-    assert "pool_sizes" not in run(model, images(), output_pool_sizes=False)
+def test_the_config_asks_for_support_sizes(model_class):
+    model = random_model(model_class, output_support_sizes=True)
+    assert len(run(model, images()).support_sizes) == 1
+    assert "support_sizes" not in run(model, images(), output_support_sizes=False)
 
 
-def test_equal_predictions_give_equal_pool_sizes_at_all_image_sizes():
+def test_equal_predictions_give_equal_support_sizes_at_all_image_sizes():
     model = random_model(pool_window=5, pool_range=0.4)
     nn.init.zeros_(model.embedder.pooler.context_pool.proj.weight)
     nn.init.zeros_(model.embedder.pooler.context_pool.proj.bias)
     for size in [(16, 16), (40, 32), (80, 120)]:
-        (sizes,) = run(model, images(*size), output_pool_sizes=True).pool_sizes
+        (sizes,) = run(model, images(*size), output_support_sizes=True).support_sizes
         torch.testing.assert_close(sizes, torch.full_like(sizes, 0.4 * 5 * 0.5))
 
 
-def test_pool_sizes_do_not_depend_on_the_rest_of_a_larger_image():
+def test_support_sizes_do_not_depend_on_the_rest_of_a_larger_image():
     model, image = random_model(pool_num_heads=2), images(80, 96)
-    (sizes,) = run(model, image, output_pool_sizes=True).pool_sizes
-    (of_corner,) = run(model, image[..., :40, :32], output_pool_sizes=True).pool_sizes
+    (sizes,) = run(model, image, output_support_sizes=True).support_sizes
+    (of_corner,) = run(model, image[..., :40, :32], output_support_sizes=True).support_sizes
     torch.testing.assert_close(of_corner[..., :-2, :-2], sizes[..., :8, :6], rtol=0.0, atol=1e-5)
     assert sizes.std() > 0.01
 
@@ -542,10 +542,10 @@ def test_disabled_checkpointing_runs_nothing_again(use_reentrant):
     assert calls == [1, 1] and all(norm.num_batches_tracked == 1 for norm in batch_norms(model))
 
 
-def test_pool_sizes_of_a_checkpointed_step_are_those_of_a_plain_one():
-    plain, checkpointed = (model(images(), output_pool_sizes=True) for model in pair(False))
-    (checkpointed.logits.sum() + checkpointed.pool_sizes[0].sum()).backward()
-    assert len(checkpointed.pool_sizes) == 1 and torch.equal(checkpointed.pool_sizes[0], plain.pool_sizes[0])
+def test_support_sizes_of_a_checkpointed_step_are_those_of_a_plain_one():
+    plain, checkpointed = (model(images(), output_support_sizes=True) for model in pair(False))
+    (checkpointed.logits.sum() + checkpointed.support_sizes[0].sum()).backward()
+    assert len(checkpointed.support_sizes) == 1 and torch.equal(checkpointed.support_sizes[0], plain.support_sizes[0])
 
 
 def test_statistics_of_synchronised_batch_normalisation_are_frozen_too():

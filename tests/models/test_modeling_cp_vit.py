@@ -91,7 +91,7 @@ def difference(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def shapes(outputs) -> list[tuple[int, ...]]:
-    return [tuple(sizes.shape) for sizes in outputs.pool_sizes]
+    return [tuple(sizes.shape) for sizes in outputs.support_sizes]
 
 
 # ------------------------------------------------------------------------------------------------- the class token
@@ -167,7 +167,7 @@ def test_the_residual_stream_is_pooled_by_the_block_placement_alone(placement):
 def test_only_the_named_layers_pool(placement):
     model = random_model(pool_placement=placement, pool_layers=[1])
     assert [len(context_pools(layer)) for layer in model.layers] == [0, 1]
-    assert shapes(run(model, images(), output_pool_sizes=True)) == [(3, 4, 4, 4)]
+    assert shapes(run(model, images(), output_support_sizes=True)) == [(3, 4, 4, 4)]
 
 
 # ----------------------------------------------------------------------------------------------------- support sizes
@@ -175,53 +175,53 @@ def test_only_the_named_layers_pool(placement):
 
 @every_placement
 @every_class
-def test_pool_sizes_are_a_map_for_each_layer_and_head(model_class, placement):
+def test_support_sizes_are_a_map_for_each_layer_and_head(model_class, placement):
     model = random_model(model_class, pool_num_heads=2, pool_placement=placement)
-    outputs = run(model, images(), output_pool_sizes=True)
+    outputs = run(model, images(), output_support_sizes=True)
     assert shapes(outputs) == [(3, 2, 4, 4)] * 2
-    assert all(sizes.dtype is torch.float32 and sizes.min() > 0 for sizes in outputs.pool_sizes)
+    assert all(sizes.dtype is torch.float32 and sizes.min() > 0 for sizes in outputs.support_sizes)
 
 
 @pytest.mark.parametrize("model_class", CLASSES[:2])
-def test_pool_sizes_of_a_non_square_image_are_rows_by_columns(model_class):
+def test_support_sizes_of_a_non_square_image_are_rows_by_columns(model_class):
     model = random_model(model_class, image_size=[12, 18], pool_num_heads=2)
-    assert shapes(run(model, images(12, 18), output_pool_sizes=True)) == [(3, 2, 4, 6)] * 2
+    assert shapes(run(model, images(12, 18), output_support_sizes=True)) == [(3, 2, 4, 6)] * 2
 
 
 @every_class
-def test_pool_sizes_change_no_other_output(model_class):
+def test_support_sizes_change_no_other_output(model_class):
     model = random_model(model_class, pool_range=0.5)
-    with_sizes = run(model, images(), output_pool_sizes=True)
+    with_sizes = run(model, images(), output_support_sizes=True)
     assert torch.equal(main_output(with_sizes), main_output(run(model, images())))
 
 
-def test_pool_sizes_are_what_the_pools_predict():
+def test_support_sizes_are_what_the_pools_predict():
     model = random_model(image_size=[12, 18], pool_num_heads=2)
     returned = []
     for pool in context_pools(model):
         pool.register_forward_hook(lambda module, args, output: returned.append(output[1]))
-    outputs = run(model, images(12, 18), output_pool_sizes=True)
-    for sizes, of_pool in zip(outputs.pool_sizes, returned, strict=True):
+    outputs = run(model, images(12, 18), output_support_sizes=True)
+    for sizes, of_pool in zip(outputs.support_sizes, returned, strict=True):
         assert torch.equal(sizes.flatten(2), of_pool)
 
 
-def test_pool_sizes_follow_the_longer_side_of_the_grid():
+def test_support_sizes_follow_the_longer_side_of_the_grid():
     model = random_model(image_size=[12, 18], pool_range=0.5)
     for pool in context_pools(model):
         nn.init.zeros_(pool.proj.weight)
         nn.init.zeros_(pool.proj.bias)
-    for sizes in run(model, images(12, 18), output_pool_sizes=True).pool_sizes:
+    for sizes in run(model, images(12, 18), output_support_sizes=True).support_sizes:
         torch.testing.assert_close(sizes, torch.full_like(sizes, 0.5 * 6 * 0.5))
 
 
 @pytest.mark.parametrize(("row", "column"), [(1, 4), (3, 0), (0, 5)])
-def test_the_map_of_pool_sizes_lies_as_the_image_does(row, column):
+def test_the_map_of_support_sizes_lies_as_the_image_does(row, column):
     # A kernel of one patch and no positions: one bright patch is the one place where the first layer predicts another.
     model = random_model(image_size=[12, 18], pool_kernel_size=1, pool_range=0.5)
     nn.init.zeros_(model.embeddings.position_embeddings)
     pixel_values = torch.zeros(1, 3, 12, 18)
     pixel_values[:, :, 3 * row : 3 * row + 3, 3 * column : 3 * column + 3] = torch.randn(3, 3, 3)
-    sizes = run(model, pixel_values, output_pool_sizes=True).pool_sizes[0][0, 0]
+    sizes = run(model, pixel_values, output_support_sizes=True).support_sizes[0][0, 0]
     others = torch.ones(4, 6, dtype=torch.bool)
     others[row, column] = False
     assert (sizes[row, column] - sizes[others]).abs().min() > 1e-2
@@ -263,7 +263,7 @@ def test_patches_pool_their_neighbours_in_the_image(down, right):
 def test_sizes_of_images_and_patches_of_all_forms(variant, image_size, patch_size, grid):
     height, width = (12, 12) if image_size == 12 else image_size
     model = random_model(image_size=image_size, patch_size=patch_size, **variant)
-    outputs = run(model, images(height, width), output_pool_sizes=True)
+    outputs = run(model, images(height, width), output_support_sizes=True)
     assert outputs.last_hidden_state.shape == (3, 1 + math.prod(grid), 32)
     assert shapes(outputs) == [(3, model.config.pool_num_heads, *grid)] * 2
 
@@ -273,7 +273,7 @@ def test_a_model_for_other_sizes_is_reloaded_as_it_was_saved(image_size, patch_s
     model = random_model(CPViTForImageClassification, image_size=image_size, patch_size=patch_size, pool_range=0.5)
     model.save_pretrained(tmp_path)
     reloaded = CPViTForImageClassification.from_pretrained(tmp_path)
-    expected, actual = (run(each, images(12, 18), output_pool_sizes=True) for each in (model, reloaded))
+    expected, actual = (run(each, images(12, 18), output_support_sizes=True) for each in (model, reloaded))
     assert torch.equal(actual.logits, expected.logits) and shapes(actual) == shapes(expected)
 
 
@@ -281,7 +281,7 @@ def test_a_model_for_other_sizes_is_reloaded_as_it_was_saved(image_size, patch_s
 @pytest.mark.parametrize("model_class", CLASSES[:2])
 def test_other_sizes_of_images_are_pooled_on_their_own_grid(model_class, height, width):
     model = random_model(model_class, pool_range=0.5, pool_num_heads=2)
-    outputs = run(model, images(height, width), interpolate_pos_encoding=True, output_pool_sizes=True)
+    outputs = run(model, images(height, width), interpolate_pos_encoding=True, output_support_sizes=True)
     assert shapes(outputs) == [(3, 2, height // 3, width // 3)] * 2
     assert main_output(outputs).isfinite().all()
 
@@ -308,7 +308,7 @@ def test_interpolation_changes_nothing_at_the_size_of_the_config(model_class, va
 
 def test_masked_image_modelling_restores_a_larger_image():
     model = random_model(CPViTForMaskedImageModeling, pool_range=0.5)
-    outputs = run(model, images(24, 24), interpolate_pos_encoding=True, output_pool_sizes=True)
+    outputs = run(model, images(24, 24), interpolate_pos_encoding=True, output_support_sizes=True)
     assert outputs.reconstruction.shape == (3, 3, 24, 24) and shapes(outputs) == [(3, 4, 8, 8)] * 2
 
 
@@ -360,11 +360,11 @@ def test_no_attention_mask_is_none(model_class):
 @every_class
 def test_an_image_is_the_same_alone_and_in_a_batch(model_class, variant):
     model, batch = random_model(model_class, **variant).double(), images(batch=4).double()
-    expected = run(model, batch, output_pool_sizes=True)
+    expected = run(model, batch, output_support_sizes=True)
     for index in range(4):
-        alone = run(model, batch[index : index + 1], output_pool_sizes=True)
+        alone = run(model, batch[index : index + 1], output_support_sizes=True)
         for one, all_of_them in zip(
-            (main_output(alone), *alone.pool_sizes), (main_output(expected), *expected.pool_sizes), strict=True
+            (main_output(alone), *alone.support_sizes), (main_output(expected), *expected.support_sizes), strict=True
         ):
             torch.testing.assert_close(one, all_of_them[index : index + 1], rtol=0.0, atol=1e-10)
 
@@ -378,12 +378,12 @@ def test_masked_patches_reach_no_other_token_and_have_no_size(placement):
     changed = pixel_values.clone()
     changed[1, :, 6:] = 7.0
     before, after = (
-        run(model, each, attention_mask=attention_mask, output_pool_sizes=True) for each in (pixel_values, changed)
+        run(model, each, attention_mask=attention_mask, output_support_sizes=True) for each in (pixel_values, changed)
     )
     valid = attention_mask.bool()
     assert torch.equal(before.last_hidden_state[valid], after.last_hidden_state[valid])
     assert difference(before.last_hidden_state, run(model, pixel_values).last_hidden_state) > 1e-3
-    for sizes in before.pool_sizes:
+    for sizes in before.support_sizes:
         assert not sizes[1, :, 2:].any() and sizes[1, :, :2].all() and sizes[0].all()
 
 
@@ -414,11 +414,11 @@ def masked_pixels() -> torch.Tensor:
 def test_pixels_of_masked_patches_change_nothing(variant):
     model = random_model(CPViTForMaskedImageModeling, **variant)
     pixel_values, mask = images(), masked_positions()
-    expected = run(model, pixel_values, bool_masked_pos=mask, output_pool_sizes=True)
+    expected = run(model, pixel_values, bool_masked_pos=mask, output_support_sizes=True)
     repainted = torch.where(masked_pixels(), torch.randn_like(pixel_values), pixel_values)
-    actual = run(model, repainted, bool_masked_pos=mask, output_pool_sizes=True)
+    actual = run(model, repainted, bool_masked_pos=mask, output_support_sizes=True)
     assert torch.equal(actual.reconstruction, expected.reconstruction)
-    assert all(torch.equal(a, b) for a, b in zip(actual.pool_sizes, expected.pool_sizes, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(actual.support_sizes, expected.support_sizes, strict=True))
     assert difference(run(model, repainted).reconstruction, run(model, pixel_values).reconstruction) > 1e-2
 
 

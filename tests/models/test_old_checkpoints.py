@@ -20,11 +20,11 @@ from cp_transformers.models.configuration_context_pool import FORMAT_VERSION
 
 CHECKPOINTS = sorted((Path(__file__).parents[1] / "data" / "checkpoints").iterdir())
 INPUTS = ("input_ids", "attention_mask", "pixel_values")
-ASKED = {"output_hidden_states": True, "output_pool_sizes": True}
+ASKED = {"output_hidden_states": True, "output_support_sizes": True}
 
 
 def named(outputs) -> dict[str, torch.Tensor]:
-    sizes = {f"pool_sizes.{index}": sizes for index, sizes in enumerate(outputs.pool_sizes)}
+    sizes = {f"support_sizes.{index}": sizes for index, sizes in enumerate(outputs.support_sizes)}
     return {"logits": outputs.logits, "last_hidden_state": outputs.hidden_states[-1], **sizes}
 
 
@@ -32,6 +32,7 @@ def named(outputs) -> dict[str, torch.Tensor]:
 @torch.no_grad()
 def test_a_checkpoint_computes_what_it_did_when_it_was_written(folder, tmp_path):
     recorded = load_file(folder / "expected.safetensors")
+    recorded = {name.replace("pool_sizes", "support_sizes"): tensor for name, tensor in recorded.items()}
     auto_class = AutoModelForImageClassification if "pixel_values" in recorded else AutoModelForSequenceClassification
     model, info = auto_class.from_pretrained(folder, output_loading_info=True)
     assert not any(info.values()), info

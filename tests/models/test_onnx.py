@@ -46,7 +46,7 @@ def test_the_graph_computes_what_the_model_does_for_other_shapes(case, tmp_path)
     assert_the_graph_computes_what_the_model_does(case, case.model(**{**case.variants["heads"], **smaller}), tmp_path)
 
 
-@over([CASES["bert"][0], CASES["vit"][0]])
+@over([CASES[name][0] for name in ("bert", "modernbert", "vit", "dinov3_vit")])
 def test_the_graph_of_a_model_that_drops_tokens_takes_other_shapes(case, tmp_path):
     model = case.model(**{**case.variants["strided"], "num_hidden_layers": 1, "pool_strides": [2]})
     assert_the_graph_computes_what_the_model_does(case, model, tmp_path)

@@ -53,13 +53,13 @@ def packed_inputs() -> tuple[dict[str, torch.Tensor], list[tuple[int, slice]]]:
 def test_a_packed_sequence_gives_what_it_gives_alone(case, variant, kernel_size):
     model = case.model(**variant, pool_kernel_size=kernel_size)
     inputs, places = packed_inputs()
-    packed = run(model, inputs, output_pool_sizes=True)
+    packed = run(model, inputs, output_support_sizes=True)
     for row, place in places:
-        alone = run(model, {"input_ids": inputs["input_ids"][row : row + 1, place]}, output_pool_sizes=True)
+        alone = run(model, {"input_ids": inputs["input_ids"][row : row + 1, place]}, output_support_sizes=True)
         assert_same_outputs(packed[0][row : row + 1, place], alone[0], atol=1e-5)
         if model.config.is_strided:  # its sizes are those of groups, which stand elsewhere
             continue
-        for sizes, sizes_alone in zip(packed.pool_sizes, alone.pool_sizes, strict=True):
+        for sizes, sizes_alone in zip(packed.support_sizes, alone.support_sizes, strict=True):
             assert_same_outputs(sizes[row : row + 1, :, place], sizes_alone, atol=1e-5)
 
 

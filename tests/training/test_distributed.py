@@ -23,9 +23,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def case_of(model_type: str) -> ModelCase:
-    """A head of a family that gives a loss which is the mean over the tokens or images."""
+    """A head of a family that gives a loss which is the mean over the tokens or images; without any its bare model."""
     end = "ForMaskedLM" if FAMILIES[model_type].is_text else "ForImageClassification"
-    return next(case for case in CASES[model_type] if str(case).endswith(end))
+    return next((case for case in CASES[model_type] if str(case).endswith(end)), CASES[model_type][0])
 
 
 def make(model_type: str):
@@ -35,14 +35,15 @@ def make(model_type: str):
     model = case.model(**case.variants["heads"], **case.no_dropout)
     if case.has_layers:  # batch statistics would be those of a process's own images
         model.train()
-    inputs = {**case.inputs(), **case.labels()}
+    inputs = {**case.inputs(), **(case.labels() if case.labels is not None else {})}
     return model, {name: torch.cat([value[:2], value[:2].flip(-1)]) for name, value in inputs.items()}
 
 
 def step(model, inputs) -> dict[str, torch.Tensor]:
     """The parameters after a step of gradient descent."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    model(**inputs).loss.backward()
+    outputs = model(**inputs)
+    (outputs.loss if "loss" in outputs else outputs.last_hidden_state.square().mean()).backward()
     optimizer.step()
     return {name: whole(parameter).detach() for name, parameter in model.named_parameters()}
 

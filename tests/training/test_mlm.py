@@ -48,8 +48,10 @@ from cp_transformers.training.rows import DrawnAnew
 
 ROOT = Path(__file__).parents[2]
 
-every_model = pytest.mark.parametrize("model_type", CONFIGS)
 packed_or_not = pytest.mark.parametrize("packed", [True, False], ids=["packed", "unpacked"])
+every_model_packed_or_not = pytest.mark.parametrize(
+    ("model_type", "packed"), [*((name, True) for name in task.PACKED), *((name, False) for name in CONFIGS)]
+)
 
 
 @pytest.fixture(scope="module")
@@ -175,8 +177,7 @@ def test_a_new_model_s_tokenizer_ends_where_its_positions_end(data, trained, tmp
     assert AutoTokenizer.from_pretrained(tmp_path / "out").model_max_length == 20
 
 
-@every_model
-@packed_or_not
+@every_model_packed_or_not
 def test_a_batch_gives_each_text_the_loss_that_it_has_alone(model_type, packed, tokenizer):
     model = fresh_model(model_type, tokenizer)
     rows = encoded(TEXTS["validation"], tokenizer, pack=packed)
@@ -322,8 +323,7 @@ def test_every_epoch_masks_anew_and_every_evaluation_the_same(workers, data, tmp
 # Evaluation
 
 
-@every_model
-@packed_or_not
+@every_model_packed_or_not
 def test_metrics_are_those_counted_by_hand(model_type, packed, data, tmp_path, seen):
     more = ["--model_type", model_type, "--pack", packed, "--per_device_eval_batch_size", "3"]
     more += ["--model_config", json.dumps(tiny_sizes(model_type))]

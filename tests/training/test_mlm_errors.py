@@ -24,6 +24,8 @@ from mlm_cases import (
 )
 from transformers import CamembertConfig, CamembertForMaskedLM, GPT2Config
 
+from cp_transformers.training.mlm import CONFIGS, PACKED
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
@@ -164,6 +166,12 @@ def test_rows_are_packed_for_the_families_of_the_table_alone(data, tokenizer, tm
     tokenizer.save_pretrained(tmp_path / "camembert")
     args = [*options(data, tmp_path / "out"), "--do_eval", "--model_name_or_path", str(tmp_path / "camembert")]
     assert "give --pack false" in refusal(capsys, args)
+
+
+@pytest.mark.parametrize("model_type", [name for name in CONFIGS if name not in PACKED])
+def test_rows_are_not_packed_for_families_whose_attention_cannot_be_told(model_type, data, tmp_path, capsys):
+    message = refusal(capsys, [*options(data, tmp_path / "out"), *TRAIN, "--model_type", model_type])
+    assert f"not {model_type}: give --pack false" in message and not (tmp_path / "out").exists()
 
 
 def test_held_out_texts_that_are_too_few_are_refused_before_training(data, tmp_path, capsys):

@@ -300,18 +300,6 @@ def test_differences_are_zero_to_oneself_and_of_squares_by_their_means():
     assert found["patches"].min() > 0
 
 
-def test_the_weights_of_groups_sum_to_one_and_are_those_that_pooled():
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
-    model = CPBertModel(CPBertConfig(vocab_size=20, pool_strides=[1, 2], pool_layers=[], **sizes)).eval()
-    weights = comparison.group_weights(model, {"input_ids": torch.randint(20, (2, 8))})
-    assert weights.shape == (2, 4, 7)  # [CLS] stays; four groups of the others
-    torch.testing.assert_close(weights.sum(dim=-1), torch.ones(2, 4))
-    assert all(
-        row.argsort(descending=True)[:2].sort().values.tolist() == [2 * i, 2 * i + 1]
-        for i, row in enumerate(weights[0, :3])
-    )
-
-
 def test_the_image_demo_says_what_it_has_measured():
     arm = {"parameters": 2e7, "milliseconds_a_batch": 50.0, "error": 0.5}
     kinds = ("class_token", "squares", "patches")

@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModel, PreTrainedModel
 
 from ..checkpoints.reading import CheckpointError
-from ..families import auto_class_of, max_tokens
+from ..families import auto_class_of, max_tokens, tower_config
 from ..files import write_csv
 from ..training.loading import load_config, load_model
 from .models import COLUMNS, measure_side_by_side, show
@@ -39,7 +39,7 @@ def load(name: str) -> PreTrainedModel:
 
 def make_inputs(model: PreTrainedModel, batch: int, length: int | None) -> dict[str, torch.Tensor]:
     """Random texts of `length` tokens, or images of the size that the model's configuration names, else of 224."""
-    config, generator = model.config, torch.Generator().manual_seed(0)
+    config, generator = tower_config(model.config), torch.Generator().manual_seed(0)
     if length is None:
         size = getattr(config, "image_size", None) or 224
         height, width = (size, size) if isinstance(size, int) else size

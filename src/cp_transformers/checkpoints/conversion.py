@@ -3,6 +3,7 @@
 """Conversion of pretrained checkpoints: loads one, inserts the pooling modules, checks the result and writes it."""
 
 import copy
+import difflib
 import operator
 import os
 import re
@@ -18,11 +19,12 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.backbone_utils import BackboneMixin
 
 from cp_transformers_cli.convert import make_parser
 
 from .. import __version__
-from ..families import FAMILIES, Family, family_of
+from ..families import FAMILIES, Family, family_of, tower_config
 from ..files import new_checkpoint_folder, write_json
 from .model_card import digests, read_license, write_card
 from .parity import (
@@ -45,6 +47,12 @@ from .reading import (
     shortened_list,
     weight_files,
 )
+
+
+# Where it is told how a family is added.
+GUIDE = "docs/adding_a_family.md in the repository of this package"
+# The beginnings of the keys of two towers that are not of the image tower.
+TEXT_TOWER = ("text_model.", "text_projection.", "logit_scale", "logit_bias")
 
 
 def parse_layers(layers: str | Sequence[int] | None, num_layers: int) -> list[int]:
@@ -96,7 +104,7 @@ def cut_layers(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel
     if family_of(model.config) is not None:
         raise CheckpointError(f"A {model.config.model_type} model keeps its layers: cut its source, and convert that.")
     family = _family(model.config.model_type)
-    kept = _kept_layers(family, model.config, layers)
+    kept = _kept_layers(family, type(model).__name__, model.config, layers)
     config = _config_with(type(model.config), model.config, kept)
     config._attn_implementation = model.config._attn_implementation
     cut = type(model)(config, **build_options(model)).to(model.device, model.dtype)
@@ -134,7 +142,7 @@ def convert_model(
     model_class = _converted_class(family, type(model).__name__)
     if getattr(model.config, "is_decoder", False):
         raise CheckpointError("The source is a decoder; only encoders can be converted.")
-    kept = _kept_layers(family, model.config, layers)
+    kept = _kept_layers(family, type(model).__name__, model.config, layers)
     config = _converted_config(family, model.config, kept, halve_before, pool_config)
     config._attn_implementation = model.config._attn_implementation
 
@@ -200,7 +208,7 @@ def convert_checkpoint(
         source_folder, commit = fetch(source, revision)
         family = _family(read_model_type(source_folder))
         source_config = _load_config(source_folder, family)
-        kept = _kept_layers(family, source_config, layers)
+        kept = _kept_layers(family, source_config.architectures[0], source_config, layers)
         _converted_config(
             family, source_config, kept, halve_before, pool_config
         )  # what is wrong there is said at once
@@ -232,8 +240,12 @@ def convert_checkpoint(
             "source_class": type(model).__name__,
             "model_class": type(converted).__name__,
             "layers": kept,
-            "source_layers": None if kept is None else model.config.num_hidden_layers,
-            "pool_config": {k: v for k, v in converted.config.to_dict().items() if k.startswith("pool_")},
+            "source_layers": None if kept is None else tower_config(model.config).num_hidden_layers,
+            "pool_config": {
+                name: value
+                for name, value in converted.config.to_dict().items()
+                if name.startswith("pool_") and not hasattr(family.stock_config_class, name)
+            },
             "dtype": dtype or str(source_dtype).removeprefix("torch."),
             "left_out": left_out,
             "parity": {"max_abs_difference": difference, "dtype": str(checked).removeprefix("torch.")},
@@ -263,11 +275,16 @@ def convert_checkpoint(
 def _family(model_type: str) -> Family:
     if family_of(model_type) is not None:
         raise CheckpointError(f"The source is a {model_type} checkpoint already; there is nothing to convert.")
-    if model_type not in FAMILIES:
+    families = {each: family for family in FAMILIES.values() for each in family.source_types}
+    if model_type not in families:
+        inside = sorted((each for each in families if each in model_type), key=len)
+        near = difflib.get_close_matches(model_type, families, n=1) or inside[-1:]
+        nearest = f"; the nearest by name is {near[0]}" if near else ""
         raise CheckpointError(
-            f'Model type "{model_type}" cannot be converted; the types that can are: {", ".join(FAMILIES)}.'
+            f'Model type "{model_type}" cannot be converted; the types that can are: {", ".join(families)}{nearest}; '
+            f"how to add one is told by {GUIDE}."
         )
-    return FAMILIES[model_type]
+    return families[model_type]
 
 
 def _converted_class(family: Family, source_class: str) -> type[PreTrainedModel]:
@@ -278,10 +295,21 @@ def _converted_class(family: Family, source_class: str) -> type[PreTrainedModel]
     return family.models[source_class]
 
 
-def _kept_layers(family: Family, config: PreTrainedConfig, layers: str | Sequence[int] | None) -> list[int] | None:
+def _kept_layers(
+    family: Family, source_class: str, config: PreTrainedConfig, layers: str | Sequence[int] | None
+) -> list[int] | None:
     """The indices of the layers to keep, or None where all must stay."""
     if family.has_layers:
-        return parse_layers(layers, config.num_hidden_layers)
+        num_layers = tower_config(config).num_hidden_layers
+        kept = parse_layers(layers, num_layers)
+        model_class = family.models.get(source_class)
+        makes_maps = model_class is not None and (model_class.makes_maps or issubclass(model_class, BackboneMixin))
+        if kept != list(range(num_layers)) and makes_maps and len(config.out_features) > 1:
+            raise CheckpointError(
+                f"{source_class} makes feature maps of several layers ({', '.join(config.out_features)}), so that "
+                "none can be left out; keep all layers."
+            )
+        return kept
     if layers is not None:
         raise CheckpointError(
             f"The layers of a {config.model_type} differ in shape, so that none can be left out; do not give any."
@@ -383,9 +411,18 @@ def _config_with(
     # Not its name either, by which adapters of the model that is made would find the source as their base.
     own = ("model_type", "_name_or_path", "name_or_path", *CODE_FIELDS)
     kept = {name: value for name, value in config.to_dict().items() if name not in own}
+    tower = kept.get("vision_config", kept)
     if layers is not None:
-        kept["num_hidden_layers"] = len(layers)
-        if len(layers) < config.num_hidden_layers and kept.get("stage_names"):  # a backbone has one a layer
+        tower["num_hidden_layers"] = len(layers)
+        if tower.get("layer_types"):
+            tower["layer_types"] = [tower["layer_types"][index] for index in layers]
+    if tower is not kept and config_class is not type(config):  # of the image tower alone, with the labels of the head
+        of_any = PreTrainedConfig().to_dict()
+        kept = {**tower, **{name: each for name, each in kept.items() if name in of_any}}
+        kept = {name: each for name, each in kept.items() if name not in own}
+    if layers is not None:
+        fewer = len(layers) < tower_config(config).num_hidden_layers
+        if fewer and kept.get("stage_names"):  # a backbone has one a layer
             kept = {name: kept[name] for name in kept if name not in ("stage_names", "out_features", "out_indices")}
     try:
         return config_class.from_dict({**kept, **fields})
@@ -396,15 +433,28 @@ def _config_with(
 def _kept_entries(
     family: Family, model: nn.Module, entries: Mapping[str, torch.Tensor], layers: Sequence[int] | None
 ) -> Mapping[str, torch.Tensor]:
-    """The entries of `model` outside its layers, and those of `layers` under their new indices."""
+    """The entries of `model` outside its layers, of which those of its [`~Family.over_layers`] keep the columns of
+    `layers`, and those of `layers` under their new indices.
+
+    Raises:
+        CheckpointError: a layer has other weights than the one in whose place it comes, such as ModernBERT's first.
+    """
     found = family.layers(model)
     if layers is None or found is None:
         return entries
+    names = [{name for name, _ in layer.named_parameters()} for layer in found[1]]
+    if moved := [old for new, old in enumerate(layers) if names[new] != names[old]]:
+        raise CheckpointError(
+            f"Layer {moved[0]} of a {family.model_type} cannot become layer {list(layers).index(moved[0])}, "
+            "which has other weights: let the first layer stay the first, as in first:4 or every:2."
+        )
     new_index = {str(old): str(new) for new, old in enumerate(layers)}
     kept = {}
     for key, tensor in entries.items():
         index, _, rest = key.removeprefix(f"{found[0]}.").partition(".")
-        if not key.startswith(f"{found[0]}."):
+        if key.endswith(family.over_layers):
+            kept[key] = tensor.unflatten(1, (len(found[1]), -1))[:, list(layers)].flatten(1)
+        elif not key.startswith(f"{found[0]}."):
             kept[key] = tensor
         elif index in new_index:
             kept[f"{found[0]}.{new_index[index]}.{rest}"] = tensor
@@ -427,6 +477,8 @@ def _load_config(folder: Path, family: Family) -> PreTrainedConfig:
             f'{folder / "config.json"} does not name the model\'s class; add "architectures", one of: '
             f"{', '.join(sorted(family.models))}."
         )
+    if type(config) is not family.stock_config_class and named not in family.models:
+        return _image_tower(family, config)
     _converted_class(family, named)
     return config
 
@@ -447,11 +499,24 @@ def _load_source(folder: Path, family: Family, config: PreTrainedConfig) -> tupl
     model, missing, unexpected = found[named]
     if not missing and all(".pooler." in key for key in unexpected):
         return model, unexpected
+    if not missing and len(family.source_types) > 1 and all(key.startswith(TEXT_TOWER) for key in unexpected):
+        return model, sorted({key.partition(".")[0] for key in unexpected})
     problem = f"missing {shortened_list(missing)}" if missing else f"not part of it {shortened_list(unexpected)}"
     raise CheckpointError(
         f"The weights in {folder} are not those of {named}, which its config.json names: {problem}. "
         'Correct "architectures", or save the model again with its class.'
     )
+
+
+def _image_tower(family: Family, config: PreTrainedConfig) -> PreTrainedConfig:
+    """Of the configuration of both towers, with no head of the images', that of the image tower, with the projection
+    where there is one."""
+    tower = tower_config(config)
+    tower.architectures = [next((name for name in family.models if "Projection" in name), next(iter(family.models)))]
+    tower.dtype = config.dtype
+    if hasattr(config, "projection_dim"):
+        tower.projection_dim = config.projection_dim
+    return tower
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -484,6 +549,8 @@ def _report(options: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
     cut = layers is not None and layers != list(range(num_source_layers))
     kept = f", {len(layers)} of {num_source_layers} layers: {','.join(map(str, layers))}" if cut else ""
     lines = [f"{options['source']} ({record['source_class']}) -> {options['output']} ({record['model_class']}{kept})"]
+    if any(name.startswith(each.rstrip(".")) for name in record["left_out"] for each in TEXT_TOWER):
+        lines.append("The source has a tower for images and one for texts: the image tower alone was converted.")
     for name in ("layers", "pool_layers"):
         given = options.get(name)
         if isinstance(given, str) and given.strip().isdecimal():

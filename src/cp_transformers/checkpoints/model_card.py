@@ -59,6 +59,8 @@ PIPELINE_TAGS = {
     "ForMaskedLM": "fill-mask",
     "ForImageClassification": "image-classification",
     "ForImageClassificationWithTeacher": "image-classification",
+    "ForSemanticSegmentation": "image-segmentation",
+    "ModelWithProjection": "image-feature-extraction",
     "Backbone": "image-feature-extraction",
 }
 # What the names of the data that come from packages stand for.
@@ -459,7 +461,8 @@ def _model_table(config: PreTrainedConfig, class_name: str) -> dict[str, str]:
     for name in ("num_hidden_layers", "hidden_size", "depths", "hidden_sizes", "image_size", "patch_size"):
         if hasattr(config, name):
             table[name] = _cell(getattr(config, name))
-    pool = {name: value for name, value in config.to_dict().items() if name.startswith("pool_") and value is not None}
+    fields = {name: value for name, value in config.to_dict().items() if not hasattr(family.stock_config_class, name)}
+    pool = {name: value for name, value in fields.items() if name.startswith("pool_") and value is not None}
     return {**table, **{name: _cell(value) for name, value in sorted(pool.items())}}
 
 

@@ -15,20 +15,22 @@ import transformers
 from torch.func import functional_call
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..families import max_tokens
+from ..families import max_tokens, tower_config
 from .reading import UNTRUSTED, CheckpointError
 
 
 def example_inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """Seeded inputs for a model: token ids of mixed lengths, padded on the right; or images, of the size that its
     configuration names where it does, and for masked image modelling masked patches."""
-    config, generator = model.config, torch.Generator().manual_seed(0)
+    config, generator = tower_config(model.config), torch.Generator().manual_seed(0)
     if model.main_input_name == "pixel_values":
-        size, stride = getattr(config, "image_size", (96, 64)), getattr(config, "encoder_stride", None)
+        size = getattr(config, "image_size", (96, 64))
         height, width = (size, size) if isinstance(size, int) else size
         inputs = {"pixel_values": torch.randn(2, config.num_channels, height, width, generator=generator)}
         # Upstream's loss divides the sizes, so that they must be numbers there.
-        if type(model).__name__.endswith("ForMaskedImageModeling") and size == height and stride == config.patch_size:
+        stride = getattr(config, "encoder_stride", getattr(config, "patch_size", None))
+        masks = type(model).__name__.endswith("ForMaskedImageModeling") and getattr(config, "use_mask_token", True)
+        if masks and size == height and stride == config.patch_size:
             num_patches = (size // stride) ** 2
             inputs["bool_masked_pos"] = torch.rand(2, num_patches, generator=generator) < 0.5
         return inputs

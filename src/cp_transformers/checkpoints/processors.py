@@ -11,6 +11,8 @@ from transformers.utils import CONFIG_NAME, logging
 from ..families import FAMILIES, family_of
 from ..files import SENTENCE_MODULE, write_json
 from .reading import (
+    IMAGE_PROCESSOR,
+    PROCESSOR_CONFIG,
     PROCESSOR_FILES,
     SENTENCE_FILES,
     SENTENCE_MODULE_FILES,
@@ -45,6 +47,9 @@ def copy_processor(source: Path, folder: Path) -> list[str]:
         CheckpointError: a file is a link out of the source's folder, or is damaged.
     """
     copy_files(source, folder, PROCESSOR_FILES)
+    if source.resolve() != folder.resolve():
+        copy_files(source, folder, [PROCESSOR_CONFIG])
+        _take_image_processor(folder / PROCESSOR_CONFIG)
     copy_sentence_files(source, folder)
     for file in (folder / name for name in CLASS_FIELDS):
         content = read_json(file) if file.is_file() else {}
@@ -58,6 +63,16 @@ def copy_processor(source: Path, folder: Path) -> list[str]:
             write_json(folder / name, {**content, fields[0]: class_name})
     names = [*PROCESSOR_FILES, *_sentence_files(folder)]
     return [name for name in names if (folder / name).is_file()]
+
+
+def _take_image_processor(file: Path) -> None:
+    """Puts the image processor of two towers into a file of its own, in the place of that of both towers."""
+    if not file.is_file():
+        return
+    content = read_json(file)
+    file.unlink()
+    if isinstance(content, dict) and isinstance(content.get(IMAGE_PROCESSOR), dict):
+        write_json(file.with_name("preprocessor_config.json"), content[IMAGE_PROCESSOR])
 
 
 def copy_sentence_files(source: Path, folder: Path) -> None:

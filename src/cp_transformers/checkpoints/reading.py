@@ -50,11 +50,18 @@ PROCESSOR_FILES = (
     "tokenizer.model",
     "preprocessor_config.json",
 )
+# Where transformers keeps the image processor of two towers beside their tokenizer, in a field.
+PROCESSOR_CONFIG, IMAGE_PROCESSOR = "processor_config.json", "image_processor"
 # sentence-transformers adds how an embedding is made of hidden states. Its modules have folders.
 SENTENCE_FILES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
 SENTENCE_MODULE_FILES = ("config.json", "model.safetensors")
-# The patterns of both, by which the Hub is asked for them.
-PROCESSOR_PATTERNS = (*PROCESSOR_FILES, *SENTENCE_FILES, *(f"[0-9]*_*/{name}" for name in SENTENCE_MODULE_FILES))
+# The patterns of all, by which the Hub is asked for them.
+PROCESSOR_PATTERNS = (
+    *PROCESSOR_FILES,
+    PROCESSOR_CONFIG,
+    *SENTENCE_FILES,
+    *(f"[0-9]*_*/{name}" for name in SENTENCE_MODULE_FILES),
+)
 # The records of how a checkpoint was made, by `convert` and by the training commands.
 RECORDS = ("conversion.json", "training.json")
 # Fields by which transformers would load weights of another name (outside the folder, or pickled) or in another form,

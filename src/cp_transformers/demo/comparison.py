@@ -19,7 +19,6 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from .. import __version__
 from ..benchmark.pooling import interleaved
 from ..files import write_json
-from ..models.context_pool import ContextPool, pooling_weights
 from ..training.metrics import Accuracy
 from ..training.optimizer import param_groups, pool_parameters
 
@@ -159,24 +158,6 @@ def table(arms: Sequence[dict[str, Any]]) -> list[str]:
             f"{row['milliseconds_a_batch']:>10.1f}{row['time_to_stock']:>7.2f}x"
         )
     return lines
-
-
-@torch.no_grad()
-def group_weights(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """The weights with which a model's strided pooling gathers tokens, means of the heads, `(batch, groups, tokens)`,
-    for inputs without padding."""
-    pool = next(each for each in model.modules() if isinstance(each, ContextPool) and each.stride > 1)
-    seen: dict[str, Any] = {}
-
-    def remember(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        seen.update(kwargs, hidden_states=args[0] if args else kwargs["hidden_states"])
-
-    hook = pool.register_forward_pre_hook(remember, with_kwargs=True)
-    model(**inputs)
-    hook.remove()
-    grid_size = seen.get("grid_size")
-    numbers = pool.predict(seen["hidden_states"], grid_size=grid_size)
-    return pooling_weights(*numbers, grid_size=grid_size, stride=pool.stride).mean(dim=1)
 
 
 def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

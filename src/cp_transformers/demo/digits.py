@@ -307,7 +307,7 @@ def draw_support_sizes(
     # In pixels: a patch is four of them, a position of the map that the stem pools two.
     for name, pixels in (("CP-ViT, 2 layers", 4), ("CP-ResNet", 2)):
         model = models[name].eval()
-        sizes = model(pixel_values.to(model.device), output_pool_sizes=True).pool_sizes
+        sizes = model(pixel_values.to(model.device), output_support_sizes=True).support_sizes
         for number, layer in enumerate(sizes, start=1):
             label = f"{name.split(',')[0]},\n" + (f"layer {number}" if len(sizes) > 1 else "stem")
             rows.append((label, pixels * layer.mean(dim=1).cpu().numpy()))

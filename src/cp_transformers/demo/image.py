@@ -21,13 +21,13 @@ from transformers import AutoModel, PreTrainedModel, set_seed
 
 from ..checkpoints.conversion import convert_checkpoint, convert_model, cut_layers
 from ..checkpoints.processors import copy_processor
+from ..inspection import inspect_pools
 from .comparison import (
     QUICK,
     aligned,
     beside_recorded,
     check_positive,
     draw_against_cost,
-    group_weights,
     learn,
     milliseconds,
     paired_difference,
@@ -279,12 +279,11 @@ def draw_pooled(model: PreTrainedModel, image: PIL.Image.Image, path: Path, quic
     square = image.crop((left, top, left + side, top + side)).resize((CROP, CROP), PIL.Image.Resampling.BICUBIC)
     patches = CROP // PATCH
     groups = patches // 2
-    weights = group_weights(model, {"pixel_values": normalized(square)[None]})[0].unflatten(1, (patches, patches))
+    inspection = inspect_pools(model, {"pixel_values": normalized(square)[None]})
+    pool = next(pool for pool in inspection.pools if pool.stride > 1)
     # Those that are furthest from the mean of their own four patches, in the order of the picture.
-    rows, columns = torch.arange(groups * groups) // groups, torch.arange(groups * groups) % groups
-    own = [weights[g, 2 * r : 2 * r + 2, 2 * c : 2 * c + 2] for g, (r, c) in enumerate(zip(rows, columns))]
-    apart = torch.stack([1 - each.clamp(max=0.25).sum() for each in own])
-    shown = apart.topk(8).indices.sort().values.tolist()
+    apart = pool.apart()
+    shown = np.sort(np.argsort(-apart, kind="stable")[:8])
 
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
@@ -293,12 +292,13 @@ def draw_pooled(model: PreTrainedModel, image: PIL.Image.Image, path: Path, quic
     for axis in axes.flat:
         axis.imshow(np.asarray(square), extent=extent)
         axis.set(xticks=[], yticks=[])
-    axes[1, 0].imshow(apart.view(groups, groups), extent=extent, alpha=0.7, cmap="magma")
+    axes[1, 0].imshow(apart.reshape(groups, groups), extent=extent, alpha=0.7, cmap="magma")
     axes[0, 0].set_title("photograph", fontsize="small")
     axes[1, 0].set_title("weight outside of the mean\nof the token's own patches", fontsize="small")
     for axis, index in zip(axes[:, 1:].flat, shown):
-        heat = axis.imshow(weights[index], extent=extent, alpha=0.75, cmap="viridis", vmin=0, vmax=0.5)
-        corner = (2 * int(columns[index]), 2 * int(rows[index]))
+        weights = pool.row(index).reshape(patches, patches)
+        heat = axis.imshow(weights, extent=extent, alpha=0.75, cmap="viridis", vmin=0, vmax=0.5)
+        corner = (2 * (index % groups), 2 * (index // groups))
         axis.add_patch(Rectangle(corner, 2, 2, fill=False, color="white"))
     figure.colorbar(heat, ax=axes, shrink=0.8, label="weight of a patch, mean of the heads")
     title = "What tokens that were kept have pooled (white: the four patches that each stands for)"

@@ -19,6 +19,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTo
 
 from ..checkpoints.conversion import convert_checkpoint, convert_model, cut_layers
 from ..checkpoints.processors import copy_processor
+from ..inspection import inspect_pools
 from ..training.film_reviews import load_film_reviews, load_news, load_review_texts
 from ..training.metrics import rank_correlation
 from .comparison import (
@@ -27,7 +28,6 @@ from .comparison import (
     beside_recorded,
     check_positive,
     draw_against_cost,
-    group_weights,
     learn,
     milliseconds,
     paired_difference,
@@ -257,12 +257,18 @@ def pooled_tokens(
 ) -> list[list[tuple[str, float]]]:
     """For each token that is kept of a sentence, the tokens of which it has pooled a tenth or more, with their
     weights, the largest first."""
-    inputs = tokenizer(sentence, return_tensors="pt")
-    weights = group_weights(model, inputs)[0]
-    tokens = tokenizer.convert_ids_to_tokens(inputs["input_ids"][0])[-weights.shape[-1] :]
+    inspection = inspect_pools(model, tokenizer(sentence, return_tensors="pt"), tokenizer)
+    pool = next(pool for pool in inspection.pools if pool.stride > 1)
+    assert inspection.tokens is not None and pool.token_in is not None
+    tokens = [token for token, index in zip(inspection.tokens, pool.token_in) if index >= 0]
+    rows = [pool.row(index) for index in range(pool.num_pools)]
     return [
-        [(tokens[index], round(row[index].item(), 2)) for index in row.argsort(descending=True) if row[index] >= 0.1]
-        for row in weights
+        [
+            (tokens[index], round(float(row[index]), 2))
+            for index in np.argsort(-row, kind="stable")
+            if row[index] >= 0.1
+        ]
+        for row in rows
     ]
 
 

@@ -18,6 +18,7 @@ POOL_IMPLEMENTATIONS = ("auto", "dense", "linear", "triton")
 # By what a model is called after its family's prefix: those Auto classes that are not named so.
 AUTO_CLASSES = {
     "Model": "AutoModel",
+    "ModelWithProjection": "AutoModel",
     "Backbone": "AutoBackbone",
     "ForImageClassificationWithTeacher": "AutoModelForImageClassification",
 }
@@ -40,8 +41,8 @@ class ContextPoolConfigMixin:
         pool_factored: whether the predictor projects the tokens to its channels before its convolution, which on a
             grid is several times cheaper, or convolves all channels, as in checkpoints of format 1. The latter wants
             more of them: set `pool_hidden_size` (64 was measured) with it.
-        output_pool_sizes: whether the models return the predicted support sizes as `pool_sizes`, a tuple with one
-            float32 tensor for each module that pools, in order; sigma in positions, zero at what is not pooled.
+        output_support_sizes: whether the models return the predicted support sizes as `support_sizes`, a tuple with
+            one float32 tensor for each module that pools, in order; sigma in positions, zero at what is not pooled.
         context_pool_version: the format of the checkpoint; not to be set.
 
     With a configuration, and so with every model, the modules that define its family are saved, and an `auto_map` that
@@ -56,7 +57,9 @@ class ContextPoolConfigMixin:
     _auto_class: ClassVar[str | None] = None
     # What a family's models are called after its prefix, such as "Model", "ForMaskedLM" or "Backbone".
     heads: ClassVar[tuple[str, ...]] = ()
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["pool_sizes"]
+    # Of heads the Auto classes that are not those of their names in this family.
+    auto_classes: ClassVar[dict[str, str]] = {}
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["support_sizes"]
 
     if TYPE_CHECKING:  # of the upstream configuration
         architectures: list[str] | None
@@ -68,7 +71,7 @@ class ContextPoolConfigMixin:
     pool_max_offset: float | int = 0.0
     pool_gate: bool = False
     pool_factored: bool = False
-    output_pool_sizes: bool = False
+    output_support_sizes: bool = False
     context_pool_version: int = FORMAT_VERSION
 
     def __init_subclass__(cls, *args, **kwargs) -> None:
@@ -88,12 +91,16 @@ class ContextPoolConfigMixin:
     def auto_models(cls) -> dict[str, tuple[str, ...]]:
         """From the name of an Auto class to those of the family's models that it gives: that which a checkpoint names,
         by default the first."""
-        prefix = cls.__name__.removesuffix("Config")
         models: dict[str, tuple[str, ...]] = {}
         for head in cls.heads:
-            auto_class = AUTO_CLASSES.get(head, f"AutoModel{head}")
-            models[auto_class] = (*models.get(auto_class, ()), prefix + head)
+            auto_class = {**AUTO_CLASSES, **cls.auto_classes}.get(head, f"AutoModel{head}")
+            models[auto_class] = (*models.get(auto_class, ()), cls.model_name(head))
         return models
+
+    @classmethod
+    def model_name(cls, head: str) -> str:
+        """The name of the family's model with one of its `heads`."""
+        return cls.__name__.removesuffix("Config") + head
 
     def __post_init__(self, **kwargs):
         if isinstance(self.context_pool_version, int) and self.context_pool_version > FORMAT_VERSION:
@@ -104,8 +111,10 @@ class ContextPoolConfigMixin:
         if self.context_pool_version == 1:
             self.pool_factored = False
         self.context_pool_version = FORMAT_VERSION  # that of what is saved
-        for name in ("heads", "auto_models", "_auto_class"):  # a checkpoint has no say in these
+        for name in ("heads", "auto_models", "auto_classes", "_auto_class"):  # a checkpoint has no say in these
             kwargs.pop(name, None)
+        if (named_before := kwargs.pop("output_pool_sizes", None)) is not None:  # in earlier checkpoints
+            self.output_support_sizes = named_before
         self._check_names(kwargs)
         super().__post_init__(**kwargs)  # type: ignore[misc]
         if type(self).is_family():  # a subclass elsewhere is exported from where it is
@@ -182,7 +191,8 @@ class LayerPoolConfigMixin(ContextPoolConfigMixin):
             keeps one token of each group of so many neighbours (of so many x so many patches), whatever `pool_layers`
             and `pool_placement` say, so that it and the layers behind it see fewer tokens. Tokens that are not pooled,
             such as class tokens, are all kept. What the model gives has the input's length again; `hidden_states` and
-            `attentions` have the lengths that the layers see.
+            `attentions` have the lengths that the layers see. Families whose attention cannot be told of groups refuse
+            strides above 1.
         pool_restore_layer: the index of the layer before which all tokens are restored; None: after the last layer.
         pool_implementation: how pooling is computed: "dense", "linear" (in linear time), "triton" (a fused kernel) or
             "auto", which chooses by length and device; see [`~cp_transformers.models.context_pool.context_pool`].
@@ -210,6 +220,11 @@ class LayerPoolConfigMixin(ContextPoolConfigMixin):
         """Whether any layer keeps fewer tokens than come in."""
         return max(self.pool_strides or [1]) > 1
 
+    @property
+    def strides_refused(self) -> str | None:
+        """Why the layers of such a model cannot keep fewer tokens, and what to do; None: they can."""
+        return None
+
     def pool_levels(self) -> list[int]:
         """For each layer the number of strided layers, itself included, whose tokens it sees; 0: it sees all."""
         strides = self.pool_strides or [1] * self.num_hidden_layers
@@ -236,6 +251,8 @@ class LayerPoolConfigMixin(ContextPoolConfigMixin):
                 )
             if len(set(self.pool_layers)) < len(self.pool_layers):
                 raise ValueError(f"pool_layers names a layer twice: {self.pool_layers}.")
+        if self.is_strided and self.strides_refused is not None:
+            raise ValueError(self.strides_refused)
         if self.pool_strides is not None:
             if len(self.pool_strides) != self.num_hidden_layers or any(stride < 1 for stride in self.pool_strides):
                 raise ValueError(
@@ -274,7 +291,7 @@ class TextPoolConfigMixin(LayerPoolConfigMixin):
             it passes by the pooling as it is.
     """
 
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "pool_sizes"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "support_sizes"]
 
     pool_max_offset: float | int = 2.0
     pool_class_token: bool = False
@@ -300,3 +317,23 @@ class ImagePoolConfigMixin(LayerPoolConfigMixin):
 
     pool_hidden_size: int = 32
     pool_factored: bool = True
+
+
+@dataclass(repr=False, eq=False)
+class TowerPoolConfigMixin(ImagePoolConfigMixin):
+    """
+    Such a model is the image tower of two, the other of which reads texts. Its heads, too, are configured by the
+    tower's fields alone.
+    """
+
+    # Upstream's model type of both towers.
+    tower_of: ClassVar[str]
+
+    @property
+    def vision_config(self) -> Any:
+        """Itself: where upstream's heads, which take the configuration of both towers, look for the tower's fields."""
+        return self
+
+    @classmethod
+    def model_name(cls, head: str) -> str:
+        return super().model_name(head).replace("VisionFor", "For")

@@ -124,6 +124,15 @@ class WindowedContextPool(ContextPool):
         self.window = window
         self.window_stride = stride
 
+    def predict(  # type: ignore[override]
+        self, hidden_states: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """The `weights`, `sigma` and `offsets` that [`windowed_context_pool`] takes, of `(batch, channels, rows,
+        columns)`."""
+        numbers = self.predict_numbers(hidden_states).unflatten(2, hidden_states.shape[-2:])
+        step = self.window_stride
+        return numbers[..., 0], *self.sizes_and_offsets(numbers[:, :, ::step, ::step], self.window)
+
     def forward(  # type: ignore[override]
         self, hidden_states: torch.Tensor, original: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -137,12 +146,9 @@ class WindowedContextPool(ContextPool):
             The pooled map, `(batch, channels, out_rows, out_columns)` in the dtype of `hidden_states`, and sigma in
             input positions, `(batch, heads, out_rows, out_columns)` in float32.
         """
-        numbers = self.predict_numbers(hidden_states).unflatten(2, hidden_states.shape[-2:])
-        sigma, offsets = self.sizes_and_offsets(
-            numbers[:, :, :: self.window_stride, :: self.window_stride], self.window
-        )
+        weights, sigma, offsets = self.predict(hidden_states)
         pooled = windowed_context_pool(
-            hidden_states, numbers[..., 0], sigma, offsets, window=self.window, stride=self.window_stride
+            hidden_states, weights, sigma, offsets, window=self.window, stride=self.window_stride
         )
         return _gated(self.gate, pooled, original), sigma
 
@@ -175,12 +181,16 @@ class GlobalContextPool(BaseContextPool):
             hidden_size, 1, pool_hidden_size, pool_kernel_size, pool_num_heads, pool_gate, pool_factored, num_dims=2
         )
 
+    def predict(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """The unnormalised log-weights, `(batch, heads, positions)`, of `(batch, channels, rows, columns)`."""
+        return self.predict_numbers(hidden_states).squeeze(-1)
+
     def forward(self, hidden_states: torch.Tensor, original: torch.Tensor | None = None) -> torch.Tensor:
         """From `(batch, channels, rows, columns)` to `(batch, channels, 1, 1)`; `original`, of the latter shape, is
         what the gate starts from, and needed where there is one."""
-        p = self.predict_numbers(hidden_states).softmax(dim=2).to(hidden_states.dtype)  # (batch, heads, positions, 1)
+        p = self.predict(hidden_states).softmax(dim=2).to(hidden_states.dtype)
         slices = hidden_states.flatten(2).unflatten(1, (self.pool_num_heads, -1))
-        pooled = (slices @ p).flatten(1, 2).unsqueeze(-1)
+        pooled = (slices @ p[..., None]).flatten(1, 2).unsqueeze(-1)
         return _gated(self.gate, pooled, original)
 
     def extra_repr(self) -> str:

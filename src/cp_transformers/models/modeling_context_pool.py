@@ -9,7 +9,8 @@ its pools once a batch, by the keyword `pool_inputs`, which tokens they pool; an
 
 import inspect
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce, wraps
 from operator import and_
@@ -24,6 +25,8 @@ from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
     register_checkpoint_conversion_mapping,
 )
+from transformers.core_model_loading import WeightRenaming
+from transformers.masking_utils import create_bidirectional_mask
 
 from .context_pool import BaseContextPool, ContextPool, FactoredConv, PoolProjection
 from .pool_inputs import (
@@ -37,6 +40,38 @@ from .pool_inputs import (
     with_reductions,
     without_class_tokens,
 )
+
+
+# Where upstream's modules hand no keywords down, these go past them, by thread.
+_ASIDE = threading.local()
+
+
+@contextmanager
+def _set_aside(**keywords: Any) -> Iterator[None]:
+    """For a block, gives [`_from_aside`] these keywords."""
+    before = _from_aside()
+    _ASIDE.keywords = keywords
+    try:
+        yield
+    finally:
+        _ASIDE.keywords = before
+
+
+def _from_aside() -> dict[str, Any]:
+    return getattr(_ASIDE, "keywords", {})
+
+
+def past_upstream(forward: Callable) -> Callable:
+    """Decorator of a model's `forward` which hands no keywords down: those that it does not name go past it, from a
+    head to its base model, and from that to its layers."""
+    named = inspect.signature(forward).parameters
+
+    @wraps(forward)
+    def wrapper(self, *args, **kwargs):
+        with _set_aside(**{name: each for name, each in kwargs.items() if name not in named}):
+            return forward(self, *args, **{name: each for name, each in kwargs.items() if name in named})
+
+    return wrapper
 
 
 def pool_tokens(
@@ -59,7 +94,7 @@ def required(pool_inputs: PoolInputs | None) -> PoolInputs:
 def _record_sizes_of(sizes: torch.Tensor, inputs: PoolInputs) -> None:
     """Hands on sigma, `(batch, heads, tokens - prefix)`, of the tokens of `inputs`."""
     grid_size = inputs.grid_size
-    record_pool_sizes(F.pad(sizes, (inputs.prefix, 0)) if grid_size is None else sizes.unflatten(-1, grid_size))
+    record_support_sizes(F.pad(sizes, (inputs.prefix, 0)) if grid_size is None else sizes.unflatten(-1, grid_size))
 
 
 class PooledAttention(nn.Module):
@@ -68,6 +103,7 @@ class PooledAttention(nn.Module):
     context_pool: ContextPool
 
     def forward(self, hidden_states: torch.Tensor, *args, pool_inputs: PoolInputs | None = None, **kwargs):
+        pool_inputs = _from_aside().get("pool_inputs") if pool_inputs is None else pool_inputs
         return super().forward(pool_tokens(self.context_pool, hidden_states, pool_inputs), *args, **kwargs)
 
 
@@ -82,14 +118,19 @@ class PooledLayer(nn.Module):
     pool_level: int = 0  # the number of strided layers up to this one, if its tokens have not been restored
     pool_restore: str | None = None  # "before" or "after": where in this layer the tokens are restored
     _mask_index: ClassVar[int]  # of `attention_mask` among the positional arguments after `hidden_states`
+    _hands_keywords_down: ClassVar[bool]  # whether upstream's layer does, to its attention
 
     def __init_subclass__(cls, **kwargs) -> None:
         upstream: Any = cls.__bases__[-1]
-        names = [*inspect.signature(upstream.forward).parameters]
-        cls._mask_index = names.index("attention_mask") - 2 if "attention_mask" in names else len(names)
+        if not issubclass(upstream, PooledLayer):  # as that of the classes that FSDP2 makes
+            parameters = inspect.signature(upstream.forward).parameters
+            names = [*parameters]
+            cls._mask_index = names.index("attention_mask") - 2 if "attention_mask" in names else len(names)
+            cls._hands_keywords_down = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
         super().__init_subclass__(**kwargs)
 
     def __call__(self, hidden_states: torch.Tensor, *args, pool_inputs: PoolInputs | None = None, **kwargs):
+        pool_inputs = _from_aside().get("pool_inputs") if pool_inputs is None else pool_inputs
         # Outside of what gradient checkpointing runs again, and as a positional argument, to which it gives gradients.
         if (unreduced := None if pool_inputs is None else pool_inputs.unreduced) is not None:
             if self.pool_placement == "stride" and self.pool_level == 1:
@@ -101,11 +142,24 @@ class PooledLayer(nn.Module):
     def forward(self, hidden_states: torch.Tensor, *args, pool_inputs: PoolInputs | None = None, **kwargs):
         if self.pool_restore is not None or self.pool_level:
             return self._forward_strided(hidden_states, *args, pool_inputs=required(pool_inputs), **kwargs)
+        return self._forward_pooled(hidden_states, *args, pool_inputs=pool_inputs, **kwargs)
+
+    def _forward_pooled(self, hidden_states: torch.Tensor, *args, pool_inputs: PoolInputs | None, **kwargs):
+        """Upstream's layer, whose input, or that of its attention, is pooled, or neither."""
+        if pool_inputs is not None and pool_inputs.position_embeddings is not None:
+            kwargs["position_embeddings"] = self._of_own_type(pool_inputs.position_embeddings)
         if self.pool_placement == "block":
             hidden_states = pool_tokens(self.context_pool, hidden_states, pool_inputs)
-        elif self.pool_placement == "attention":
+        elif self.pool_placement == "attention" and self._hands_keywords_down:
             kwargs["pool_inputs"] = pool_inputs
+        elif self.pool_placement == "attention":
+            with _set_aside(pool_inputs=pool_inputs):
+                return super().forward(hidden_states, *args, **kwargs)
         return super().forward(hidden_states, *args, **kwargs)
+
+    def _of_own_type(self, given: Any) -> Any:
+        """Picks what is for this layer, where it is given by layer type."""
+        return given[self.attention_type] if isinstance(given, dict) else given
 
     def _forward_strided(self, hidden_states: torch.Tensor, *args, pool_inputs: PoolInputs, **kwargs):
         """The forward pass of a layer that keeps fewer tokens, comes behind one that does, or restores them."""
@@ -122,16 +176,13 @@ class PooledLayer(nn.Module):
                 given = pool_inputs.reductions[self.pool_level - 2].inputs if self.pool_level > 1 else pool_inputs
                 hidden_states, sizes = reduce_tokens(self.context_pool, hidden_states, given, reduction)
                 _record_sizes_of(sizes, current)
+            attention_mask = self._of_own_type(reduction.attention_mask)
             if len(args) > self._mask_index:
-                args = *args[: self._mask_index], reduction.attention_mask, *args[self._mask_index + 1 :]
+                args = *args[: self._mask_index], attention_mask, *args[self._mask_index + 1 :]
             else:
-                kwargs["attention_mask"] = reduction.attention_mask
+                kwargs["attention_mask"] = attention_mask
             kwargs.pop("position_ids", None)  # by which flash attention would look for packed rows
-        if self.pool_placement == "block":
-            hidden_states = pool_tokens(self.context_pool, hidden_states, current)
-        elif self.pool_placement == "attention":
-            kwargs["pool_inputs"] = current
-        hidden_states = super().forward(hidden_states, *args, **kwargs)
+        hidden_states = self._forward_pooled(hidden_states, *args, pool_inputs=current, **kwargs)
         if self.pool_restore == "after":
             hidden_states = restore_tokens(self.context_restore, hidden_states, before, pool_inputs)
         return hidden_states
@@ -190,51 +241,58 @@ def predictor_options(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 @dataclass
-class PoolSizesOutput:
-    """The output of a model that was asked for `output_pool_sizes=True`: upstream's, see [`with_pool_sizes`], and
+class SupportSizesOutput:
+    """The output of a model that was asked for `output_support_sizes=True`, besides upstream's fields; see
+    [`with_support_sizes`].
 
     Args:
-        pool_sizes: for each module that pools, in order, the predicted sigma in positions and float32, zero at what is
-            not pooled: `(batch, heads, tokens)` of texts, `(batch, heads, rows, columns)` of images; of the
-            kept tokens where tokens are dropped.
+        support_sizes: for each module that pools, in order, the predicted sigma in positions and float32, zero at what
+            is not pooled: `(batch, heads, tokens)` of texts, `(batch, heads, rows, columns)` of images; of the kept
+            tokens where tokens are dropped.
     """
 
-    pool_sizes: tuple[torch.Tensor, ...] | None = None
+    support_sizes: tuple[torch.Tensor, ...] | None = None
 
 
-def with_pool_sizes(output_class: type, module: str = __name__) -> type:
-    """The class of an output of upstream's with the fields of [`PoolSizesOutput`], which `module` must have under its
-    name: CP and upstream's."""
-    namespace = {"__module__": module, "__doc__": f"[`~transformers.utils.{output_class.__name__}`] and pool_sizes."}
-    own: type = dataclass(type(f"CP{output_class.__name__}", (PoolSizesOutput, output_class), namespace))
-    WITH_POOL_SIZES[output_class] = own
+def with_support_sizes(output_class: type, module: str = __name__) -> type:
+    """The class of an output of upstream's with the fields of [`SupportSizesOutput`]. The `module` must have it under
+    its name, which is CP and upstream's."""
+    namespace = {
+        "__module__": module,
+        "__doc__": f"[`~transformers.utils.{output_class.__name__}`] and support_sizes.",
+    }
+    own: type = dataclass(type(f"CP{output_class.__name__}", (SupportSizesOutput, output_class), namespace))
+    WITH_SUPPORT_SIZES[output_class] = own
     return own
 
 
-WITH_POOL_SIZES: dict[type, type] = {}  # from upstream's class to ours
-CPBackboneOutput = with_pool_sizes(outputs.BackboneOutput)
-CPBaseModelOutput = with_pool_sizes(outputs.BaseModelOutput)
-CPBaseModelOutputWithPastAndCrossAttentions = with_pool_sizes(outputs.BaseModelOutputWithPastAndCrossAttentions)
-CPBaseModelOutputWithPooling = with_pool_sizes(outputs.BaseModelOutputWithPooling)
-CPBaseModelOutputWithPoolingAndCrossAttentions = with_pool_sizes(outputs.BaseModelOutputWithPoolingAndCrossAttentions)
-CPBaseModelOutputWithPoolingAndNoAttention = with_pool_sizes(outputs.BaseModelOutputWithPoolingAndNoAttention)
-CPImageClassifierOutput = with_pool_sizes(outputs.ImageClassifierOutput)
-CPImageClassifierOutputWithNoAttention = with_pool_sizes(outputs.ImageClassifierOutputWithNoAttention)
-CPMaskedImageModelingOutput = with_pool_sizes(outputs.MaskedImageModelingOutput)
-CPMaskedLMOutput = with_pool_sizes(outputs.MaskedLMOutput)
-CPMultipleChoiceModelOutput = with_pool_sizes(outputs.MultipleChoiceModelOutput)
-CPNextSentencePredictorOutput = with_pool_sizes(outputs.NextSentencePredictorOutput)
-CPQuestionAnsweringModelOutput = with_pool_sizes(outputs.QuestionAnsweringModelOutput)
-CPSequenceClassifierOutput = with_pool_sizes(outputs.SequenceClassifierOutput)
-CPTokenClassifierOutput = with_pool_sizes(outputs.TokenClassifierOutput)
+WITH_SUPPORT_SIZES: dict[type, type] = {}  # from upstream's class to ours
+CPBackboneOutput = with_support_sizes(outputs.BackboneOutput)
+CPBaseModelOutput = with_support_sizes(outputs.BaseModelOutput)
+CPBaseModelOutputWithPastAndCrossAttentions = with_support_sizes(outputs.BaseModelOutputWithPastAndCrossAttentions)
+CPBaseModelOutputWithPooling = with_support_sizes(outputs.BaseModelOutputWithPooling)
+CPBaseModelOutputWithPoolingAndCrossAttentions = with_support_sizes(
+    outputs.BaseModelOutputWithPoolingAndCrossAttentions
+)
+CPBaseModelOutputWithPoolingAndNoAttention = with_support_sizes(outputs.BaseModelOutputWithPoolingAndNoAttention)
+CPImageClassifierOutput = with_support_sizes(outputs.ImageClassifierOutput)
+CPImageClassifierOutputWithNoAttention = with_support_sizes(outputs.ImageClassifierOutputWithNoAttention)
+CPMaskedImageModelingOutput = with_support_sizes(outputs.MaskedImageModelingOutput)
+CPMaskedLMOutput = with_support_sizes(outputs.MaskedLMOutput)
+CPMultipleChoiceModelOutput = with_support_sizes(outputs.MultipleChoiceModelOutput)
+CPNextSentencePredictorOutput = with_support_sizes(outputs.NextSentencePredictorOutput)
+CPQuestionAnsweringModelOutput = with_support_sizes(outputs.QuestionAnsweringModelOutput)
+CPSemanticSegmenterOutput = with_support_sizes(outputs.SemanticSegmenterOutput)
+CPSequenceClassifierOutput = with_support_sizes(outputs.SequenceClassifierOutput)
+CPTokenClassifierOutput = with_support_sizes(outputs.TokenClassifierOutput)
 
 
 # Upstream hands nothing new up: sizes go past it, in `sizes` to the forward pass of this thread that was asked.
 _COLLECTED = threading.local()
 
 
-def record_pool_sizes(sizes: torch.Tensor) -> None:
-    """Called by each module that pools, with its sigma, which goes to whoever asked by `output_pool_sizes`."""
+def record_support_sizes(sizes: torch.Tensor) -> None:
+    """Called by each module that pools, with its sigma, which goes to whoever asked by `output_support_sizes`."""
     if (collected := getattr(_COLLECTED, "sizes", None)) is not None:
         collected.append(sizes)
 
@@ -243,7 +301,7 @@ def pooling_forward(forward: Callable, pool_arguments: Sequence[str] = ()) -> Ca
     """Decorator of a model's `forward`, which [`PooledModel`] puts on upstream's.
 
     A base model makes its `pool_inputs`, from its arguments and from those that `pool_arguments` names besides. Every
-    model gets the argument `output_pool_sizes` (default: the config's), see [`PoolSizesOutput`]. Under gradient
+    model gets the argument `output_support_sizes` (default: the config's), see [`SupportSizesOutput`]. Under gradient
     checkpointing of the reentrant kind the sizes have no gradient.
     """
     signature = inspect.signature(forward)
@@ -252,16 +310,20 @@ def pooling_forward(forward: Callable, pool_arguments: Sequence[str] = ()) -> Ca
 
     @wraps(forward)
     def wrapper(self, *args, **kwargs):
-        requested = kwargs.pop("output_pool_sizes", None)
-        requested = self.config.output_pool_sizes if requested is None else requested
+        requested = kwargs.pop("output_support_sizes", None)
+        requested = self.config.output_support_sizes if requested is None else requested
         if "pool_inputs" in kwargs:  # of a model within another, which has seen to everything
             return _with_whole_maps(self.config, forward(self, *args, **kwargs), kwargs["pool_inputs"])
         if self.base_model is self:
+            if not self.hands_keywords_down and "pool_inputs" not in (aside := _from_aside()):
+                kwargs = {**aside, **kwargs}  # from the head that this model is in
             kwargs |= self.make_pool_inputs({**dict(zip(positional, args)), **kwargs})
-            for name in pool_arguments:
+            for name in (*pool_arguments, "whole_maps"):
                 kwargs.pop(name, None)
+        elif self.makes_maps and self.config.is_strided:
+            kwargs["whole_maps"] = True  # for the base model
         if not requested or getattr(_COLLECTED, "sizes", None) is not None:  # a head that contains this one has asked
-            return forward(self, *args, **kwargs)
+            return _with_whole_maps(self.config, forward(self, *args, **kwargs), kwargs.get("pool_inputs"))
         return_dict = kwargs.pop("return_dict", None)
         return_dict = self.config.return_dict if return_dict is None else return_dict
         collected: list[torch.Tensor] = []
@@ -270,9 +332,9 @@ def pooling_forward(forward: Callable, pool_arguments: Sequence[str] = ()) -> Ca
             result = forward(self, *args, return_dict=True, **kwargs)
         finally:
             _COLLECTED.sizes = None
-        if type(result) not in WITH_POOL_SIZES:
-            raise ValueError(f"{type(result).__name__} has no place for pool_sizes; see with_pool_sizes.")
-        result = WITH_POOL_SIZES[type(result)](**result, pool_sizes=tuple(collected))
+        if type(result) not in WITH_SUPPORT_SIZES:
+            raise ValueError(f"{type(result).__name__} has no place for support_sizes; see with_support_sizes.")
+        result = WITH_SUPPORT_SIZES[type(result)](**result, support_sizes=tuple(collected))
         return result if return_dict else result.to_tuple()
 
     # Code of its own, by which torch.compile counts recompilations: those of one class are not another's.
@@ -285,10 +347,12 @@ def pooling_forward(forward: Callable, pool_arguments: Sequence[str] = ()) -> Ca
     return wrapper
 
 
-def _with_whole_maps(config: PreTrainedConfig, result: Any, inputs: PoolInputs) -> Any:
-    """The output of a backbone's encoder, whose hidden states are made to feature maps, each of as many tokens as the
-    image has patches, and so with each token's state as often as it stands for one."""
-    if not inputs.whole_maps or not inputs.reductions or result.hidden_states is None:
+def _with_whole_maps(config: PreTrainedConfig, result: Any, inputs: PoolInputs | None) -> Any:
+    """The output of an encoder whose hidden states are made to feature maps, each of as many tokens as the image has
+    patches, and so with each token's state as often as it stands for one."""
+    if inputs is None or not inputs.whole_maps or not inputs.reductions:
+        return result
+    if "last_hidden_state" not in result or result.hidden_states is None:
         return result
     levels, num_tokens = [0, *config.pool_levels()], result.last_hidden_state.shape[1]
     levels[-1] = 0 if config.pool_restore_layer is None else levels[-1]  # which its layer has restored
@@ -297,6 +361,14 @@ def _with_whole_maps(config: PreTrainedConfig, result: Any, inputs: PoolInputs) 
         for level, states in zip(levels, result.hidden_states)
     )
     return result
+
+
+def _sparing_pools(renaming: Any) -> Any:
+    """A renaming of upstream's keys, that leaves those of the pools as they are where it would find itself in them."""
+    if renaming.compiled_sources.search(".context_pool.conv.weight") is None:
+        return renaming
+    patterns = [rf"(?<!context_pool\.){pattern}" for pattern in renaming.source_patterns]
+    return WeightRenaming(patterns, renaming.target_patterns)
 
 
 class PooledModel(PreTrainedModel):
@@ -312,16 +384,26 @@ class PooledModel(PreTrainedModel):
 
     accepts_loss_kwargs = False  # else Trainer takes upstream's losses to divide by `num_items_in_batch`: they do not
     pool_arguments: ClassVar[tuple[str, ...]] = ()
+    # Whether upstream's heads hand keywords to the base model and this hands them to its layers, see `past_upstream`.
+    hands_keywords_down: ClassVar[bool] = True
+    # Whether a head makes feature maps of hidden states, each of which then is of all tokens.
+    makes_maps = False
     pool_num_dims: ClassVar[int]  # of what the layers pool: 1 for sequences, 2 for grids
 
     def __init_subclass__(cls, **kwargs) -> None:
         super().__init_subclass__(**kwargs)
         forward: Any = cls.forward
         if "forward" not in vars(cls) and not hasattr(forward, "pool_arguments") and forward is not nn.Module.forward:
+            forward = forward if cls.hands_keywords_down else past_upstream(forward)
             cls.forward = pooling_forward(forward, cls.pool_arguments)
         # Checkpoints of earlier versions have other names for the weights; they are read as upstream reads them.
-        if renamings := get_checkpoint_conversion_mapping(cls.__bases__[-1].__name__):
-            register_checkpoint_conversion_mapping(cls.__name__, renamings, overwrite=True)
+        upstream: Any = cls.__bases__[-1]
+        names = {upstream.__name__: cls.__name__}
+        if getattr(upstream, "config_class", None) is not None:
+            names[upstream.config_class.model_type] = cls.config_class.model_type
+        for theirs, own in names.items():
+            if renamings := get_checkpoint_conversion_mapping(theirs):
+                register_checkpoint_conversion_mapping(own, [*map(_sparing_pools, renamings)], overwrite=True)
 
     @classmethod
     def pooled_classes(cls) -> tuple[type[nn.Module], ...]:
@@ -355,10 +437,50 @@ class PooledModel(PreTrainedModel):
         """The keyword that the base model hands down to its layers, made from the arguments of its `forward`."""
         return {}
 
+    def make_attention_mask(self, states: torch.Tensor, attention_mask: Any, places: torch.Tensor) -> Any:
+        """Makes what the layers take as `attention_mask` where fewer tokens are kept; for a family whose layers differ
+        in it a dict by layer type.
+
+        Args:
+            states: `(batch, kept tokens, 0)`, of the dtype and on the device of the hidden states.
+            attention_mask: the model's own argument, made for the kept tokens: `(batch, kept tokens)`, boolean; of 4
+                dimensions, where it was of 4; None: all are seen; or a dict of such.
+            places: `(batch or 1, tokens)`, for each token the kept one that stands for it; the number of kept tokens
+                for a token that attention does not see.
+        """
+        return create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=attention_mask)
+
+    def make_position_embeddings(
+        self,
+        states: torch.Tensor,
+        arguments: dict[str, Any],
+        centres: Sequence[Callable[[torch.Tensor], torch.Tensor]],
+    ) -> Sequence[Any] | None:
+        """Makes what the layers take as `position_embeddings` where fewer tokens are kept: those of the centre of each
+        group, which is the mean position of its tokens. Families with rotary positions override it; None: there are
+        none.
+
+        Args:
+            states: `(batch, tokens, 0)`, of the dtype and on the device of the hidden states.
+            arguments: those of the model's `forward`.
+            centres: for each strided layer, in order, what makes of `(batch or 1, tokens, ...)` numbers, of images
+                those of the patches alone, `(batch or 1, kept tokens, ...)`: see
+                [`~cp_transformers.models.pool_inputs.means_of_kept`].
+
+        Returns:
+            First those of all tokens, or None for those that upstream hands down, then one for each of `centres`; of a
+            family whose layers differ in it dicts by layer type.
+        """
+        return None
+
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
+        """Upstream's, which of custom code passes over what owns no parameters: upstream's own `_init_weights` draws
+        the weights of whole attentions. What is loaded is left alone by transformers' `initialization`."""
+        super()._initialize_weights(module, is_custom_code=False)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        # Of code outside transformers only modules that own parameters are initialised: each is asked for by itself.
         if isinstance(module, PoolProjection) and module.bias is not None:
             init.copy_(module.bias, module.initial_bias())
         elif isinstance(module, (FactoredConv, ContextRestore)):
@@ -388,11 +510,14 @@ class PooledTextModel(PooledModel):
       `seq_idx`, or under flash attention, which splits them there itself, by `position_ids` that begin anew.
 
     Raises:
-        ValueError: the configuration is a decoder's, or see [`PooledModel`].
+        ValueError: the configuration is a decoder's; in the forward pass, an `attention_mask` is of a shape that does
+            not say which tokens may be pooled, or that upstream's modules do not take; or see [`PooledModel`].
     """
 
     pool_arguments = ("pool_mask", "pool_segments")
     pool_num_dims = 1
+    # Whether upstream takes an attention mask of 4 dimensions, which keeps the sequences of packed rows apart.
+    takes_4d_masks: ClassVar[bool] = True
 
     def post_init(self) -> None:
         if getattr(self.config, "is_decoder", False) or getattr(self.config, "add_cross_attention", False):
@@ -411,6 +536,11 @@ class PooledTextModel(PooledModel):
         if tokens is None:  # which upstream refuses
             return {}
         attention_mask = arguments.get("attention_mask")
+        if not self.takes_4d_masks and getattr(attention_mask, "ndim", 2) != 2:
+            raise ValueError(
+                f"{type(self).__name__} takes an attention_mask of shape (batch, tokens) alone: give each sequence a "
+                "row of its own, and pad it."
+            )
         pool_mask = of_rows("pool_mask", arguments.get("pool_mask"), tokens)
         segments = of_rows("pool_segments", arguments.get("pool_segments"), tokens)
         strided = self.config.is_strided
@@ -437,7 +567,7 @@ class PooledTextModel(PooledModel):
         if strided:
             states = tokens.new_empty(*tokens.shape[:2], 0, dtype=self.dtype)
             counted = pool_mask is not None or segments is not None
-            inputs = with_reductions(self.config, inputs, states, valid, attention_mask, None if counted else num_kept)
+            inputs = with_reductions(self, inputs, states, valid, arguments, None if counted else num_kept)
         return {"pool_inputs": inputs}
 
 
@@ -465,6 +595,12 @@ class PooledImageModel(PooledModel):
         """The number of tokens before the patches."""
         return 1
 
+    def grid_size(self, pixel_values: torch.Tensor) -> tuple[int, int]:
+        """The (rows, columns) of the patches of such images."""
+        side = self.config.patch_size
+        height, width = (side, side) if isinstance(side, int) else side
+        return pixel_values.shape[-2] // height, pixel_values.shape[-1] // width
+
     def make_pool_inputs(self, arguments: dict[str, Any]) -> dict[str, PoolInputs]:
         pixel_values, mask = arguments.get("pixel_values"), arguments.get("attention_mask")
         if pixel_values is None:
@@ -474,15 +610,25 @@ class PooledImageModel(PooledModel):
                 f"{type(self).__name__} takes an attention_mask of shape (batch, tokens), which says of each patch "
                 f"whether it may be pooled, not one with {mask.ndim} dimensions."
             )
-        height, width = self.embeddings.patch_embeddings.patch_size
-        grid_size = (pixel_values.shape[-2] // height, pixel_values.shape[-1] // width)
-        prefix = self.num_prefix_tokens
+        grid_size, prefix = self.grid_size(pixel_values), self.num_prefix_tokens
         attended = None if mask is None else mask.bool()
         inputs = PoolInputs(None if attended is None else attended[:, prefix:], grid_size=grid_size, prefix=prefix)
         if self.config.is_strided:
             size = pixel_values.shape[0], prefix + grid_size[0] * grid_size[1], 0
-            inputs = with_reductions(
-                self.config, inputs, pixel_values.new_empty(size, dtype=self.dtype), attended, mask
-            )
-            inputs = inputs._replace(whole_maps=isinstance(self, BackboneMixin))
+            states = pixel_values.new_empty(size, dtype=self.dtype)
+            inputs = with_reductions(self, inputs, states, attended, arguments, num_kept=0)
+            whole_maps = isinstance(self, BackboneMixin) or arguments.get("whole_maps", False)
+            inputs = inputs._replace(whole_maps=whole_maps)
         return {"pool_inputs": inputs}
+
+
+class PooledTowerModel(PooledImageModel):
+    """Mixed into the `PreTrainedModel` of a family that is the image tower of two, see [`PooledImageModel`]; without
+    an `attention_mask`, which upstream's towers do not take."""
+
+    base_model_prefix = "vision_model"
+
+    def make_pool_inputs(self, arguments: dict[str, Any]) -> dict[str, PoolInputs]:
+        if arguments.get("attention_mask") is not None:
+            raise ValueError(f"{type(self).__name__} takes no attention_mask: all patches are seen and pooled.")
+        return super().make_pool_inputs(arguments)

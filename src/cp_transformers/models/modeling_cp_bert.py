@@ -18,7 +18,7 @@ from transformers.models.bert.modeling_bert import (
 )
 
 from .configuration_cp_bert import CPBertConfig
-from .modeling_context_pool import PooledAttention, PooledLayer, PooledTextModel, with_pool_sizes
+from .modeling_context_pool import PooledAttention, PooledLayer, PooledTextModel, with_support_sizes
 
 
 class CPBertSelfAttention(PooledAttention, BertSelfAttention):
@@ -44,7 +44,7 @@ class CPBertModel(CPBertPreTrainedModel, BertModel):
     """The bare CP-BERT encoder, see [`PooledTextModel`]."""
 
 
-CPBertForPreTrainingOutput = with_pool_sizes(BertForPreTrainingOutput, __name__)
+CPBertForPreTrainingOutput = with_support_sizes(BertForPreTrainingOutput, __name__)
 
 
 class CPBertForPreTraining(CPBertPreTrainedModel, BertForPreTraining):

@@ -18,7 +18,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
 from .configuration_cp_deit import CPDeiTConfig
-from .modeling_context_pool import PooledAttention, PooledImageModel, PooledLayer, pooling_forward, with_pool_sizes
+from .modeling_context_pool import PooledAttention, PooledImageModel, PooledLayer, pooling_forward, with_support_sizes
 
 
 class CPDeiTAttention(PooledAttention, DeiTAttention):
@@ -52,7 +52,9 @@ class CPDeiTForImageClassification(CPDeiTPreTrainedModel, DeiTForImageClassifica
     """CP-DeiT with an image classification head on the class token."""
 
 
-CPDeiTForImageClassificationWithTeacherOutput = with_pool_sizes(DeiTForImageClassificationWithTeacherOutput, __name__)
+CPDeiTForImageClassificationWithTeacherOutput = with_support_sizes(
+    DeiTForImageClassificationWithTeacherOutput, __name__
+)
 
 
 class CPDeiTForImageClassificationWithTeacher(CPDeiTPreTrainedModel, DeiTForImageClassificationWithTeacher):

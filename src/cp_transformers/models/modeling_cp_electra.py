@@ -17,7 +17,7 @@ from transformers.models.electra.modeling_electra import (
 )
 
 from .configuration_cp_electra import CPElectraConfig
-from .modeling_context_pool import PooledAttention, PooledLayer, PooledTextModel, with_pool_sizes
+from .modeling_context_pool import PooledAttention, PooledLayer, PooledTextModel, with_support_sizes
 
 
 class CPElectraSelfAttention(PooledAttention, ElectraSelfAttention):
@@ -43,7 +43,7 @@ class CPElectraModel(CPElectraPreTrainedModel, ElectraModel):
     """The bare CP-ELECTRA encoder, see [`PooledTextModel`]."""
 
 
-CPElectraForPreTrainingOutput = with_pool_sizes(ElectraForPreTrainingOutput, __name__)
+CPElectraForPreTrainingOutput = with_support_sizes(ElectraForPreTrainingOutput, __name__)
 
 
 class CPElectraForPreTraining(CPElectraPreTrainedModel, ElectraForPreTraining):

@@ -25,7 +25,7 @@ from transformers.models.resnet.modeling_resnet import (
 from .configuration_cp_resnet import CPResNetConfig
 from .context_pool import PoolProjection
 from .feature_map_pool import GlobalContextPool, WindowedContextPool
-from .modeling_context_pool import PooledModel, predictor_options, record_pool_sizes
+from .modeling_context_pool import PooledModel, predictor_options, record_support_sizes
 
 
 class CPResNetStemPool(nn.MaxPool2d):
@@ -36,7 +36,7 @@ class CPResNetStemPool(nn.MaxPool2d):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         original = None if self.context_pool.gate is None else super().forward(input)
         pooled, sizes = self.context_pool(input, original)
-        record_pool_sizes(sizes)
+        record_support_sizes(sizes)
         return pooled
 
 

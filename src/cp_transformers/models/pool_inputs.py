@@ -2,18 +2,23 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """A batch tells the pools which tokens are pooled, and which are kept where the pooling is strided."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedConfig
-from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils.generic import is_flash_attention_requested
 
 from .context_pool import ContextPool
 from .linear_pool import can_be_read, is_traced
 from .token_groups import group_grid, lay_out, repeat_groups, take, valid_groups
+
+
+if TYPE_CHECKING:
+    from .modeling_context_pool import PooledModel
 
 
 class PoolInputs(NamedTuple):
@@ -28,6 +33,8 @@ class PoolInputs(NamedTuple):
         reductions: what each strided layer keeps, in order.
         unreduced: where the tokens wait from the first strided layer on until they are restored.
         whole_maps: whether all hidden states are to be of all tokens, as a backbone makes feature maps of them.
+        position_embeddings: what layers take in the place of the position embeddings that upstream hands down, which
+            are those of all tokens; by layer type where that is a dict. None: upstream's.
     """
 
     mask: torch.Tensor | None = None
@@ -37,6 +44,7 @@ class PoolInputs(NamedTuple):
     reductions: tuple["Reduction", ...] = ()
     unreduced: "Unreduced | None" = None
     whole_maps: bool = False
+    position_embeddings: Any = None
 
 
 class Reduction(NamedTuple):
@@ -44,7 +52,8 @@ class Reduction(NamedTuple):
 
     Attributes:
         inputs: what the pools of the kept tokens are told.
-        attention_mask: which of the kept tokens attention sees, in the form that layers take.
+        attention_mask: which of the kept tokens attention sees, in the form that layers take; by layer type where it
+            is a dict.
         kept: `(batch, inputs.prefix)`, the indices of the tokens that are not pooled. None: the first ones.
         source: `(batch, places)`, the indices of the tokens that the pool gets. None: all behind the first ones.
         mask, segments: of those, see [`~cp_transformers.models.token_groups.Layout`].
@@ -70,29 +79,31 @@ class Unreduced:
 
 
 def with_reductions(
-    config: PreTrainedConfig,
+    model: "PooledModel",
     inputs: PoolInputs,
     states: torch.Tensor,
     attended: torch.Tensor | None,
-    attention_mask: Any,
+    arguments: dict[str, Any],
     num_kept: int | None = None,
 ) -> PoolInputs:
-    """`inputs` with what the strided layers of `config` keep.
+    """`inputs` with what the strided layers of `model` keep.
 
     Args:
         states: `(batch, tokens, 0)`, of the dtype and on the device of the hidden states.
         attended: `(batch, tokens)`, boolean, True where attention sees a token. None: it sees all.
-        attention_mask: the model's own argument.
+        arguments: those of the model's `forward`.
         num_kept: how many tokens of a row are not pooled, at the most; None: to be counted.
 
     Raises:
         ValueError: from an attention mask of this form that of fewer tokens cannot be made.
     """
     reductions: list[Reduction] = []
+    centres: list[Callable[[torch.Tensor], torch.Tensor]] = []
     slots: torch.Tensor | None = None
     total, regular, attended_before = 1, True, attended
-    given = attention_mask if attention_mask is not None and getattr(attention_mask, "ndim", 0) != 2 else None
-    for stride in config.pool_strides or ():
+    given, whole = arguments.get("attention_mask"), states
+    start = 0 if inputs.grid_size is None else inputs.prefix  # of the tokens that have positions
+    for stride in model.config.pool_strides or ():
         if stride == 1:
             continue
         current = reductions[-1].inputs if reductions else inputs
@@ -102,10 +113,23 @@ def with_reductions(
         slots = goes if slots is None else goes.expand(slots.shape[0], -1).gather(1, slots)
         regular = regular and reduction.kept is None and reduction.source is None
         total *= stride
-        seen = attended if given is None else _reduced_mask(given, slots, states.shape[1], attended_before)
-        mask = create_bidirectional_mask(config=config, inputs_embeds=states, attention_mask=seen)
+        num_tokens = states.shape[1]
+        # The tokens that attention does not see go where nobody looks.
+        places = slots if attended_before is None else torch.where(attended_before, slots, num_tokens)
+        seen = _reduced_masks(given, places, num_tokens, attended)
+        mask = model.make_attention_mask(states, seen, places)
         reductions.append(reduction._replace(attention_mask=mask, slots=None if regular else slots, stride=total))
-    return inputs._replace(reductions=tuple(reductions), unreduced=Unreduced()) if reductions else inputs
+        centres.append(partial(means_of_kept, places=places[:, start:] - start, num_kept=num_tokens - start))
+    if not reductions:
+        return inputs
+    embeddings = model.make_position_embeddings(whole, arguments, centres)
+    if embeddings is not None:
+        inputs = inputs._replace(position_embeddings=embeddings[0])
+        reductions = [
+            each._replace(inputs=each.inputs._replace(position_embeddings=own))
+            for each, own in zip(reductions, embeddings[1:])
+        ]
+    return inputs._replace(reductions=tuple(reductions), unreduced=Unreduced())
 
 
 def _reduce(
@@ -163,9 +187,20 @@ def _reduce(
     return reduction, goes, attended, states.new_empty(batch_size, prefix + rows * columns, 0)
 
 
-def _reduced_mask(mask: Any, slots: torch.Tensor, num_kept: int, attended: torch.Tensor | None) -> torch.Tensor:
+def _reduced_masks(given: Any, places: torch.Tensor, num_kept: int, attended: torch.Tensor | None) -> Any:
+    """Reduces a model's `attention_mask`, or a dict with one a layer type, to the tokens that are kept: it becomes
+    `attended`, `(batch, kept tokens)`, where it says no more than which tokens are seen."""
+    if isinstance(given, dict):
+        return {name: _reduced_masks(mask, places, num_kept, attended) for name, mask in given.items()}
+    if given is None or getattr(given, "ndim", 0) == 2:
+        return attended
+    return _reduced_mask(given, places, num_kept)
+
+
+def _reduced_mask(mask: Any, places: torch.Tensor, num_kept: int) -> torch.Tensor:
     """Reduces a mask `(batch or 1, heads or 1, queries or 1, keys)`, boolean or added to the logits, to the tokens
-    that are kept: each sees whatever any of the `attended` tokens sees that it stands for, and is seen likewise."""
+    that are kept: each sees whatever any of the tokens sees that it stands for, by their `places`, and is seen
+    likewise."""
     if not isinstance(mask, torch.Tensor) or mask.ndim != 4:
         raise ValueError(
             "Where layers keep fewer tokens (pool_strides), an attention_mask must be a tensor of 2 or 4 dimensions, "
@@ -174,15 +209,50 @@ def _reduced_mask(mask: Any, slots: torch.Tensor, num_kept: int, attended: torch
     is_boolean = mask.dtype == torch.bool
     numbers = mask.to(torch.uint8) if is_boolean else mask
     lowest = 0 if is_boolean else torch.finfo(mask.dtype).min
-    if attended is not None:  # the others go where nobody looks
-        slots = torch.where(attended, slots, num_kept)
     for dim in (-1, -2):
         if numbers.shape[dim] > 1:
-            numbers = numbers.transpose(dim, -1).expand(max(slots.shape[0], numbers.shape[0]), -1, -1, -1)
+            numbers = numbers.transpose(dim, -1).expand(max(places.shape[0], numbers.shape[0]), -1, -1, -1)
             fewer = numbers.new_full((*numbers.shape[:-1], num_kept + 1), lowest)
-            fewer = fewer.scatter_reduce(-1, slots[:, None, None].expand(numbers.shape), numbers, "amax")
+            fewer = fewer.scatter_reduce(-1, places[:, None, None].expand(numbers.shape), numbers, "amax")
             numbers = fewer[..., :num_kept].transpose(dim, -1)
     return numbers.bool() if is_boolean else numbers
+
+
+def means_of_kept(numbers: torch.Tensor, places: torch.Tensor, num_kept: int) -> torch.Tensor:
+    """The mean of numbers of tokens over those that a kept one stands for; of their positions it is the centre.
+
+    Args:
+        numbers: `(batch or 1, tokens, ...)`, of any real dtype.
+        places: `(batch or 1, tokens)`, for each token the kept one that stands for it; `num_kept` for a token that is
+            not counted.
+        num_kept: how many are kept.
+
+    Returns:
+        `(batch or 1, num_kept, ...)`, float32; zero for what stands for no token.
+    """
+    numbers = numbers.float().expand(max(numbers.shape[0], places.shape[0]), *numbers.shape[1:])
+    index = places.reshape(*places.shape, *[1] * (numbers.ndim - 2)).expand(numbers.shape)
+    sums = numbers.new_zeros(numbers.shape[0], num_kept + 1, *numbers.shape[2:])
+    counts = sums.scatter_add(1, index, torch.ones_like(numbers))
+    return (sums.scatter_add(1, index, numbers) / counts.clamp(min=1))[:, :num_kept]
+
+
+def token_positions(states: torch.Tensor, arguments: dict[str, Any]) -> torch.Tensor:
+    """The positions, `(batch or 1, tokens)`, of a text's tokens, of which there are as many as in `states`: the
+    `position_ids` among a model's arguments, or else 0, 1, 2, ..."""
+    position_ids: torch.Tensor | None = arguments.get("position_ids")
+    return torch.arange(states.shape[1], device=states.device)[None] if position_ids is None else position_ids
+
+
+def spans_of_kept(places: torch.Tensor, num_kept: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first and the last of the tokens that a kept one stands for, each `(batch or 1, num_kept)`, from `places` as
+    in [`means_of_kept`]; of one that stands for none they are beyond the ends, the last before the first."""
+    num_tokens = places.shape[1]
+    index = torch.arange(num_tokens, device=places.device).expand_as(places)
+    shape = places.shape[0], num_kept + 1
+    first = index.new_full(shape, num_tokens).scatter_reduce(1, places, index, "amin")
+    last = index.new_full(shape, -1).scatter_reduce(1, places, index, "amax")
+    return first[:, :num_kept], last[:, :num_kept]
 
 
 def reduce_tokens(

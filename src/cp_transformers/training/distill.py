@@ -24,7 +24,7 @@ from transformers import (
 
 from ..checkpoints.processors import sentence_pooling
 from ..checkpoints.reading import fetch
-from ..families import auto_class_of, max_tokens
+from ..families import auto_class_of, max_tokens, tower_config
 from .arguments import ArgumentParser, check_positive
 from .data_files import HELD_OUT
 from .distillation import (
@@ -161,7 +161,7 @@ def run(arguments: DistillArguments, training: TrainingArguments, distillation: 
     measured = [name for name in SCORES if COMES_WITH.get(name, name) in compared.weights]
     check_metrics(training, ("loss", *measured))
     with training.main_process_first():  # the others then find what it has cached
-        load = _load_images if hasattr(config, "num_channels") else _load_texts
+        load = _load_images if hasattr(tower_config(config), "num_channels") else _load_texts
         data = load(arguments, training, compared, config)
     training = run_folder.go_on()
     training.remove_unused_columns = False
@@ -377,7 +377,7 @@ def _check_class_token(name: str, config: PreTrainedConfig) -> None:
         ValueError: the model has no class token.
     """
     with torch.device("meta"):
-        model = AutoModel.from_config(config)
+        model = AutoModel.from_config(tower_config(config))
     if not any(re.search("cls_token|class_token|class_embedding", each) for each, _ in model.named_parameters()):
         raise ValueError(f"{name} has no class token: leave out --distillation_class_token_weight.")
 

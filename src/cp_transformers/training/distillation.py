@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ..families import max_tokens
+from ..families import max_tokens, tower_config
 from .loading import load_tokenizer
 from .trainer import TaskTrainer
 
@@ -117,6 +117,7 @@ def make_layer_map(
 
 def widths_of(config: PreTrainedConfig) -> list[int]:
     """The channels of each hidden state."""
+    config = tower_config(config)
     if hasattr(config, "hidden_sizes"):
         return [config.embedding_size, *config.hidden_sizes]
     return [config.hidden_size] * (config.num_hidden_layers + 1)
@@ -165,6 +166,7 @@ def check_shapes(
 def _hidden_shapes(config: PreTrainedConfig, size: tuple[int, int]) -> list[tuple[int, ...]]:
     """The shape of each hidden state that an image has, without the batch."""
     with torch.device("meta"):
+        config = tower_config(config)
         model = AutoModel.from_config(config).eval()
         outputs = model(pixel_values=torch.zeros(1, config.num_channels, *size), output_hidden_states=True)
     return [tuple(states.shape[1:]) for states in outputs.hidden_states]

@@ -28,6 +28,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from ..families import tower_config
 from .distillation import DistillationArguments, DistillationTrainer, check_shapes, make_layer_map, match_outputs
 from .image_data import (
     IGNORED,
@@ -333,10 +334,11 @@ def load_teacher(
     teacher_config = load_config(name, AutoModelForImageClassification)
     if distillation.distillation_hidden_weight:
         make_layer_map(config, teacher_config, distillation.layer_map)
-    sizes = [getattr(each, "image_size", None) for each in (config, teacher_config)]
+    towers = [tower_config(each) for each in (config, teacher_config)]
+    sizes = [getattr(each, "image_size", None) for each in towers]
     if None not in sizes and as_pair(sizes[0]) != as_pair(sizes[1]):
         raise ValueError(f"The teacher {name} is for images of {sizes[1]}, the model for images of {sizes[0]}.")
-    channels = [getattr(each, "num_channels", 3) for each in (config, teacher_config)]
+    channels = [getattr(each, "num_channels", 3) for each in towers]
     if channels[0] != channels[1]:
         raise ValueError(f"The teacher {name} is for images of {channels[1]} channels, the model for {channels[0]}.")
     theirs = load_processor(name)

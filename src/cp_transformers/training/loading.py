@@ -11,7 +11,14 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from ..checkpoints.reading import (
     UNTRUSTED,
@@ -22,7 +29,7 @@ from ..checkpoints.reading import (
     reading,
     weight_files,
 )
-from ..families import family_of
+from ..families import family_of, tower_config
 from .arguments import as_mapping
 
 
@@ -48,13 +55,18 @@ def load_config(name: str, auto_class: Any, **options: Any) -> PreTrainedConfig:
 
 def load_model(name: str, auto_class: Any, **options: Any) -> PreTrainedModel:
     """A checkpoint's model in float32, whatever it is stored in; without code of its own, and not from pickles. Its
-    configuration is to be read first by [`load_config`], which checks the files.
+    configuration is to be read first by [`load_config`], which checks the files. Of two towers, of images and of
+    texts, `AutoModel` gives that of the images.
 
     Raises:
         CheckpointError: the model cannot be loaded.
     """
     with reading(name):
-        model = auto_class.from_pretrained(fetch(name)[0], dtype=torch.float32, **UNTRUSTED, **options)
+        folder = fetch(name)[0]
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        if auto_class is AutoModel and tower_config(config) is not config:
+            options["config"] = tower_config(config)
+        model = auto_class.from_pretrained(folder, dtype=torch.float32, **UNTRUSTED, **options)
     forget_code(model.config)
     return model
 
@@ -97,14 +109,16 @@ def new_config(classes: Mapping[str, type], arguments: Any, **fields: Any) -> Pr
 def fixed_image_size(model: PreTrainedModel) -> int | list[int] | None:
     """The size of the images that a model takes unless it interpolates its position embeddings, in pixels; None for a
     model that takes images of any size."""
-    interpolates = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
-    return getattr(model.config, "image_size", None) if interpolates else None
+    models = [each for each in model.modules() if isinstance(each, PreTrainedModel)]
+    interpolates = any("interpolate_pos_encoding" in inspect.signature(each.forward).parameters for each in models)
+    return getattr(tower_config(model.config), "image_size", None) if interpolates else None
 
 
 def draw_new_head(model: PreTrainedModel) -> PreTrainedModel:
     """Gives a model a new head, also where one of the same size has been loaded."""
     fresh = type(model)(model.config)
+    inner = tuple(f"{name}." for name, each in model.named_modules() if name and isinstance(each, PreTrainedModel))
     for name, parameter in model.named_parameters():
-        if not name.startswith(f"{model.base_model_prefix}."):
+        if not name.startswith(inner):
             parameter.data.copy_(fresh.get_parameter(name))
     return model

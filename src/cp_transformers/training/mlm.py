@@ -29,7 +29,7 @@ from transformers import (
     set_seed,
 )
 
-from ..families import configs_with, family_of, first_position, max_tokens
+from ..families import FAMILIES, configs_with, family_of, first_position, max_tokens
 from .arguments import ArgumentParser, as_mapping, check_positive
 from .data_files import HELD_OUT
 from .loading import load_config, load_model, load_tokenizer, new_config
@@ -41,6 +41,7 @@ from .trainer import TaskTrainer, check_metrics, only_logits
 
 
 CONFIGS = configs_with("ForMaskedLM")
+PACKED = [name for name in CONFIGS if FAMILIES[name.removeprefix("cp_")].takes_packed_rows]
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 IGNORED = -100  # the label of a token that is not predicted
 
@@ -219,8 +220,8 @@ def _check_model(arguments: MlmArguments) -> None:
     else:
         config = new_config(CONFIGS, arguments)
     _check_positions(config, arguments)
-    if arguments.pack and config.model_type not in CONFIGS:
-        raise ValueError(f"Rows are packed for {', '.join(CONFIGS)}, not {config.model_type}: give --pack false.")
+    if arguments.pack and config.model_type not in PACKED:
+        raise ValueError(f"Rows are packed for {', '.join(PACKED)}, not {config.model_type}: give --pack false.")
 
 
 def make_tokenizer(arguments: MlmArguments, training: TrainingArguments, texts: Any) -> PreTrainedTokenizerBase:

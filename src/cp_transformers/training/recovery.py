@@ -12,6 +12,7 @@ import torch
 from transformers import EvalPrediction, PreTrainedConfig
 from transformers.utils import ModelOutput
 
+from ..families import tower_config
 from .distillation import (
     DistillationArguments,
     DistillationTrainer,
@@ -159,6 +160,7 @@ class RecoveryTrainer(DistillationTrainer):
 
 def _patches(config: PreTrainedConfig, pixels: torch.Tensor | None) -> int:
     """The number of patches that a model makes of images; 0 where it makes none."""
+    config = tower_config(config)
     if pixels is None or getattr(config, "patch_size", None) is None:
         return 0
     return math.prod(side // edge for side, edge in zip(pixels.shape[-2:], as_pair(config.patch_size)))
