@@ -14,7 +14,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 NOTEBOOKS = {
     "small_vit_from_scratch": (
         {"max_steps=600": "max_steps=5"},
-        ["300 to learn from, 400 to be judged on", "CPViT: 95,242 parameters", "% of the test digits"],
+        ["300 to learn from, 400 to be judged on", "CPViT: 95,194 parameters", "% of the test digits"],
     ),
     "faster_sentence_encoder": (
         {"steps, batch = 120, 32": "steps, batch = 14, 2"},
