@@ -18,5 +18,5 @@ tables:  ## write the tables of all pages anew from results/
 docs:  ## the site, in build/site; a broken link is an error
 	rm -rf build/pages build/site
 	mkdir -p build/pages
-	cp -r README.md CONTRIBUTING.md CHANGELOG.md CITATION.cff LICENSE docs results build/pages
+	cp -r README.md CONTRIBUTING.md CHANGELOG.md CITATION.cff LICENSE docs examples results build/pages
 	zensical build --strict
