@@ -131,7 +131,8 @@ def test_a_cut_model_comes_nearer_to_the_uncut_one(pools, texts, tmp_path, capsy
     assert (teacher / "model.safetensors").read_bytes() == before
     if pools:
         card = (tmp_path / "out" / "README.md").read_text()
-        assert "Converted from a `BertModel`" in card and "with the teacher local files named `teacher`, on" in card
+        assert "Converted from a `BertModel`" in card
+        assert "by distillation from local files named `teacher` without labels, on" in card
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 16])
@@ -440,6 +441,12 @@ def test_a_teacher_that_is_given_other_inputs_than_its_own_is_refused(texts, ima
     vit, other = save_vit(tmp_path / "vit", ViTModel), save_vit(tmp_path / "patches", ViTModel, patch_size=2)
     message = refusal(capsys, vit, other, tmp_path / "out", "--data_dir", images, *TRAIN)
     assert "0 has the shape (5, 16)" in message and "has (17, 16), by other patches or tokens" in message
+
+
+def test_a_model_does_not_teach_itself(texts, tmp_path, capsys):
+    model = save_bert(tmp_path / "model", BertModel)
+    again = tmp_path / "model" / ".." / "model"
+    assert "cannot teach itself anything" in refusal(capsys, model, again, tmp_path / "out", *texts, *TRAIN)
 
 
 def test_texts_are_held_out_of_a_file_that_is_alone(texts, tmp_path, caplog):

@@ -402,7 +402,10 @@ def _summary(
     if training:
         start, teacher, data = training["model"], training["teacher"], training["data"]
         text += " Trained from scratch" if start is None else f" Fine-tuned from {_named(start)}"
-        text += "" if teacher is None else f", with the teacher {_named(teacher)},"
+        if training.get("without_labels"):
+            text += f", by distillation from {_named(teacher)} without labels,"
+        elif teacher is not None:
+            text += f", with the teacher {_named(teacher)},"
         text += f" on {_named(data)}" + (f", {PACKAGED[data['name']]}." if data["name"] in PACKAGED else ".")
     return text
 

@@ -226,6 +226,10 @@ def _check(arguments: DistillArguments, training: TrainingArguments, distillatio
         raise ValueError("There is nothing to do: give --do_train or --do_eval.")
     if distillation.teacher is None:
         raise ValueError("Give the model to learn from, the uncut one, by --teacher.")
+    if training.do_train and Path(distillation.teacher).resolve() == Path(arguments.model_name_or_path).resolve():
+        raise ValueError(
+            f"{distillation.teacher} cannot teach itself anything: give the model that it was made of by --teacher."
+        )
     check_files(arguments, training)
     if training.do_predict:
         raise ValueError("There is nothing to predict without labels: leave out --do_predict.")
