@@ -41,7 +41,7 @@ def write_record(
     record = {
         "model": None if source is None else _describe_model(source),
         "teacher": None if teacher is None else _describe_model(teacher),
-        "without_labels": "distillation_embedding_weight" in options,  # an option of `distill` alone
+        "without_labels": "distillation_class_token_weight" in options,  # which `distill` alone has
         "data": {**describe_data(options), "config": options.get("task") or options.get("dataset_config_name")},
         "options": {**recorded, **({"processes": processes} if processes > 1 else {})},
         "evaluations": list(evaluations),
