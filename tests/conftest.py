@@ -47,9 +47,16 @@ def error_on_logged_deprecation():
         logging.getLogger(name).removeHandler(handler)
 
 
-# Of the families one of each kind is in the fast tier, and of the others these tests. What starts processes of its
-# own, by these fixtures, is not.
+# Everything of three families is in the fast tier, and of the others these tests. The other families' bare models and
+# first heads are in the slow tier. Their further heads, which share the code of these, are in the tier of families.
+# Tests that start processes of their own, by these fixtures, are slow.
 FAST_FAMILIES = {"bert", "vit", "resnet"}
+FURTHER_HEADS = {
+    model
+    for family in FAMILIES.values()
+    if family.model_type not in FAST_FAMILIES
+    for model in list(family.models.values())[2:]
+}
 OF_EVERY_FAMILY = {
     "test_a_reloaded_model_has_the_same_parameters_and_outputs",
     "test_convert_tells_the_defaults_that_the_configurations_have",
@@ -60,19 +67,21 @@ PROCESSES = {"environment", "hub", "killed", "two", "two_processes"}
 
 @pytest.hookimpl(tryfirst=True)  # before pytest chooses by the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks as slow what starts processes, and what runs with a model, a configuration or the name of a family that is
-    not in the fast tier."""
+    """Marks tests as of the second or of the third tier."""
     others = {name for name in FAMILIES if name not in FAST_FAMILIES}
     others |= {FAMILIES[name].config_class.model_type for name in others}
     for item in items:
-        parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
-        is_another_family = any(_model_type(each) in others for each in parameters)
-        if (is_another_family and item.originalname not in OF_EVERY_FAMILY) or PROCESSES & {*item.fixturenames}:
+        parameters = list(item.callspec.params.values()) if hasattr(item, "callspec") else []
+        models = {getattr(each, "model_class", each) for each in parameters if _model_type(each) in others}
+        if models & FURTHER_HEADS and item.originalname not in OF_EVERY_FAMILY:
+            item.own_markers[:] = [mark for mark in item.own_markers if mark.name != "slow"]
+            item.add_marker("families")
+        elif (models and item.originalname not in OF_EVERY_FAMILY) or PROCESSES & {*item.fixturenames}:
             item.add_marker("slow")
 
 
 def _model_type(parameter: Any) -> str | None:
-    """Of a case, a family, a class of models or of configurations, or a name."""
+    """The model type of a case, a family, a class of models or of configurations, or a name."""
     for attribute in ("model_class", "config_class", "model_type"):
         parameter = getattr(parameter, attribute, parameter)
     return parameter if isinstance(parameter, str) else None

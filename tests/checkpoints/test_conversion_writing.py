@@ -86,7 +86,13 @@ REFUSED = {
 
 @pytest.mark.parametrize(
     ("model_type", "nearest"),
-    [("modernbert", "bert"), ("xlm-roberta-xl", "xlm-roberta"), ("siglip2", "siglip"), ("vit_mae", "vit"), ("t5", "")],
+    [
+        ("roberta-prelayernorm", "roberta"),
+        ("xlm-roberta-xl", "xlm-roberta"),
+        ("siglip2", "siglip"),
+        ("vit_mae", "vit"),
+        ("t5", ""),
+    ],
 )
 def test_of_another_type_the_nearest_is_named_and_the_guide(model_type, nearest, source, tmp_path):
     write_config(source, model_type=model_type)

@@ -3,6 +3,7 @@
 """The runner of experiments."""
 
 import csv
+import os
 import signal
 import subprocess
 import sys
@@ -220,7 +221,12 @@ def test_a_worker_ends_with_the_process_that_started_it(tmp_path):
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     # The worker has the pipe as well, which closes when both have ended.
-    process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
     process.communicate(timeout=120)
     assert process.returncode == -signal.SIGKILL
 
