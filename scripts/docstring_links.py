@@ -1,3 +1,5 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """For the site of the docs: what stands in docstrings as [`name`] is linked where the reference has it."""
 
 import re

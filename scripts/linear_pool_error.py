@@ -1,3 +1,5 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """How far the linear-time pooling is from the dense one, results and gradients, over random inputs.
 
 Both are computed in float32 and compared with dense pooling in float64: an error is the norm of the difference, over

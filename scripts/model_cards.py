@@ -1,3 +1,5 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """Makes the four checkpoints whose cards are in model_cards/, and their cards.
 
 Trains CP-ViT and CP-ResNet on the digits, and fine-tunes all-MiniLM-L6-v2, converted, with all six layers and cut to

@@ -1,3 +1,5 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """Where the time of one head's pooling goes, and what it could not be less than.
 
 For each shape of the benchmark, and for the stem of CP-ResNet-50, the pooling's parts are timed in turn with the block

@@ -1,3 +1,5 @@
+# Copyright 2026 The cp_transformers authors.
+# Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """Measures what other ways to run a model make of its accuracy and its speed.
 
 Each model, stock and with pooling, runs in PyTorch as it is, compiled, with the dense and with the linear form of the

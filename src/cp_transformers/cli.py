@@ -1,6 +1,6 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
-"""What a command of `cp-transformers` runs in, see [`~cp_transformers_cli.main`]."""
+"""Runs a command of `cp-transformers` with errors as sentences, see [`~cp_transformers_cli.main`]."""
 
 import importlib
 import sys

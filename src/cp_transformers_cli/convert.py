@@ -40,7 +40,7 @@ def _default(field: str) -> str:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Of options that are not given nothing is parsed, so that each family's own defaults hold."""
+    """The parser of `convert`. It gives no value to options that are left out, so that each family's defaults hold."""
     parser = argparse.ArgumentParser(
         prog="cp-transformers convert",
         description="Load a pretrained checkpoint, insert the pooling modules, check that the result computes what "

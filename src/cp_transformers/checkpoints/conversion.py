@@ -509,8 +509,8 @@ def _load_source(folder: Path, family: Family, config: PreTrainedConfig) -> tupl
 
 
 def _image_tower(family: Family, config: PreTrainedConfig) -> PreTrainedConfig:
-    """Of the configuration of both towers, with no head of the images', that of the image tower, with the projection
-    where there is one."""
+    """The configuration of the image tower, out of that of two towers without a head of the images'; with the
+    projection, where there is one."""
     tower = tower_config(config)
     tower.architectures = [next((name for name in family.models if "Projection" in name), next(iter(family.models)))]
     tower.dtype = config.dtype

@@ -1,6 +1,6 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
-"""What a model pools: the arrays, a page that shows them, and pictures."""
+"""Shows what a model pools: as arrays, as a page and as pictures."""
 
 from .pools import Inspection, Pool, inspect_pools
 

@@ -78,7 +78,7 @@ def read_image(path: Path) -> Any:
 
 
 def inspect_checkpoint(checkpoint: str, texts: Sequence[str], images: Sequence[Any]) -> list[Inspection]:
-    """What the pools of a checkpoint do with each of the texts or images.
+    """Records what the pools of a checkpoint do with each of the texts or images.
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded, or does not pool.
@@ -106,7 +106,7 @@ def inspect_checkpoint(checkpoint: str, texts: Sequence[str], images: Sequence[A
 
 
 def encode(text: str, tokenizer: Any, most: int) -> Mapping[str, Any]:
-    """What a model is given of a text, none of it cut off.
+    """Encodes a text for a model, none of it cut off.
 
     Raises:
         ValueError: it has no tokens, or more than `most`, where that is above 0.

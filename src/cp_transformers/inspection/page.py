@@ -133,7 +133,7 @@ def pack(pool: Pool) -> str:
 
 
 def _told(pool: Pool) -> np.ndarray:
-    """Of a pool's `p`, whether the page tells the part."""
+    """Whether the page tells a part, for each in a pool's `p`."""
     return pool.p >= np.clip(0.01 * pool.p.max(axis=-1, keepdims=True), UNIT, SMALLEST)
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
-"""What each pool of a model does with one input, as arrays: weights, sizes, offsets, and what has pooled what."""
+"""Records what each pool of a model does with one input, as arrays: weights, sizes, offsets, and what pools what."""
 
 import html
 from collections.abc import Iterator, Mapping
@@ -119,7 +119,7 @@ class Pool:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Inspection:
-    """What a model's pools do with one input. Where it is the last value of a notebook's cell it shows itself.
+    """A record of what a model's pools do with one input. As the last value of a notebook's cell it shows itself.
 
     Attributes:
         model: the model's name.
@@ -152,7 +152,7 @@ class Inspection:
 
 
 class Prediction(NamedTuple):
-    """What a pool has predicted, of hidden states of which shape, and what else its `predict` was told."""
+    """The numbers that a pool has predicted, the shape of the hidden states, and the arguments of its `predict`."""
 
     numbers: Any
     shape: torch.Size
@@ -184,7 +184,7 @@ def recorded_pools(model: nn.Module) -> Iterator[dict[BaseContextPool, list[Pred
 
 @torch.no_grad()
 def inspect_pools(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], processor: Any = None) -> Inspection:
-    """What every pool of a model does with one text or image.
+    """Records what every pool of a model does with one text or image.
 
     Args:
         model: a model of this package, with any head; it is run in evaluation mode.
@@ -233,7 +233,7 @@ def _one_input(model: PreTrainedModel, inputs: Mapping[str, Any]) -> torch.Tenso
 def _run(
     model: PreTrainedModel, inputs: Mapping[str, Any]
 ) -> tuple[dict[BaseContextPool, list[Prediction]], list[PoolInputs]]:
-    """What the pools predict, and what the first layer of a model that has layers is told of the batch."""
+    """Runs a model, and returns what its pools predict and what its first layer is told of the batch."""
     told: list[PoolInputs] = []
 
     def remember(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
