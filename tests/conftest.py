@@ -72,11 +72,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     others |= {FAMILIES[name].config_class.model_type for name in others}
     for item in items:
         parameters = list(item.callspec.params.values()) if hasattr(item, "callspec") else []
-        models = {getattr(each, "model_class", each) for each in parameters if _model_type(each) in others}
-        if models & FURTHER_HEADS and item.originalname not in OF_EVERY_FAMILY:
+        models = [getattr(each, "model_class", each) for each in parameters if _model_type(each) in others]
+        if item.originalname in OF_EVERY_FAMILY:
+            models = []
+        if any(isinstance(each, type) and each in FURTHER_HEADS for each in models):
             item.own_markers[:] = [mark for mark in item.own_markers if mark.name != "slow"]
             item.add_marker("families")
-        elif (models and item.originalname not in OF_EVERY_FAMILY) or PROCESSES & {*item.fixturenames}:
+        elif models or PROCESSES & {*item.fixturenames}:
             item.add_marker("slow")
 
 

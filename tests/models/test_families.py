@@ -14,6 +14,7 @@ from model_cases import CASES, every_model
 from torch import nn
 from transformers import AutoImageProcessor
 
+import cp_transformers
 from cp_transformers import families
 from cp_transformers.families import FAMILIES, configs_with, family_of, first_position, max_tokens
 
@@ -22,6 +23,15 @@ SOURCE = Path(families.__file__).parent
 every_row = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 # What a decoder needs, which pooling cannot be.
 CAUSAL = ("ForCausalLM", "LMHeadModel")
+
+
+@every_row
+def test_the_package_exports_every_public_class(family):
+    models = [model for models in family.auto_models.values() for model in models]
+    bases = {base for model in models for base in model.__mro__ if base.__name__.endswith("PreTrainedModel")}
+    own = [each for each in bases if each.__module__ == family.modeling.__name__]
+    expected = [family.config_class, *models, *own]
+    assert len(own) == 1 and [each.__name__ for each in expected if each.__name__ not in cp_transformers.__all__] == []
 
 
 @every_row

@@ -132,6 +132,34 @@ def test_the_command_line_wins(tmp_path):
     assert (training.learning_rate, task.flag) == (2e-3, False)
 
 
+@dataclass
+class DataArguments:
+    dataset_name: str | None = None
+    dataset_config_name: str | None = None
+    data_dir: str | None = None
+    train_file: str | None = None
+    validation_file: str | None = None
+
+
+@pytest.mark.parametrize(
+    ("in_the_file", "on_the_command_line", "expected"),
+    [
+        ("dataset_name: a\ndataset_config_name: b", ["--train_file", "c"], DataArguments(train_file="c")),
+        ("dataset_name: a", ["--data_dir=c"], DataArguments(data_dir="c")),
+        ("train_file: a\nvalidation_file: b", ["--dataset_name", "c"], DataArguments(dataset_name="c")),
+        ("train_file: a", ["--validation_file", "c"], DataArguments(train_file="a", validation_file="c")),
+        ("dataset_name: a\ndataset_config_name: b", ["--max_steps", "1"], DataArguments("a", "b")),
+    ],
+)
+def test_data_of_the_command_line_take_the_place_of_those_of_the_file(
+    in_the_file, on_the_command_line, expected, tmp_path
+):
+    (tmp_path / "config.yaml").write_text(in_the_file)
+    parser = ArgumentParser([DataArguments, TrainingArguments])
+    data, _ = parser.parse(["--config", str(tmp_path / "config.yaml"), *on_the_command_line])
+    assert data == expected
+
+
 def test_the_place_of_the_file_among_the_options_does_not_matter(tmp_path):
     (tmp_path / "config.yaml").write_text("rate: 1")
     parser = ArgumentParser([TaskArguments, TrainingArguments])

@@ -41,6 +41,10 @@ NULL = "tag:yaml.org,2002:null"
 SWITCHES = {"on": "true", "off": "false"}
 
 
+# Ways to name the data, of which a run takes one.
+DATA_OPTIONS = (("dataset_name", "dataset_config_name"), ("data_dir",), ("train_file", "validation_file"))
+
+
 class Loader(yaml.SafeLoader):
     """With null, true, false and decimal numbers, as in JSON, besides texts: YAML 1.1 also has dates, octal numbers,
     those to the base of 60, which make the pair 1:2 one, and yes, no, on and off, but no 3e-5."""
@@ -142,7 +146,7 @@ class ArgumentParser(HfArgumentParser):
     def parse(self, args: Sequence[str] | None = None) -> tuple[Any, ...]:
         """The dataclasses, in the order in which their types were given."""
         known, rest = self._config_parser().parse_known_args(args)
-        from_file = self._read(Path(known.config)) if known.config is not None else []
+        from_file = [] if known.config is None else _without_other_data(self._read(Path(known.config)), rest)
         *parsed, unknown = self.parse_args_into_dataclasses(
             [*from_file, *rest], return_remaining_strings=True, look_for_args_file=False
         )
@@ -212,6 +216,16 @@ def as_mapping(name: str, text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{name} must be a mapping, not {value!r}.")
     return value
+
+
+def _without_other_data(from_file: Sequence[str], command_line: Sequence[str]) -> list[str]:
+    """The options of a file without those that name other data than the command line does."""
+    given = {option.partition("=")[0].removeprefix("--") for option in command_line if option.startswith("--")}
+    others = [names for names in DATA_OPTIONS if not given & set(names)]
+    if len(others) == len(DATA_OPTIONS):
+        return list(from_file)
+    left_out = {f"--{name}" for names in others for name in names}
+    return [option for option in from_file if option.partition("=")[0] not in left_out]
 
 
 def resolve(*parsed: Any) -> dict[str, Any]:
