@@ -130,6 +130,28 @@ def seeds_table(name: str) -> str:
     return markdown(["seed", "of", "nearer than the means by"], rows)
 
 
+def dinov2_table() -> str:
+    """A pretrained DINOv2 on photographs, stock and converted."""
+    results = json.loads((RESULTS / "dinov2_small.json").read_text(encoding="utf-8"))
+    onnx, *converted = results["largest_differences"].values()
+
+    def between(smallest: str, largest: str | None = None) -> str:
+        values = [[layer[name] for layer in results["layers"]] for name in (smallest, largest or smallest)]
+        return f"{min(values[0]):.2f} to {max(values[1]):.2f}"
+
+    rows = [
+        ["largest number in the last hidden states", f"{results['largest_hidden_state']:.1f}"],
+        ["largest difference, stock model and ONNX Runtime", f"{onnx:.1e}"],
+        ["largest differences, converted and stock model", " and ".join(map(str, converted))],
+        ["support sizes of all layers, in patches", between("smallest", "largest")],
+        ["support sizes that are possible", "{} to {}".format(*results["possible_sizes"])],
+        ["their means in the layers", between("mean")],
+        ["their spread over a photograph, in the layers", between("spread_over_a_photograph")],
+        ["correlation with those of another draw of the predictors", between("correlation_with_another_draw")],
+    ]
+    return markdown(["what", "measured"], rows)
+
+
 # ------------------------------------------------------------------------------------------------------- experiments
 
 
@@ -426,6 +448,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **{f"experiment {name}": partial(experiment_table, name) for name in CONFIGS},
     **{f"claim {claim}": partial(claim_table, claim) for claim in CLAIMS},
     "core hours": core_hours_table,
+    "dinov2": dinov2_table,
     "pools": pools_table,
     "costs pooling": lambda: cost_table(read_csv("benchmark_pooling")),
     "costs pooling, short": lambda: short_cost_table(read_csv("benchmark_pooling")),

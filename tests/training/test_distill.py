@@ -453,13 +453,15 @@ def test_texts_are_held_out_of_a_file_that_is_alone(texts, tmp_path, caplog):
     lines = [f"{text} {number}" for number, text in enumerate(TEXTS * 4)]
     (tmp_path / "all.txt").write_text("".join(f"{line}\n" for line in [*lines, *lines]))
     more = ["--train_file", tmp_path / "all.txt", "--max_length", "32", *TRAIN, "--max_steps", "2"]
-    model = save_bert(tmp_path / "model", BertModel, max_position_embeddings=32)
+    teacher = save_bert(tmp_path / "teacher", BertModel, max_position_embeddings=32)
+    student = shutil.copytree(teacher, tmp_path / "student")
     with caplog.at_level("WARNING"):
-        results = distill(model, model, tmp_path / "out", *more)
+        results = distill(student, teacher, tmp_path / "out", *more)
     held_out, trained = results["rows"]["validation"], results["rows"]["train"]
     assert held_out + trained == 2 * len(lines) and 0.01 < held_out / (2 * len(lines)) < 0.1
     assert f"{held_out} texts of {tmp_path / 'all.txt'} are held out" in caplog.text
-    assert distill(model, model, tmp_path / "all", *more, "--do_eval", "false")["rows"] == {"train": 2 * len(lines)}
+    everything = distill(student, teacher, tmp_path / "all", *more, "--do_eval", "false")
+    assert everything["rows"] == {"train": 2 * len(lines)}
     record = json.loads((tmp_path / "out" / "training.json").read_text())
     assert record["data"]["held_out"] == "one text in 20 of all.txt"
 
@@ -483,11 +485,12 @@ def test_a_run_goes_on_whatever_it_has_derived_from_its_options(texts, tmp_path)
     teacher = save_bert(tmp_path / "teacher", BertForMaskedLM)
     more = ["--max_steps", "2", "--save_strategy", "steps", "--save_steps", "1", "--eval_strategy", "epoch"]
     more += ["--lr_scheduler_type", "reduce_lr_on_plateau", "--metric_for_best_model", "agreement"]
-    first = distill(teacher, teacher, tmp_path / "out", *texts, *TRAIN, *more)
+    student = shutil.copytree(teacher, tmp_path / "student")
+    first = distill(student, teacher, tmp_path / "out", *texts, *TRAIN, *more)
     (tmp_path / "out" / "results.json").unlink()  # as if it had been killed before its end
     shutil.rmtree(tmp_path / "out" / "checkpoint-2")
     more += ["--resume_from_checkpoint", "last"]
-    assert distill(teacher, teacher, tmp_path / "out", *texts, *TRAIN, *more) == first
+    assert distill(student, teacher, tmp_path / "out", *texts, *TRAIN, *more) == first
 
 
 def test_a_run_that_is_interrupted_goes_on_as_if_it_had_not_been(texts, tmp_path, monkeypatch, capsys):
@@ -554,7 +557,7 @@ def test_what_cannot_be_is_refused_before_any_work(texts, images, tmp_path, caps
     assert "has another vocabulary" in refused("--do_eval", *texts, source=other)
     vit = save_vit(tmp_path / "vit", ViTModel)
     by_length = ["--do_train", "--data_dir", images, "--train_sampling_strategy", "group_by_length"]
-    assert "Images have no lengths" in refused(*by_length, model=vit, source=vit)
+    assert "Images have no lengths" in refused(*by_length, model=vit, source=shutil.copytree(vit, tmp_path / "vit_2"))
     assert "reads images" in refused("--do_eval", *texts, model=vit, source=vit)
     assert not output.exists()
     options = ["--model_name_or_path", student, "--output_dir", output, "--do_eval", *texts]
