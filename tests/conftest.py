@@ -62,6 +62,13 @@ OF_EVERY_FAMILY = {
     "test_convert_tells_the_defaults_that_the_configurations_have",
     "test_every_head_has_a_loss",
 }
+# Tests that compile or export, and so take long: of the other families they are in the tier of families.
+COSTLY = {
+    "test_a_strided_model_is_the_same_compiled_exported_and_offloaded",
+    "test_the_graph_of_a_model_that_drops_tokens_takes_other_shapes",
+    "test_the_graph_computes_what_the_model_does_for_other_shapes",
+    "test_construction_draws_hardly_more_numbers_than_the_stock_class",
+}
 PROCESSES = {"environment", "hub", "killed", "two", "two_processes"}
 
 
@@ -75,7 +82,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         models = [getattr(each, "model_class", each) for each in parameters if _model_type(each) in others]
         if item.originalname in OF_EVERY_FAMILY:
             models = []
-        if any(isinstance(each, type) and each in FURTHER_HEADS for each in models):
+        further = any(isinstance(each, type) and each in FURTHER_HEADS for each in models)
+        if further or (models and item.originalname in COSTLY):
             item.own_markers[:] = [mark for mark in item.own_markers if mark.name != "slow"]
             item.add_marker("families")
         elif models or PROCESSES & {*item.fixturenames}:
