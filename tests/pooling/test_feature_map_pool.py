@@ -12,7 +12,7 @@ from pool_reference import predictor_weights, randomize
 from torch.testing import assert_close
 from torch.utils._pytree import tree_leaves
 
-from cp_transformers.benchmark.pooling import PeakMemory
+from cp_transformers.benchmark.timing import PeakMemory
 from cp_transformers.models.context_pool import MIN_SIGMA, context_pool
 from cp_transformers.models.feature_map_pool import (
     GlobalContextPool,

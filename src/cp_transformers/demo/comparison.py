@@ -17,7 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from .. import __version__
-from ..benchmark.pooling import interleaved
+from ..benchmark.timing import interleaved
 from ..files import write_json
 from ..training.metrics import Accuracy
 from ..training.optimizer import param_groups, pool_parameters
