@@ -59,6 +59,7 @@ SHARED_MODULES = {
     "context_pool",
     "linear_pool",
     "pool_inputs",
+    "support_sizes",
     "token_groups",
     "modeling_context_pool",
     "triton_pool",
