@@ -38,9 +38,9 @@ from cp_transformers.checkpoints.parity import parity
 from cp_transformers.cli import main as cli
 from cp_transformers.demo.comparison import make_trainer
 from cp_transformers.demo.digits import encode, make_model, make_processor
-from cp_transformers.demo.text import minilm_folder
 from cp_transformers.models.context_pool import BaseContextPool
 from cp_transformers.training.digits import load_digits
+from cp_transformers.training.packages import minilm_folder
 
 
 # What comes out
