@@ -218,7 +218,7 @@ def test_without_pooling_a_cut_is_a_stock_checkpoint_of_the_source_s_class(case,
 
 
 def test_the_command_cuts_without_pooling(source, tmp_path, capsys):
-    """What it writes needs nothing of this package, and keeps what belongs to the source."""
+    """The folder that it writes needs nothing of this package, and keeps what belongs to the source."""
     assert cli(["convert", str(source), str(tmp_path / "cut"), "--layers", "first:2", "--no-pool"]) == 0
     assert "No layer pools: this is a stock model" in capsys.readouterr().out
     model = AutoModel.from_pretrained(tmp_path / "cut")

@@ -1,6 +1,6 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
-"""What the models of experiments are trained for and judged by, and the arms of every experiment."""
+"""The tasks that the models of experiments are trained for and judged by, and the arms of every experiment."""
 
 from contextlib import contextmanager
 from pathlib import Path
