@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from experiment_cases import InThisProcess
 
 from experiments import grids as experiments
 from experiments.grids import Cell, Experiment
