@@ -45,6 +45,7 @@ def test_the_demo_refuses_what_makes_no_sense(modality, option, tmp_path, capsys
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_demo_runs_on_real_weights(archive, tmp_path, capsys):
     output = tmp_path / "out"
     assert cli(["demo", "--quick", "--steps", "2", "--output", str(output)]) == 0
@@ -68,6 +69,7 @@ def test_the_demo_runs_on_real_weights(archive, tmp_path, capsys):
     assert restore.abs().max() > 0  # it was trained
 
 
+@pytest.mark.slow
 def test_the_demo_of_digits_runs_on_real_ones(tmp_path, capsys):
     output = tmp_path / "out"
     command = ["demo", "--modality", "digits", "--quick", "--train-samples", "64", "--output", str(output)]

@@ -813,6 +813,7 @@ def test_a_compiled_model_has_the_same_outputs(case, variant, output_support_siz
     assert_same_outputs(run(compiled, case, output_support_sizes=output_support_sizes), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @every_family
 def test_support_sizes_come_out_of_parts_that_are_compiled_by_themselves(case, fresh_compiler):
     model = case.model(**case.variants["heads"])
