@@ -268,11 +268,12 @@ def run(
 
 def show(title: str, measured: Sequence[dict[str, Any]], threads: int, device: str) -> list[dict[str, Any]]:
     """Prints what was measured of one group, and returns it as rows of the file."""
-    print(f"\n{title:<34}{'pass':<10}{'time':>6}  {'quartiles':<14}{'throughput':>11}{'memory':>9}{'GFLOPs':>8}")
+    width = 2 + max(map(len, [title, *(each["model"] for each in measured)]), default=0)
+    print(f"\n{title:<{width}}{'pass':<10}{'time':>6}  {'quartiles':<14}{'throughput':>11}{'memory':>9}{'GFLOPs':>8}")
     rows = [{name: rounded(value) for name, value in each.items()} | environment(threads, device) for each in measured]
     for row in rows:
         print(
-            f"{row['model']:<34}{row['pass']:<10}{row['ratio']:>6.3f}  {row['lower_quartile']:.3f} to "
+            f"{row['model']:<{width}}{row['pass']:<10}{row['ratio']:>6.3f}  {row['lower_quartile']:.3f} to "
             f"{row['upper_quartile']:.3f}{1 / row['ratio']:>10.2f}x{row['peak_memory_mb']:>6.0f} MB"
             f"{row['gflops'] or math.nan:>8.1f}",
             flush=True,
