@@ -259,11 +259,15 @@ def test_a_head_loads_the_base_model(case, tmp_path):
     torch.testing.assert_close(getattr(model, name).state_dict(), base.state_dict(), rtol=0.0, atol=0.0)
 
 
+@every_model
+def test_the_base_model_is_what_upstreams_prefix_names(case):
+    model = case.fresh_model()
+    assert model.base_model is getattr(model, model.base_model_prefix, model)
+
+
 @every_head
 def test_the_base_model_of_a_head_is_its_cp_model(case):
-    model = case.fresh_model()
-    assert model.base_model is getattr(model, model.base_model_prefix)
-    assert type(model.base_model) is next(
+    assert type(case.fresh_model().base_model) is next(
         base.model_class for base in MODELS if base not in HEADS and type(base.config()) is type(case.config())
     )
 

@@ -314,7 +314,7 @@ def pooling_forward(forward: Callable, pool_arguments: Sequence[str] = ()) -> Ca
         requested = self.config.output_support_sizes if requested is None else requested
         if "pool_inputs" in kwargs:  # of a model within another, which has seen to everything
             return _with_whole_maps(self.config, forward(self, *args, **kwargs), kwargs["pool_inputs"])
-        if self.base_model is self:
+        if self.reads_inputs:
             if not self.hands_keywords_down and "pool_inputs" not in (aside := _from_aside()):
                 kwargs = {**aside, **kwargs}  # from the head that this model is in
             kwargs |= self.make_pool_inputs({**dict(zip(positional, args)), **kwargs})
@@ -410,6 +410,12 @@ class PooledModel(PreTrainedModel):
         """The family's classes of models, layers and attentions, each of which has upstream's for its last base."""
         raise NotImplementedError
 
+    @property
+    def reads_inputs(self) -> bool:
+        """Whether the model itself makes hidden states of its inputs, and with them its `pool_inputs`; else the base
+        model in it does."""
+        return self.base_model is self
+
     def post_init(self) -> None:
         """Upstream's, after the modules that upstream's constructor has built have been turned into the family's."""
         self.config.validate_context_pool()
@@ -422,7 +428,7 @@ class PooledModel(PreTrainedModel):
                 PreTrainedModel.__init__(own_class.__new__(own_class), module.config)
                 vars(module).pop("_no_split_modules", None)  # upstream's, over those of the class
                 module.post_init()
-        if self.base_model is self:
+        if self.reads_inputs:
             self.insert_pools(own)
         super().post_init()
 
