@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from cp_transformers.benchmark.pooling import rounded
 from cp_transformers.cli import run
-from cp_transformers.files import check_csv, write_csv
+from cp_transformers.files import check_csv, rounded, write_csv
 from cp_transformers.inspection.pools import Prediction, recorded_pools
 from cp_transformers.models.context_pool import INITIAL_SIGMA, MIN_SIGMA, pooling_weights
 

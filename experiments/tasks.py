@@ -33,7 +33,6 @@ from transformers import (
 from cp_transformers.checkpoints.conversion import convert_model, cut_layers, quiet
 from cp_transformers.demo.comparison import make_trainer
 from cp_transformers.demo.digits import LABEL_NAMES, encode, make_processor
-from cp_transformers.demo.text import minilm_folder
 from cp_transformers.families import family_of
 from cp_transformers.training.digits import load_digits, load_small_digits
 from cp_transformers.training.film_reviews import load_film_reviews, load_product_reviews, load_review_texts
@@ -45,6 +44,7 @@ from cp_transformers.training.mlm import (
     MlmArguments,
     train_tokenizer,
 )
+from cp_transformers.training.packages import minilm_folder
 from cp_transformers.training.recovery import RecoveryArguments, RecoveryTrainer, mean_scores
 from cp_transformers.training.rows import Drawn
 from cp_transformers.training.texts import encode as encode_texts

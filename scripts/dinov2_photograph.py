@@ -23,11 +23,10 @@ from typing import Any
 import torch
 from transformers import AutoImageProcessor, AutoModel
 
-from cp_transformers.benchmark.pooling import rounded
 from cp_transformers.checkpoints.conversion import convert_checkpoint, convert_model
 from cp_transformers.cli import run
 from cp_transformers.demo.dinov2_small import GRAPH, MEAN, PREFIX, STD, onnx_file, save_stock
-from cp_transformers.files import write_json
+from cp_transformers.files import rounded, write_json
 from cp_transformers.models.context_pool import MIN_SIGMA
 
 

@@ -17,8 +17,7 @@ from typing import Any
 
 import torch
 
-from cp_transformers.benchmark.pooling import rounded
-from cp_transformers.files import write_csv
+from cp_transformers.files import rounded, write_csv
 from cp_transformers.models.context_pool import context_pool
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from cp_transformers.checkpoints.conversion import convert_checkpoint
 from cp_transformers.checkpoints.model_card import write_card
-from cp_transformers.demo.text import minilm_folder
 from cp_transformers.training import glue, imagenet
+from cp_transformers.training.packages import minilm_folder
 
 
 ROOT = Path(__file__).parents[1]

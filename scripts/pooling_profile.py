@@ -25,8 +25,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import ResNetConfig, ResNetModel
 
 from cp_transformers import CPResNetConfig
-from cp_transformers.benchmark.pooling import Shape, blocks, environment, interleaved, make_block, rounded
-from cp_transformers.files import write_csv
+from cp_transformers.benchmark.pooling import Shape, blocks, make_block
+from cp_transformers.benchmark.timing import environment, interleaved
+from cp_transformers.files import rounded, write_csv
 from cp_transformers.models.context_pool import BaseContextPool, ContextPool, context_pool
 from cp_transformers.models.feature_map_pool import windowed_context_pool
 from cp_transformers.models.modeling_cp_resnet import CPResNetStemPool

@@ -34,15 +34,15 @@ from transformers import (
 from transformers.exporters import OnnxConfig, OnnxExporter, OnnxRuntimeDynamicConfig, OnnxRuntimeQuantizer
 
 from cp_transformers import CPResNetConfig, CPViTConfig
-from cp_transformers.benchmark.pooling import environment, interleaved, ratio_to, rounded
+from cp_transformers.benchmark.timing import environment, interleaved, ratio_to
 from cp_transformers.checkpoints.conversion import convert_model, cut_layers
 from cp_transformers.demo import digits as demo_digits
 from cp_transformers.demo.comparison import make_trainer
-from cp_transformers.demo.text import minilm_folder
-from cp_transformers.files import write_csv
+from cp_transformers.files import rounded, write_csv
 from cp_transformers.models.context_pool import ContextPool
 from cp_transformers.training.digits import load_digits
 from cp_transformers.training.film_reviews import load_film_reviews
+from cp_transformers.training.packages import minilm_folder
 
 
 COLUMNS = """

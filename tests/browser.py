@@ -77,7 +77,7 @@ class Browser:
         )
 
     def problems(self) -> list[str]:
-        """What has been thrown, logged as an error or asked of the network since the page was opened."""
+        """Everything that was thrown, logged as an error or asked of the network since the page was opened."""
         found = []
         for event in self.events:
             method, params = event.get("method"), event.get("params", {})
@@ -97,7 +97,7 @@ class Browser:
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def middle_of(self, element: str) -> tuple[float, float]:
-        """Of the element that an expression gives, which is scrolled into the middle of the window."""
+        """Scrolls the element that an expression gives into the middle of the window, and returns its own middle."""
         x, y = self.evaluate(
             f"(() => {{ const element = {element}; element.scrollIntoView({{block: 'center'}});"
             " const box = element.getBoundingClientRect();"

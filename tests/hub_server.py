@@ -57,7 +57,7 @@ GIT_ATTRIBUTES = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for 
 
 
 class Refused(Exception):
-    """What is answered instead of what was asked for."""
+    """An answer that refuses what was asked for."""
 
     def __init__(self, status: int, message: str, code: str | None = None, **body: Any) -> None:
         super().__init__(message)

@@ -74,7 +74,7 @@ def write_colours(folder: Path, each: int = 8, seed: int = 0) -> Path:
 
 
 def rename(source: Path, target: Path, names: list[str]) -> Path:
-    """The same folder with other names of classes."""
+    """Copies the folder, with other names of classes."""
     for old, new in zip(CLASSES, names, strict=True):
         shutil.copytree(source / old, target / new)
     return target

@@ -108,7 +108,7 @@ class ModelCase:
         return config_class(vision_config=fields, **{name: fields[name] for name in fields if name in of_any})
 
     def load(self, folder: Path) -> PreTrainedModel:
-        """What the Auto class loads; but AutoBackbone, of transformers 5.23, looks on the Hub alone."""
+        """Loads by the Auto class; but AutoBackbone, of transformers 5.23, looks on the Hub alone."""
         return (self.model_class if self.auto_class is AutoBackbone else self.auto_class).from_pretrained(folder)
 
     def fresh_model(self, **overrides) -> PreTrainedModel:
@@ -172,7 +172,7 @@ def layers_on_disk(model: PreTrainedModel) -> dict[str, str]:
 
 
 def losses_of_steps(model: nn.Module, **inputs: torch.Tensor) -> list[float]:
-    """Of eight steps of training, of what wants a gradient."""
+    """Returns the losses of eight steps of training of the parameters that want a gradient."""
     optimizer = torch.optim.Adam([parameter for parameter in model.parameters() if parameter.requires_grad], lr=0.02)
     losses = []
     for _ in range(8):

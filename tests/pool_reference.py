@@ -99,8 +99,8 @@ def reference_strided_context_pool(hidden_states, weights, sigma, offsets=None, 
 
 
 def reference_numbers(module, hidden_states, mask=None, grid_size=None):
-    """What the predictor makes of each token, `(batch, heads, tokens, numbers)`, its convolution written as a sum over
-    valid neighbours, for autograd."""
+    """Computes what the predictor makes of each token, `(batch, heads, tokens, numbers)`, its convolution written as a
+    sum over valid neighbours, for autograd."""
     batch_size, num_tokens, _ = hidden_states.shape
     rows, columns = (1, num_tokens) if grid_size is None else grid_size
     kernel, last_weight = predictor_weights(module)

@@ -6,6 +6,7 @@ import csv
 import errno
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -126,3 +127,10 @@ def write_csv(path: str | os.PathLike, columns: Sequence[str], rows: Iterable[Se
 
 def write_json(path: str | os.PathLike, content: Any) -> None:
     write_whole(path, json.dumps(content, indent=2) + "\n")
+
+
+def rounded(value: Any) -> Any:
+    """To four digits that mean something."""
+    if not isinstance(value, float) or not value:
+        return value
+    return round(value, 3 - math.floor(math.log10(abs(value))))

@@ -23,7 +23,7 @@ COMMANDS = {
     "export": ("cp_transformers.checkpoints.hub:export", "write a CP checkpoint that works with transformers alone"),
     "push": ("cp_transformers.checkpoints.hub:push", "check a CP checkpoint and push it to the Hub"),
     "benchmark": (
-        "cp_transformers.benchmark.pooling",
+        "cp_transformers.benchmark.command",
         "measure what pooling costs, or how fast checkpoints are",
     ),
     "card": ("cp_transformers.checkpoints.model_card", "write a CP checkpoint's model card"),

@@ -19,7 +19,6 @@ from cp_transformers.benchmark.models import (
     Group,
     by_layers,
     groups,
-    keep_freed_memory,
     measure_models,
     num_layers,
     run_models,
@@ -28,14 +27,17 @@ from cp_transformers.benchmark.pooling import (
     ACCELERATOR_POOLS,
     COLUMNS,
     DENSE,
-    FEWEST_ROUNDS,
     POOLS,
-    PeakMemory,
     Shape,
     blocks,
-    interleaved,
     measure_pooling,
     run_pooling,
+)
+from cp_transformers.benchmark.timing import (
+    FEWEST_ROUNDS,
+    PeakMemory,
+    interleaved,
+    keep_freed_memory,
     those_that_fit,
 )
 from cp_transformers.cli import main as cli
@@ -69,7 +71,7 @@ def test_freed_memory_stays_with_the_process(kept):
 import resource
 import torch
 from pathlib import Path
-from cp_transformers.benchmark.models import keep_freed_memory
+from cp_transformers.benchmark.timing import keep_freed_memory
 pages = lambda: int(Path("/proc/self/statm").read_text().split()[1])
 if %s: keep_freed_memory()
 before = pages()

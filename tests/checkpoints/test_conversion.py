@@ -38,9 +38,9 @@ from cp_transformers.checkpoints.parity import parity
 from cp_transformers.cli import main as cli
 from cp_transformers.demo.comparison import make_trainer
 from cp_transformers.demo.digits import encode, make_model, make_processor
-from cp_transformers.demo.text import minilm_folder
 from cp_transformers.models.context_pool import BaseContextPool
 from cp_transformers.training.digits import load_digits
+from cp_transformers.training.packages import minilm_folder
 
 
 # What comes out
@@ -218,7 +218,7 @@ def test_without_pooling_a_cut_is_a_stock_checkpoint_of_the_source_s_class(case,
 
 
 def test_the_command_cuts_without_pooling(source, tmp_path, capsys):
-    """What it writes needs nothing of this package, and keeps what belongs to the source."""
+    """The folder that it writes needs nothing of this package, and keeps what belongs to the source."""
     assert cli(["convert", str(source), str(tmp_path / "cut"), "--layers", "first:2", "--no-pool"]) == 0
     assert "No layer pools: this is a stock model" in capsys.readouterr().out
     model = AutoModel.from_pretrained(tmp_path / "cut")

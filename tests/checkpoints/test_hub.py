@@ -42,7 +42,7 @@ for line in sys.stdin:
 
 
 class Failed(Exception):
-    """What a client's request has come to: `error: message`."""
+    """The end of a client's request: `error: message`."""
 
 
 @dataclass
@@ -54,11 +54,11 @@ class Client:
     token: str | None = None
 
     def of(self, token: str | None) -> "Client":
-        """The same process for somebody else."""
+        """This process, asked by somebody else."""
         return replace(self, token=token)
 
     def run(self, code: str, **values: Any) -> Any:
-        """What the code leaves in `result`."""
+        """Runs the code, and returns what it leaves in `result`."""
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(json.dumps({"code": dedent(code), "values": values, "token": self.token}) + "\n")
         self.process.stdin.flush()
@@ -172,7 +172,7 @@ def commits(author: Client, repo: str) -> int:
 
 
 def sent(hub: Hub) -> list[str]:
-    """What large files were sent for."""
+    """The paths of the large files that were sent."""
     return [each["path"] for each in hub.control("GET", "requests") if each["method"] == "PUT"]
 
 

@@ -59,6 +59,7 @@ SHARED_MODULES = {
     "context_pool",
     "linear_pool",
     "pool_inputs",
+    "support_sizes",
     "token_groups",
     "modeling_context_pool",
     "triton_pool",
@@ -69,7 +70,7 @@ WITHOUT_THE_PACKAGE = "import sys; sys.modules['cp_transformers'] = None\n"
 
 
 def run_without_the_package(code: str, *args: object) -> str:
-    """What a process of its own prints."""
+    """Runs code in a process of its own, and returns what that prints."""
     command = [sys.executable, "-c", WITHOUT_THE_PACKAGE + dedent(code), *map(str, args)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr

@@ -104,8 +104,8 @@ def material(tmp_path_factory, cache) -> Path:
 
 @pytest.fixture(autouse=True)
 def marker(material, tmp_path, monkeypatch, capsys) -> Path:
-    """What a stranger's code makes when it is run; afterwards it must not be there, and nobody may have been asked or
-    have called torch.load."""
+    """A file that a stranger's code makes when it is run; afterwards it must not be there, and nobody may have been
+    asked or have called torch.load."""
     called = []
     monkeypatch.setattr(builtins, "input", lambda *args: called.append("input") or "y")
     monkeypatch.setattr(torch, "load", lambda *args, **options: called.append("torch.load") or {})
@@ -299,7 +299,7 @@ def pickle_by_another_name(folder: Path, evil: bytes) -> None:
 
 
 def index_of_pickles(folder: Path, evil: bytes) -> None:
-    """Of a file that is good safetensors, and could be a pickle or an archive of them to another reader."""
+    """An index of a file that is good safetensors, and could be a pickle or an archive of them to another reader."""
     weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     edit(folder / "model.safetensors.index.json", metadata={}, weight_map=dict.fromkeys(weights, "pytorch_model.bin"))

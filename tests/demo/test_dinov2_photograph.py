@@ -92,7 +92,7 @@ def graph(backbone, tmp_path) -> Path:
 
 
 def hub_name(name: str) -> str:
-    """Of an initializer; what is computed begins with a slash and keeps its name."""
+    """The name of an initializer on the Hub; what is computed begins with a slash and keeps its name."""
     for own, hub in HUB_NAMES.items():
         name = name if name.startswith("/") else name.replace(own, hub)
     return name

@@ -97,7 +97,7 @@ def test_a_table_that_cannot_be_made_is_an_error(text, message):
 
 
 def anchors(page: str) -> set[str]:
-    """Of a page's headings, as GitHub makes them."""
+    """The anchors of a page's headings, as GitHub makes them."""
     text = re.sub(r"```.*?```", "", PAGES[page], flags=re.DOTALL)
     headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}

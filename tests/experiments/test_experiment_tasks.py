@@ -1,6 +1,6 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
-"""What the models of experiments are trained for and judged by, and the arms of every experiment."""
+"""The tasks that the models of experiments are trained for and judged by, and the arms of every experiment."""
 
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +11,8 @@ from experiment_cases import CONFIGS, ROOT, experiment_of
 from torch.testing import assert_close
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from cp_transformers.demo.text import minilm_folder
 from cp_transformers.training.mlm import Collator, Masking
+from cp_transformers.training.packages import minilm_folder
 from cp_transformers.training.rows import Drawn
 from experiments import grids as experiments, tasks as experiment_tasks
 from experiments.grids import Cell, Experiment

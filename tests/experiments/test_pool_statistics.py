@@ -1,6 +1,6 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
-"""What is said of the pools of a trained model."""
+"""The statistics of the pools of a trained model."""
 
 import csv
 import math

@@ -1,6 +1,6 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
-"""What is told of a model's pools, and the page that tells it."""
+"""The numbers of a model's pools, and the page that tells them."""
 
 import base64
 import hashlib
@@ -402,7 +402,7 @@ def test_a_picture_of_a_long_text_is_refused():
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
-    """Of texts, of images, and one that does not pool."""
+    """Folders of a model of texts, of one of images, and of one that does not pool."""
     folder = tmp_path_factory.mktemp("checkpoints")
     torch.manual_seed(0)
     make_source(folder / "stock")

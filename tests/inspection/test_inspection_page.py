@@ -67,7 +67,7 @@ def image(tmp_path_factory):
 
 
 def told(chromium) -> dict[str, float]:
-    """What the panel says has entered the pool, in per cent."""
+    """Reads from the panel what has entered the pool, in per cent."""
     rows = chromium.evaluate(
         "[...document.querySelectorAll('#panel ol li:not(.rest)')].map((each) => [each.children[0].innerText,"
         " each.children[2].innerText])"

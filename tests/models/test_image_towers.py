@@ -61,7 +61,7 @@ def pictures() -> torch.Tensor:
 
 @torch.no_grad()
 def embedding(model):
-    """What two towers make of images, or the image tower with its projection does."""
+    """Embeds images by two towers, or by the image tower with its projection."""
     if hasattr(model, "get_image_features"):
         return model.get_image_features(pictures()).pooler_output
     outputs = model.eval()(pictures())

@@ -1,6 +1,6 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
-"""What holds for every model class of every family; the table of classes is in model_cases.py."""
+"""Promises of every model class of every family; the table of classes is in model_cases.py."""
 
 import copy
 import importlib.util
@@ -118,7 +118,7 @@ def test_the_auto_class_loads_the_model(case, tmp_path):
 
 
 def stock_models(case: ModelCase) -> tuple[type, ...]:
-    """Of upstream, that the Auto class gives for such a configuration."""
+    """Upstream's models that the Auto class gives for such a configuration."""
     models = case.auto_class._model_mapping.get(case.stock_class.config_class, ())
     return models if isinstance(models, tuple) else (models,)
 
@@ -378,7 +378,7 @@ OWN_ATTRIBUTES = {"context_pool", "pool_placement", "pool_level", "pool_restore"
 
 
 def attributes(module: nn.Module) -> dict[str, object]:
-    """What a constructor sets on a module; of values that cannot be compared, the type."""
+    """The attributes that a constructor sets on a module; of values that cannot be compared, the type."""
     plain = (bool, int, float, str, tuple, list, set, type(None))
     return {
         name: value if isinstance(value, plain) else type(value)

@@ -384,7 +384,7 @@ every_checkpointing = pytest.mark.parametrize("use_reentrant", [False, True], id
 
 
 def pair(use_reentrant: bool, model_class=CPResNetForImageClassification, **overrides) -> tuple[nn.Module, nn.Module]:
-    """The same model twice in training mode, the second with gradient checkpointing."""
+    """Two equal models in training mode, the second with gradient checkpointing."""
     plain, checkpointed = (random_model(model_class, **overrides).train() for _ in range(2))
     checkpointed.activation_checkpointing_enable({"use_reentrant": use_reentrant})
     return plain, checkpointed

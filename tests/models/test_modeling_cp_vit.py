@@ -98,7 +98,7 @@ def shapes(outputs) -> list[tuple[int, ...]]:
 
 
 def seen_by_first_layer(model, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What the first layer is given, and what its queries, keys and values are computed from."""
+    """Returns what the first layer is given, and what its queries, keys and values are computed from."""
     seen, layer = {}, model.layers[0]
     projections = {name: getattr(layer.attention, f"{name}_proj") for name in "qkv"}
     hooks = [

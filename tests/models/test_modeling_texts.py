@@ -1,6 +1,6 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
-"""What holds for every model that reads texts."""
+"""Promises of every model that reads texts."""
 
 import pytest
 import torch

@@ -31,8 +31,8 @@ def outputs_of(session, inputs):
 
 
 def batches(case: ModelCase):
-    """Of another size than the exported one, and of other lengths or, for feature maps, of other heights and widths;
-    ViT has as many position embeddings as it has patches."""
+    """Batches of another size than the exported one, and of other lengths or, for feature maps, other heights and
+    widths; ViT has as many position embeddings as it has patches."""
     if "input_ids" in (inputs := case.inputs()):
         longer = {name: torch.cat([each, each], dim=-1) for name, each in text_inputs(5).items() if name in inputs}
         return [case.smaller(case.inputs()), longer]

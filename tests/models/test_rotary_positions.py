@@ -54,7 +54,7 @@ def pooling_means(model):
 
 
 def seen_by_layers(model, name, **inputs):
-    """What each attention is handed as `name`."""
+    """Collects what each attention is handed as `name`."""
     seen, attention = [], model.pooled_classes()[-1].__bases__[-1]
     hooks = [
         module.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs[name]), with_kwargs=True)
@@ -84,7 +84,7 @@ def test_means_and_spans_are_those_of_the_tokens_that_count():
 
 
 def centres(length: int, stride: int, positions) -> list[float]:
-    """Of a row of `length` tokens, the first of which is the class token."""
+    """The centres of the groups of `length` tokens, the first of which is the class token."""
     groups = [positions[begin : min(begin + stride, length)] for begin in range(1, length, stride)]
     return [positions[0], *(sum(group) / len(group) for group in groups)]
 

@@ -51,7 +51,7 @@ def strided(case, **fields):
 
 
 def on_the_left(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same rows, padded on the other side, each token at its position."""
+    """Rolls the rows so that they are padded on the left, each token at its position."""
     lengths = inputs["attention_mask"].sum(dim=1)
     shifted = {
         name: torch.stack([row.roll(NUM_TOKENS - int(length)) for row, length in zip(each, lengths)])

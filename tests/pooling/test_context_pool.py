@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 from pool_reference import randomize, reference_context_pool, reference_numbers
 from torch.testing import assert_close
 
-from cp_transformers.benchmark.pooling import PeakMemory
+from cp_transformers.benchmark.timing import PeakMemory
 from cp_transformers.models.context_pool import (
     INITIAL_SIGMA,
     MIN_SIGMA,

@@ -12,7 +12,7 @@ from pool_reference import predictor_weights, randomize
 from torch.testing import assert_close
 from torch.utils._pytree import tree_leaves
 
-from cp_transformers.benchmark.pooling import PeakMemory
+from cp_transformers.benchmark.timing import PeakMemory
 from cp_transformers.models.context_pool import MIN_SIGMA, context_pool
 from cp_transformers.models.feature_map_pool import (
     GlobalContextPool,
@@ -159,7 +159,7 @@ def random_map(size=MAP_SIZE):
 
 
 def random_original(size=MAP_SIZE, stride=1):
-    """What a gate starts from."""
+    """A map that a gate starts from."""
     return random_map(output_size(size, stride))
 
 
@@ -711,7 +711,7 @@ def test_a_channels_last_map_gives_the_same_global_pool():
 
 
 def peak_memory(size, stride, with_offsets, num_channels=64, num_heads=1, window=5):
-    """Of forward and backward in bytes; and the bytes of the padded map and of one number a neighbour."""
+    """The peak of forward and backward in bytes; and the bytes of the padded map and of one number a neighbour."""
     side, out_side = size + window - 1, math.ceil(size / stride)
     hidden_states = torch.randn(1, num_channels, size, size, requires_grad=True)
     weights = torch.randn(1, num_heads, size, size, requires_grad=True)
@@ -895,7 +895,7 @@ def test_the_modules_print_their_options():
 
 
 def with_gradients(function, module, *inputs):
-    """What `function` of the inputs gives, and the gradients that come back through it to the parameters."""
+    """Returns `function` of the inputs, and the gradients that come back through it to the parameters."""
     results = tree_leaves(function(*inputs))
     loss = sum(result.square().sum() for result in results)
     return [*results, *torch.autograd.grad(loss, list(module.parameters()))]

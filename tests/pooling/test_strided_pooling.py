@@ -128,7 +128,7 @@ def test_the_linear_form_and_its_gradients_are_near_the_loops(num_tokens, grid_s
 @pytest.mark.parametrize(("num_tokens", "grid_size"), [(603, None), (21 * 29, (21, 29))], ids=["sequence", "grid"])
 @pytest.mark.parametrize("stride", [2, 3, 4])
 def test_the_linear_form_of_many_tokens_is_near_the_dense_one(num_tokens, grid_size, stride):
-    """Of sizes for which there are several levels."""
+    """The sizes are such that there are several levels."""
     inputs, direction = random_inputs(num_tokens, grid_size, stride), random_states(num_tokens)
     inputs[2].mul_(torch.logspace(0, 1, inputs[2].shape[-1], dtype=torch.float64))
     mask = torch.rand(BATCH_SIZE, num_tokens) < 0.8
@@ -229,7 +229,7 @@ def test_constant_input_gives_constant_output(grid_size, stride, implementation)
 
 @both_strides
 def test_a_grid_of_single_rows_of_groups_is_a_sequence(stride):
-    """Of a grid of one row, whose groups of `stride` rows have one."""
+    """The grid has one row, and so have its groups of `stride` rows."""
     hidden_states, weights, sigma, offsets = random_inputs(15, None, stride)
     on_grid = torch.cat([torch.zeros_like(offsets), offsets], dim=-1)
     pooled = context_pool(hidden_states, weights, sigma, on_grid, grid_size=(1, 15), stride=stride)

@@ -1,6 +1,6 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
-"""What torch.compile makes of the Triton kernels, which it cannot run without a GPU: the graph that it captures."""
+"""The graph that torch.compile captures of the Triton kernels, which it cannot run without a GPU."""
 
 import pytest
 import torch

@@ -223,7 +223,7 @@ def test_far_blocks_are_left_out(small_blocks):
 
 @pytest.mark.parametrize("case", ["as it is", "outweighed", "offsets", "into a hole", "rows"])
 def test_no_block_that_matters_is_left_out(small_blocks, case):
-    """Of sizes beside which blocks are small, and of weights that are nearly equal."""
+    """The sizes are such that blocks are small beside them, and the weights are nearly equal."""
     rows = case == "rows"
     tensors = make_inputs(300, width=4, num_dims=1 + rows, batch_size=1, spread=0.1, min_sigma=0.5 if rows else 8.0)
     options = {"grid_size": (12, 25)} if rows else {}  # a block is little more than a row
@@ -368,7 +368,7 @@ def test_groups_in_half_precision(strided_check, dtype, tolerance):
 
 @pytest.mark.parametrize("case", ["own tokens differ", "outweighed", "spread", "offsets", "rows"])
 def test_no_block_that_matters_to_a_group_is_left_out(strided_check, case):
-    """Of narrow pools beside which blocks are small."""
+    """The pools are narrow, and blocks are small beside the row."""
     grid_size = (12, 15) if case == "rows" else None
     tensors = make_strided_inputs(180, 2, grid_size, num_heads=1, width=4, batch_size=1, spread=0.1)
     tensors[2] = tensors[2].clamp(max=1.5)

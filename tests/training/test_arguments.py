@@ -24,7 +24,7 @@ class TaskArguments:
 
 
 def parse(text: str, tmp_path: Path, *args: str) -> tuple[TaskArguments, TrainingArguments]:
-    """What a file of this text, and these options after it, give."""
+    """Parses a file of this text, and these options after it."""
     (tmp_path / "config.yaml").write_text(text)
     parser = ArgumentParser([TaskArguments, TrainingArguments])
     return parser.parse(["--config", str(tmp_path / "config.yaml"), *args])

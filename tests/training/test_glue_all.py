@@ -144,7 +144,7 @@ def test_of_all_tasks_those_that_are_finished_are_not_run_again(whole, material,
 def test_all_tasks_with_several_seeds_new_heads_and_a_teacher_of_hidden_states(
     material, tmp_path, capsys, monkeypatch
 ):
-    """Of the tasks, only MNLI's is run; the others' metrics are drawn."""
+    """Only MNLI's task is run; the metrics of the others are drawn."""
     run_seed, generator, taught = glue_module._run_seed, random.Random(0), []
 
     def run_or_draw(arguments, run_folder, shared):

@@ -51,7 +51,7 @@ def teacher(tmp_path_factory, material, cache) -> Path:
 
 
 def with_permuted_head(model: Path, folder: Path, order: list[int]) -> Path:
-    """The same model, whose output `i` is for the label `order[i]`."""
+    """Saves a copy of the model whose output `i` is for the label `order[i]`."""
     shutil.copytree(model, folder)
     network = AutoModelForSequenceClassification.from_pretrained(model)
     names = network.config.id2label

@@ -1,6 +1,6 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
-"""What training makes of labelled images: random changes, mixtures, and others in the place of damaged ones."""
+"""Labelled images in training: random changes, mixtures, and others in the place of damaged ones."""
 
 import itertools
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
-"""What `cp-transformers imagenet` refuses."""
+"""The refusals of `cp-transformers imagenet`."""
 
 import json
 import shutil

@@ -19,7 +19,7 @@ from ..families import auto_class_of, max_tokens, tower_config
 from ..files import write_csv
 from ..training.loading import load_config, load_model
 from .models import COLUMNS, measure_side_by_side, show
-from .pooling import dtype_on
+from .timing import dtype_on
 
 
 LENGTH = 128  # of texts, unless another is asked for or a model has fewer positions

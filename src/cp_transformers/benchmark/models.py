@@ -3,12 +3,10 @@
 """Whole models side by side: stock, stock with fewer layers, CP, and what a user would pick instead from transformers.
 
 All are new models of the same dimensions, fed with the same random inputs; what they compute is worth nothing here.
-The command keeps freed memory with the process, see [`keep_freed_memory`].
+The command keeps freed memory with the process, see [`~cp_transformers.benchmark.timing.keep_freed_memory`].
 """
 
-import ctypes
 import math
-import platform
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,16 +28,15 @@ from transformers import (
 )
 
 from ..families import FAMILIES, Family, register
-from ..files import write_csv
-from .pooling import (
+from ..files import rounded, write_csv
+from .pooling import ONE_HEAD
+from .timing import (
     ACCELERATOR_TOKENS,
-    ONE_HEAD,
     PeakMemory,
     dtype_on,
     environment,
     interleaved,
     ratio_to,
-    rounded,
     those_that_fit,
 )
 
@@ -169,17 +166,6 @@ def build(config: PreTrainedConfig) -> PreTrainedModel:
     """A new bare model. Funnel's is the one without a decoder, which classifies."""
     torch.manual_seed(0)
     return FunnelBaseModel(config) if isinstance(config, FunnelConfig) else AutoModel.from_config(config)
-
-
-def keep_freed_memory() -> None:
-    """Has glibc's malloc keep what is freed for what is allocated next, for as long as the process lives. By default
-    it gives large blocks back to the system and gets them anew, page by page, which takes more or less time by what
-    the other candidates have just given back: ratios in training then differed by a tenth from one run to the next.
-    Where there is no glibc, nothing is done."""
-    if platform.libc_ver()[0] == "glibc":
-        libc, trim_threshold, mmap_max = ctypes.CDLL(None), -1, -4  # malloc.h's M_TRIM_THRESHOLD and M_MMAP_MAX
-        libc.mallopt(trim_threshold, -1)
-        libc.mallopt(mmap_max, 0)
 
 
 def measure_models(group: Group, rounds: int, seconds: float = math.inf, device: str = "cpu") -> list[dict[str, Any]]:

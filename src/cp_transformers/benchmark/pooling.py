@@ -1,20 +1,11 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
-"""Measures what pooling costs, side by side with what it is part of: the command `cp-transformers benchmark`.
+"""One layer's pooling, side by side with the block that it is put before: the suite `pooling` of
+`cp-transformers benchmark`."""
 
-All candidates are run once a round, in an order of the round's own, in one process with a fixed number of threads, so
-that whatever else the machine does falls on each alike; only ratios of one round are compared. The suite of pooling is
-here, that of whole models in `benchmark_models`.
-"""
-
-import argparse
 import math
-import platform
-import random
 import statistics
-import time
-import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,14 +13,22 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..families import FAMILIES, Family
-from ..files import check_csv, write_csv
+from ..files import rounded, write_csv
 from ..models.context_pool import ContextPool, choose_implementation
 from ..models.modeling_context_pool import build_context_pool
+from .timing import (
+    ACCELERATOR_TOKENS,
+    PeakMemory,
+    dtype_on,
+    environment,
+    interleaved,
+    ratio_to,
+    replayed,
+    those_that_fit,
+)
 
 
 @dataclass(frozen=True)
@@ -89,83 +88,6 @@ ACCELERATOR_POOLS = {
     FOUR_HEADS: POOLS[FOUR_HEADS],
     f"{FOUR_HEADS}, dense": {**POOLS[FOUR_HEADS], "pool_implementation": "dense"},
 }
-ACCELERATOR_TOKENS = 65536  # in a batch, which keep it busy
-# The rounds that are measured even where they take more than the time that was meant for them.
-FEWEST_ROUNDS = 5
-
-
-def interleaved(
-    calls: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 2, seconds: float = math.inf
-) -> dict[str, list[float]]:
-    """The seconds that each of the calls takes in each round, for `rounds` rounds or, from [`FEWEST_ROUNDS`] on, until
-    `seconds` have passed. Each round has an order of its own: what follows upon a large call is slower."""
-    measured: dict[str, list[float]] = {name: [] for name in calls}
-    end = time.perf_counter() + seconds
-    for turn in range(rounds + warm_up):
-        if turn >= warm_up + FEWEST_ROUNDS and time.perf_counter() > end:
-            break
-        for name in random.Random(turn).sample(list(calls), len(calls)):
-            start = time.perf_counter()
-            calls[name]()
-            if torch.accelerator.is_available():
-                torch.accelerator.synchronize()
-            if turn >= warm_up:
-                measured[name].append(time.perf_counter() - start)
-    return measured
-
-
-def those_that_fit(calls: Mapping[str, Callable[[], Any]]) -> dict[str, Callable[[], Any]]:
-    """Without those for which a GPU's memory does not suffice, whose names are printed."""
-    fitting = {}
-    for name, call in calls.items():
-        try:
-            call()
-            fitting[name] = call
-        except torch.OutOfMemoryError:
-            print(f"{name}: does not fit into the memory")
-        if name not in fitting:  # here, since the error holds what was computed
-            torch.cuda.empty_cache()
-    return fitting
-
-
-def replayed(calls: Mapping[str, Callable[[], Any]]) -> dict[str, Callable[[], Any]]:
-    """The calls as CUDA graphs, which take the time of the GPU alone: how long a processor takes to launch kernels one
-    by one says more of it than of them. [`those_that_fit`] has warmed them up."""
-    graphs = {name: torch.cuda.CUDAGraph() for name in calls}
-    for name, call in calls.items():
-        with torch.cuda.graph(graphs[name]):
-            call()
-    return {name: graph.replay for name, graph in graphs.items()}
-
-
-def ratio_to(seconds: Sequence[float], others: Sequence[float]) -> dict[str, float]:
-    """The median and the quartiles of the ratios, round by round."""
-    ratios = [one / other for one, other in zip(seconds, others, strict=True)]
-    lower, median, upper = statistics.quantiles(ratios, n=4, method="inclusive")
-    return {"ratio": median, "lower_quartile": lower, "upper_quartile": upper}
-
-
-class PeakMemory(TorchDispatchMode):
-    """Counts the bytes of the tensors that operators return, for as long as these live, without those of `known`."""
-
-    def __init__(self, known: Iterable[torch.Tensor] = ()) -> None:
-        super().__init__()
-        self.known = [tensor.untyped_storage() for tensor in known]  # kept, so that no other takes its place
-        self.alive = {storage._cdata: 0 for storage in self.known}
-        self.peak = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor):
-                self._watch(leaf.untyped_storage())
-        self.peak = max(self.peak, sum(self.alive.values()))
-        return result
-
-    def _watch(self, storage: torch.UntypedStorage) -> None:
-        if storage._cdata not in self.alive:
-            self.alive[storage._cdata] = storage.nbytes()
-            weakref.finalize(storage, self.alive.pop, storage._cdata)
 
 
 def measure_pooling(
@@ -261,24 +183,6 @@ def make_block(shape: Shape, device: str = "cpu") -> tuple[nn.Module, dict[str, 
     return block, pools
 
 
-def machine() -> str:
-    """The processor's name."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def dtype_on(device: str) -> torch.dtype:
-    return torch.float32 if device == "cpu" else torch.bfloat16
-
-
-def environment(threads: int, device: str = "cpu") -> dict[str, Any]:
-    """The columns that say where something was measured."""
-    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else machine()
-    return {"threads": threads, "torch": torch.__version__, "machine": name}
-
-
 def run_pooling(
     output: Path,
     rounds: int,
@@ -348,103 +252,3 @@ def draw_overhead(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     figure.axes[0].set_ylabel("time of the pooling, % of the block's")
     figure.axes[1].legend(fontsize="small")
     figure.savefig(path, dpi=150)
-
-
-def rounded(value: Any) -> Any:
-    """To four digits that mean something."""
-    if not isinstance(value, float) or not value:
-        return value
-    return round(value, 3 - math.floor(math.log10(abs(value))))
-
-
-def main(args: Sequence[str] | None = None) -> None:
-    """The command `cp-transformers benchmark`.
-
-    Raises:
-        ValueError: there are too few rounds or threads, the output is no CSV file, or there is no such device.
-        OSError: the output cannot be written.
-    """
-    parser = argparse.ArgumentParser(
-        prog="cp-transformers benchmark",
-        description="Measure what pooling costs, side by side in one process. The suite `pooling` compares one "
-        "layer's pooling with the block that it is put before, forward and in training, for the shapes of "
-        f"{', '.join(dict.fromkeys(shape.model for shape in blocks()))}; `models` whole models with stock ones, with "
-        "fewer layers of these, and with what else transformers has; `strided` those that keep fewer tokens. "
-        "Each takes up to ten minutes on two cores, on a GPU less. With --models it compares checkpoints of your own. "
-        "Run it with nothing else on the machine.",
-    )
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument(
-        "--suite", choices=("pooling", "models", "strided"), default="pooling", help="default: %(default)s"
-    )
-    what.add_argument(
-        "--models",
-        nargs="+",
-        metavar="CHECKPOINT",
-        help="in place of a suite: folders or ids on the Hub, CP or stock, to be compared with the first of them, "
-        "each on random texts or on images of its own size",
-    )
-    parser.add_argument("--batch", type=int, help="of --models: texts or images at a time (default: 8)")
-    parser.add_argument(
-        "--length", type=int, help="of --models: tokens of each text (default: 128, or as many as all have positions)"
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        help="CSV file; a picture is drawn beside that of a suite. Default: results/benchmark_<suite>.csv, or "
-        "_<suite>_cuda.csv, and of --models benchmark_checkpoints.csv",
-    )
-    parser.add_argument(
-        "--device",
-        default="cpu",
-        help=f"such as cuda, where all is in bfloat16, batches are of {ACCELERATOR_TOKENS:,} tokens, and blocks and "
-        "pools run as CUDA graphs (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--rounds",
-        type=int,
-        default=21,
-        help="of each measurement, of which slow ones stop early, but not before the fifth (default: %(default)s)",
-    )
-    parser.add_argument("--threads", type=int, default=2, help="default: %(default)s")
-    options = parser.parse_args(args)
-    if options.rounds < 2 or options.threads < 1:
-        raise ValueError("Give --rounds of 2 or more, and --threads of 1 or more.")
-    for name in ("batch", "length"):
-        if (given := getattr(options, name)) is not None and (options.models is None or given < 1):
-            raise ValueError(f"--{name} is for --models, and must be at least 1.")
-    try:
-        device = torch.empty(0, device=options.device).device
-    except (AssertionError, RuntimeError) as error:
-        raise ValueError(f"--device {options.device} cannot be used: {str(error).splitlines()[0]}") from error
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    suffix = "" if device.type == "cpu" else f"_{device.type}"
-    suite = "checkpoints" if options.models else options.suite
-    output = options.output or Path(f"results/benchmark_{suite}{suffix}.csv")
-    check_csv(output)
-    torch.set_num_threads(options.threads)
-    if options.models:
-        from .checkpoints import run_checkpoints
-        from .models import keep_freed_memory
-
-        keep_freed_memory()
-        batch = options.batch or 8
-        run_checkpoints(
-            output, options.models, batch, options.length, options.rounds, options.threads, 35.0, options.device
-        )
-        print(f"\nWritten to {output}.")
-        return
-    import matplotlib  # noqa: F401  (before any work, so that a missing extra is found now)
-
-    from .models import keep_freed_memory, run_models
-
-    if options.suite == "pooling":
-        run_pooling(output, options.rounds, options.threads, seconds=20.0, device=options.device)
-    else:
-        from .strided import run_strided
-
-        keep_freed_memory()
-        run_whole = run_models if options.suite == "models" else run_strided
-        run_whole(output, options.rounds, options.threads, seconds=35.0, device=options.device)
-    print(f"\nWritten to {output} and {output.with_suffix('.png')}.")

@@ -22,7 +22,7 @@ from ..families import register
 from ..files import write_csv
 from ..models.token_groups import in_groups
 from .models import COLUMNS, PATCHES, Group, build, measure_side_by_side, named, show
-from .pooling import ACCELERATOR_TOKENS, dtype_on
+from .timing import ACCELERATOR_TOKENS, dtype_on
 
 
 MERGING = "merging by similarity"  # what the names of such models begin with
@@ -90,8 +90,8 @@ def groups() -> list[Group]:
     """The comparisons of the suite."""
     found = []
     for name, fewer, halvings, lengths in (
-        ("MiniLM", 4, [(2,)], {32: 32, 128: 8, 512: 2}),
-        ("BERT-base", 8, [(4,), (3, 7)], {128: 8, 512: 2}),
+        ("MiniLM", 4, [(2,)], {32: 32, 128: 32, 512: 8}),
+        ("BERT-base", 8, [(4,), (3, 7)], {128: 16, 512: 4}),
     ):
         family, sizes = named(name)
         third = sizes["num_hidden_layers"] // 3
@@ -107,7 +107,7 @@ def groups() -> list[Group]:
         for tokens, batch in lengths.items():
             others = {f"Funnel, {3 * third} layers": funnel}
             found.append(_group(name, batch, tokens, classes, sizes, fewer, halvings, others))
-    for name, batch, halvings in (("ViT-B/16", 4, [(4,), (3, 7)]), ("DINOv2-small", 4, [(4,)])):
+    for name, batch, halvings in (("ViT-B/16", 8, [(4,), (3, 7)]), ("DINOv2-small", 16, [(4,)])):
         family, sizes = named(name)
         found.append(_group(name, batch, None, (family.stock_config_class, family.config_class), sizes, 6, halvings))
     return found

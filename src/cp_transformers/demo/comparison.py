@@ -17,10 +17,12 @@ from torch import nn
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from .. import __version__
-from ..benchmark.pooling import interleaved
+from ..benchmark.timing import interleaved
+from ..checkpoints.conversion import convert_model, cut_layers
 from ..files import write_json
 from ..training.metrics import Accuracy
 from ..training.optimizer import param_groups, pool_parameters
+from .group_mean import GroupMean, replace_pools
 
 
 def check_positive(options: Mapping[str, float | None]) -> None:
@@ -28,6 +30,19 @@ def check_positive(options: Mapping[str, float | None]) -> None:
     for name, value in options.items():
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"--{name.replace('_', '-')} must be positive, not {value}.")
+
+
+def faster_models(
+    full: PreTrainedModel, kept_layers: Sequence[int], halved_before: int, seed: int
+) -> list[Callable[[], PreTrainedModel]]:
+    """Three ways to make a model faster, not yet trained, each of which builds one: some of its layers; from the layer
+    `halved_before` on one token of each group, the group's mean; and the same, by ContextPool."""
+
+    def halved() -> PreTrainedModel:
+        transformers.set_seed(seed)
+        return convert_model(full, halve_before=[halved_before])
+
+    return [lambda: cut_layers(full, kept_layers), lambda: replace_pools(halved(), GroupMean), halved]
 
 
 def make_trainer(

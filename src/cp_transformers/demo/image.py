@@ -17,9 +17,9 @@ import numpy as np
 import PIL.Image
 import torch
 import torch.nn.functional as F
-from transformers import AutoModel, PreTrainedModel, set_seed
+from transformers import AutoModel, PreTrainedModel
 
-from ..checkpoints.conversion import convert_checkpoint, convert_model, cut_layers
+from ..checkpoints.conversion import convert_checkpoint
 from ..checkpoints.processors import copy_processor
 from ..inspection import inspect_pools
 from .comparison import (
@@ -28,13 +28,13 @@ from .comparison import (
     beside_recorded,
     check_positive,
     draw_against_cost,
+    faster_models,
     learn,
     milliseconds,
     paired_difference,
     write_results,
 )
 from .dinov2_small import MEAN, STD, onnx_file, save_stock
-from .group_mean import GroupMean, replace_pools
 from .photographs import load_photographs
 
 
@@ -59,15 +59,6 @@ FILES = (
     "results.json, error.png, pooled.png, and the checkpoints dinov2-small (stock), cp-dinov2-small-halved "
     "(converted) and cp-dinov2-small-distilled (trained)"
 )
-
-
-def make_model(name: str, full: PreTrainedModel, seed: int) -> PreTrainedModel:
-    """A faster model with the weights of the full one, not yet trained."""
-    set_seed(seed)
-    if name == CUT:
-        return cut_layers(full, KEPT_LAYERS)
-    model = convert_model(full, halve_before=[HALVED_BEFORE])
-    return replace_pools(model, GroupMean) if name == MEANS else model
 
 
 def normalized(image: PIL.Image.Image) -> torch.Tensor:
@@ -174,9 +165,10 @@ def run(
 
     models: dict[str, PreTrainedModel] = {FULL: full}
     seconds = {FULL: 0.0}
-    for name in (CUT, MEANS, POOL):
+    ways = faster_models(full, KEPT_LAYERS, HALVED_BEFORE, seed)
+    for name, make in zip((CUT, MEANS, POOL), ways):
         print(f"Training: {name} ...", flush=True)
-        models[name] = make_model(name, full, seed)
+        models[name] = make()
         seconds[name] = learn(name, models[name], loss, steps=steps, **rates)
 
     print("Measuring ...", flush=True)

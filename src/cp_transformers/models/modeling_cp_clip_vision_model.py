@@ -13,7 +13,8 @@ from transformers.models.clip.modeling_clip import (
 )
 
 from .configuration_cp_clip_vision_model import CPCLIPVisionConfig
-from .modeling_context_pool import PooledAttention, PooledLayer, PooledTowerModel, with_support_sizes
+from .modeling_context_pool import PooledAttention, PooledLayer, PooledTowerModel
+from .support_sizes import with_support_sizes
 
 
 class CPCLIPAttention(PooledAttention, CLIPAttention):

@@ -18,7 +18,8 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
 from .configuration_cp_deit import CPDeiTConfig
-from .modeling_context_pool import PooledAttention, PooledImageModel, PooledLayer, pooling_forward, with_support_sizes
+from .modeling_context_pool import PooledAttention, PooledImageModel, PooledLayer, pooling_forward
+from .support_sizes import with_support_sizes
 
 
 class CPDeiTAttention(PooledAttention, DeiTAttention):

@@ -18,7 +18,8 @@ from transformers.models.dinov3_vit.modeling_dinov3_vit import (
 )
 
 from .configuration_cp_dinov3_vit import CPDINOv3ViTConfig
-from .modeling_context_pool import PooledAttention, PooledImageModel, PooledLayer, with_support_sizes
+from .modeling_context_pool import PooledAttention, PooledImageModel, PooledLayer
+from .support_sizes import with_support_sizes
 
 
 class CPDINOv3ViTAttention(PooledAttention, DINOv3ViTAttention):

@@ -17,7 +17,8 @@ from transformers.models.electra.modeling_electra import (
 )
 
 from .configuration_cp_electra import CPElectraConfig
-from .modeling_context_pool import PooledAttention, PooledLayer, PooledTextModel, with_support_sizes
+from .modeling_context_pool import PooledAttention, PooledLayer, PooledTextModel
+from .support_sizes import with_support_sizes
 
 
 class CPElectraSelfAttention(PooledAttention, ElectraSelfAttention):

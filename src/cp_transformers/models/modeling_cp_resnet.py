@@ -25,7 +25,8 @@ from transformers.models.resnet.modeling_resnet import (
 from .configuration_cp_resnet import CPResNetConfig
 from .context_pool import PoolProjection
 from .feature_map_pool import GlobalContextPool, WindowedContextPool
-from .modeling_context_pool import PooledModel, predictor_options, record_support_sizes
+from .modeling_context_pool import PooledModel, predictor_options
+from .support_sizes import record_support_sizes
 
 
 class CPResNetStemPool(nn.MaxPool2d):

