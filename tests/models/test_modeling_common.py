@@ -671,6 +671,15 @@ def test_the_attention_implementation_is_that_of_the_config(case):
 
 
 @every_layered_model
+def test_the_attention_implementation_can_be_changed_where_upstreams_can(case):
+    model = case.fresh_model(attn_implementation="eager")
+    stock = case.stock_class(case.stock_config(attn_implementation="eager"))
+    for each in (model, stock):
+        each.set_attn_implementation("sdpa")
+    assert model.config._attn_implementation == stock.config._attn_implementation
+
+
+@every_layered_model
 def test_an_unknown_attention_implementation_is_refused(case):
     with pytest.raises(ValueError, match="no_such_attention"):
         case.fresh_model(attn_implementation="no_such_attention")
