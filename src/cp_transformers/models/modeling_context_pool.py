@@ -425,8 +425,8 @@ class PooledModel(PreTrainedModel):
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
         """Whether upstream's model can: upstream looks for the attention in the code of a model's own module."""
-        upstream = (each for each in cls.__mro__ if issubclass(each, PreTrainedModel))
-        return next(each for each in upstream if not issubclass(each, PooledModel))._can_set_attn_implementation()
+        models: Iterator[Any] = (each for each in cls.__mro__ if issubclass(each, PreTrainedModel))
+        return next(each for each in models if not issubclass(each, PooledModel))._can_set_attn_implementation()
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
         """Upstream's, which of custom code passes over what owns no parameters: upstream's own `_init_weights` draws
