@@ -4,12 +4,14 @@
 
 import copy
 import importlib.util
+import inspect
 import math
 import shutil
 import sys
 import threading
 import warnings
 from collections import Counter
+from functools import wraps
 from itertools import cycle
 from pathlib import Path
 
@@ -651,6 +653,15 @@ def test_outputs_with_support_sizes_pass_through_pytree(case):
 def test_outputs_with_support_sizes_can_be_copied(case):
     outputs = run(case.model(), case, output_support_sizes=True)
     assert_same_outputs(copy.deepcopy(outputs), outputs)
+
+
+@every_model
+def test_what_wraps_a_bound_forward_has_its_signature(case):
+    """As the hooks of accelerate and the exporters of transformers wrap it, and then look at its arguments."""
+    forward = case.fresh_model().forward
+    arguments = inspect.signature(forward).parameters
+    assert list(inspect.signature(wraps(forward)(lambda *args, **kwargs: None)).parameters) == list(arguments)
+    assert {*case.model_class.pool_arguments, *case.inputs()} <= arguments.keys()
 
 
 # ------------------------------------------------------------------------------------------------------- attention

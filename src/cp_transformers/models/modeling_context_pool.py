@@ -286,7 +286,15 @@ def pooling_forward(forward: Callable, pool_arguments: Sequence[str] = ()) -> Ca
     wrapper.pool_arguments = pool_arguments  # type: ignore[attr-defined]
     # Without its name in the signature, Trainer would take a column out of the data.
     named += [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in pool_arguments]
-    wrapper.__signature__ = signature.replace(parameters=[*named, rest])  # type: ignore[attr-defined]
+
+    @wraps(forward)
+    def described(self, *args, **kwargs):
+        return forward(self, *args, **kwargs)
+
+    # One step away: what wraps a model's bound `forward` takes over the function's own attributes, and with an own
+    # signature its `self`.
+    described.__signature__ = signature.replace(parameters=[*named, rest])  # type: ignore[attr-defined]
+    wrapper.__wrapped__ = described  # type: ignore[attr-defined]
     return wrapper
 
 
