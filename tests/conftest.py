@@ -3,10 +3,12 @@
 """Shared fixtures. Nothing here or in the tests reaches beyond this machine."""
 
 import importlib
+import io
 import logging
 import os
 import shutil
 import sys
+import tarfile
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -174,6 +176,29 @@ def material(tmp_path_factory) -> Path:
     from glue_cases import make_material  # here, since it imports much that few tests need
 
     return make_material(tmp_path_factory.mktemp("glue"))
+
+
+@pytest.fixture
+def archive(tmp_path, monkeypatch):
+    """An archive of the form of the film reviews' own, with sentences made here."""
+    lines = [
+        f"{index}\t{rating}\tThis {'fine' if rating > 0 else 'dull'} film, number {index}, lasts for ever."
+        for index, rating in ((index, (index % 9 - 4) * 0.9) for index in range(5000))
+    ]
+    lines += [lines[1], "5001\t0.4\tNeither here nor there.", "5002\t3.1\tAn \xe9clair of a film."]
+    path = tmp_path / "archive.tar.gz"
+    with tarfile.open(path, "w:gz") as tar:
+        for name, text in {
+            "movieReviewSnippets": "\n".join(lines),
+            "amazonReviewSnippets": "1\t2.0\tIt works.",
+            "nytEditorialSnippets": "\n".join(f"{index}\t0.0\tNews, number {index}." for index in (*range(150), 7)),
+        }.items():
+            member = tarfile.TarInfo(f"hutto_ICWSM_2014/{name}_GroundTruth.txt")
+            member.size = len(text.encode("latin-1"))
+            tar.addfile(member, io.BytesIO(text.encode("latin-1")))
+    from cp_transformers.training import film_reviews
+
+    monkeypatch.setattr(film_reviews, "fetch", lambda file: path)
 
 
 @pytest.fixture

@@ -58,6 +58,7 @@ SHARED_MODULES = {
     "configuration_context_pool",
     "context_pool",
     "linear_pool",
+    "pool_implementation",
     "pool_inputs",
     "support_sizes",
     "token_groups",

@@ -7,11 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 import yaml
+from experiment_cases import InThisProcess
 
 from experiments import grids as experiments
 from experiments.grids import Cell, Experiment
@@ -28,29 +28,6 @@ TINY = {
     "arms": {"ViT": {"model_type": "vit"}, "CP-ViT": {"model_type": "cp_vit"}},
     "comparisons": [["CP-ViT", "ViT"]],
 }
-
-
-class InThisProcess:
-    """In the place of the pool of processes, each of which takes seconds to start."""
-
-    def __init__(self, *args, **options):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *args):
-        pass
-
-    def submit(self, function, *args) -> Future:
-        future: Future = Future()
-        future.set_result(function(*args))
-        return future
-
-
-@pytest.fixture
-def in_this_process(monkeypatch):
-    monkeypatch.setattr(experiments, "ProcessPoolExecutor", InThisProcess)
 
 
 def write(path: Path, **changes: object) -> Path:

@@ -79,7 +79,7 @@ def test_spreads_are_those_over_the_tokens_of_an_example():
     assert not any("predict" in vars(module) for module in model.modules())  # the recorder is gone
 
 
-def test_the_arms_of_an_experiment_are_trained_again(tmp_path, capsys):
+def test_the_arms_of_an_experiment_are_trained_again(tmp_path, capsys, in_this_process):
     arm = {"model_type": "cp_vit", **SIZES, "image_size": 28, "patch_size": 7}
     config = tmp_path / "tiny.yaml"
     config.write_text(

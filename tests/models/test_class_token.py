@@ -64,6 +64,7 @@ def test_a_sequence_of_one_token_passes_by():
     assert torch.equal(pooled, hidden_states) and torch.equal(hidden_states.grad, torch.ones(2, 1, 8))
 
 
+@pytest.mark.slow
 def test_an_export_without_a_mask_takes_as_few_tokens_as_with_one():
     case = CASES["bert"][0]
     model, ids = case.model(), case.inputs()["input_ids"]

@@ -423,7 +423,7 @@ def test_modules_that_no_device_map_may_split_are_in_the_model(case):
 
 
 class CountDraws(TorchDispatchMode):
-    """Counts the random numbers that are drawn."""
+    """Counts the random numbers that would be drawn, and draws none."""
 
     DRAWS = {torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default}
 
@@ -434,6 +434,7 @@ class CountDraws(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func in self.DRAWS:
             self.draws += args[0].numel()
+            return args[0].zero_()  # which no truncation draws again
         return func(*args, **(kwargs or {}))
 
 
@@ -836,6 +837,7 @@ def test_a_compiled_model_has_the_same_outputs(case, variant, output_support_siz
     assert_same_outputs(run(compiled, case, output_support_sizes=output_support_sizes), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @every_family
 def test_support_sizes_come_out_of_parts_that_are_compiled_by_themselves(case, fresh_compiler):
     model = case.model(**case.variants["heads"])

@@ -63,6 +63,7 @@ def assert_the_graph_computes_what_the_model_does(case: ModelCase, model, folder
             np.testing.assert_allclose(actual[name], tensor.numpy(), rtol=1e-4, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_torch_s_older_exporter_takes_the_windowed_pooling(tmp_path):
     config = CPResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", pool_window=3)
     model = CPResNetModel(config).eval()

@@ -165,6 +165,7 @@ def test_gradient_checkpointing_changes_no_gradient(case, fields, use_reentrant)
     torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @over([case for case in BARE_TRANSFORMERS if case not in REFUSING])
 def test_a_strided_model_is_the_same_compiled_exported_and_offloaded(case, tmp_path, fresh_compiler):
     model, inputs = strided(case, pool_strides=[1, 2, 1, 1], pool_layers=[]), case.inputs()

@@ -901,6 +901,7 @@ def test_the_warning_stays_out_of_graphs():
 # Compilation and export
 
 
+@pytest.mark.slow
 def test_one_compilation_serves_every_length():
     module = random_module(pool_num_heads=2, pool_max_offset=1.0, pool_gate=True)
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager", dynamic=True)
@@ -910,6 +911,7 @@ def test_one_compilation_serves_every_length():
             assert_close(compiled(hidden_states, mask), module(hidden_states, mask))
 
 
+@pytest.mark.slow
 def test_an_exported_sequence_module_takes_any_length():
     module = random_module(pool_num_heads=2, pool_max_offset=1.0, pool_gate=True)
     length = {1: torch.export.Dim("length", min=2, max=64)}
@@ -918,6 +920,7 @@ def test_an_exported_sequence_module_takes_any_length():
     assert_close(exported.module()(hidden_states, mask), module(hidden_states, mask))
 
 
+@pytest.mark.slow
 def test_an_exported_grid_module_takes_any_batch_size():
     module = random_module((3, 5), pool_num_heads=2, pool_max_offset=1.0, pool_gate=True)
     batch = {0: torch.export.Dim("batch", min=1, max=64)}

@@ -901,6 +901,7 @@ def with_gradients(function, module, *inputs):
     return [*results, *torch.autograd.grad(loss, list(module.parameters()))]
 
 
+@pytest.mark.slow
 def test_a_compiled_windowed_module_gives_the_same_output_and_gradients():
     module = random_windowed_module(window=3, stride=2, pool_num_heads=2, pool_max_offset=1.0, pool_gate=True)
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager", dynamic=False)
@@ -908,6 +909,7 @@ def test_a_compiled_windowed_module_gives_the_same_output_and_gradients():
     assert_close(with_gradients(compiled, module, *inputs), with_gradients(module, module, *inputs))
 
 
+@pytest.mark.slow
 def test_one_compilation_of_global_module_serves_every_size():
     module = random_global_module(pool_num_heads=2, pool_gate=True)
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager", dynamic=True)
@@ -917,6 +919,7 @@ def test_one_compilation_of_global_module_serves_every_size():
             assert_close(with_gradients(compiled, module, *inputs), with_gradients(module, module, *inputs))
 
 
+@pytest.mark.slow
 def test_compiled_windowed_context_pool_gives_the_same_output_and_gradients():
     inputs, grad = [tensor.requires_grad_() for tensor in random_inputs(stride=2)], random_original(stride=2)
     compiled = torch.compile(windowed_context_pool, fullgraph=True, backend="aot_eager")
@@ -932,6 +935,7 @@ def sizes_from_four():
     return {0: torch.export.Dim("batch"), 2: torch.export.Dim("rows", min=4), 3: torch.export.Dim("columns", min=4)}
 
 
+@pytest.mark.slow
 def test_an_exported_windowed_module_takes_maps_of_any_size():
     module = random_windowed_module(window=3, pool_num_heads=2, pool_max_offset=1.0)
     exported = torch.export.export(module, (random_map((6, 8)),), dynamic_shapes=(sizes_from_four(),))
@@ -940,6 +944,7 @@ def test_an_exported_windowed_module_takes_maps_of_any_size():
         assert_close(exported.module()(hidden_states), module(hidden_states))
 
 
+@pytest.mark.slow
 def test_an_exported_windowed_module_with_a_stride_takes_any_batch_size():
     module = random_windowed_module(window=3, stride=2, pool_num_heads=2, pool_max_offset=1.0, pool_gate=True)
     batch = {0: torch.export.Dim("batch")}
@@ -949,6 +954,7 @@ def test_an_exported_windowed_module_with_a_stride_takes_any_batch_size():
     assert_close(exported.module()(*larger_batch), module(*larger_batch))
 
 
+@pytest.mark.slow
 def test_an_exported_global_module_takes_maps_of_any_size():
     module = random_global_module(pool_num_heads=2)
     exported = torch.export.export(module, (random_map((6, 8)),), dynamic_shapes=(sizes_from_four(),))

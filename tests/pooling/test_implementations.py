@@ -15,12 +15,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-import cp_transformers.models.context_pool as module
 import cp_transformers.models.linear_pool as linear_pool
+import cp_transformers.models.pool_implementation as module
 from cp_transformers import CPBertConfig, CPBertModel, CPViTConfig
-from cp_transformers.models.context_pool import LINEAR_FROM, ContextPool, choose_implementation, context_pool
+from cp_transformers.models.context_pool import ContextPool, context_pool
 from cp_transformers.models.feature_map_pool import windowed_context_pool
 from cp_transformers.models.linear_pool import Cells, linear_context_pool
+from cp_transformers.models.pool_implementation import LINEAR_FROM, choose_implementation
 
 
 def random_inputs(batch, num_tokens, channels, heads=1, grid_size=None, max_offset=0.0, widest=None, spread=1.0):
@@ -403,7 +404,7 @@ def test_memory_that_is_full_tells_nothing_of_triton(monkeypatch):
     monkeypatch.setattr(module, "_TRITON_RUNS", {})
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr(torch, "ones", full)
+    monkeypatch.setattr(module, "_triton_difference", full)
     with pytest.raises(torch.OutOfMemoryError):
         module._triton_runs(torch.device("cuda"))
     assert not module._TRITON_RUNS
@@ -430,6 +431,26 @@ def test_triton_that_fails_is_dense_with_one_warning(monkeypatch):
         warnings.simplefilter("error")
         assert not module._triton_runs(device)
     monkeypatch.delitem(module._TRITON_RUNS, device)
+
+
+@pytest.mark.parametrize("error", [0.0, 0.1, math.nan])
+def test_triton_that_computes_something_else_is_dense_with_a_warning(triton_pool, triton_device, error, monkeypatch):
+    def wrong(*args, right=triton_pool.triton_context_pool, **kwargs):
+        return right(*args, **kwargs) * (1 + error)
+
+    device = torch.device(triton_device, 0)
+    monkeypatch.setattr(module, "_TRITON_RUNS", {})
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(triton_pool, "triton_context_pool", wrong)
+    state = torch.get_rng_state()
+    with torch.inference_mode(), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert module._triton_runs(device) == (error == 0.0)
+    told = [str(each.message) for each in caught]
+    assert (error == 0.0) == (not any("differ from those of the dense form" in each for each in told)), told
+    assert torch.equal(torch.get_rng_state(), state)
+    assert error or module._triton_difference(device) < 1e-5
 
 
 @pytest.mark.parametrize(("cuda", "capability"), [(None, (9, 0)), ("13.0", (7, 5))])

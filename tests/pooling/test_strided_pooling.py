@@ -126,7 +126,9 @@ def test_the_linear_form_and_its_gradients_are_near_the_loops(num_tokens, grid_s
 
 
 @pytest.mark.parametrize(("num_tokens", "grid_size"), [(603, None), (21 * 29, (21, 29))], ids=["sequence", "grid"])
-@pytest.mark.parametrize("stride", [2, 3, 4])
+@pytest.mark.parametrize(
+    "stride", [2, pytest.param(3, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)]
+)
 def test_the_linear_form_of_many_tokens_is_near_the_dense_one(num_tokens, grid_size, stride):
     """The sizes are such that there are several levels."""
     inputs, direction = random_inputs(num_tokens, grid_size, stride), random_states(num_tokens)
@@ -399,6 +401,7 @@ def test_half_precision_keeps_its_dtype_and_is_near_float64(grid_size, dtype, to
 # Compilation and export
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("grid_size", "masked"), [(None, False), ((3, 5), True)], ids=["sequence", "masked_grid"])
 def test_a_compiled_module_equals_itself(grid_size, masked):
     module, mask = random_module(grid_size, pool_num_heads=2), padding_mask() if masked else None
@@ -407,6 +410,7 @@ def test_a_compiled_module_equals_itself(grid_size, masked):
     assert_close(compiled(hidden_states, mask, grid_size), module(hidden_states, mask, grid_size))
 
 
+@pytest.mark.slow
 def test_one_compilation_with_a_mask_serves_every_length():
     module = random_module(stride=3, pool_num_heads=2)
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager", dynamic=True)
@@ -416,6 +420,7 @@ def test_one_compilation_with_a_mask_serves_every_length():
             assert_close(compiled(hidden_states, mask), module(hidden_states, mask))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stride", "length"),
     # Of divisions by 3 torch cannot prove that what it asks of the memory layout always holds: AUTO needs no proof.

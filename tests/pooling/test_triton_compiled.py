@@ -17,6 +17,7 @@ class CapturedError(Exception):
     """Ends the compilation."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{}, {"pool_num_heads": 4, "pool_max_offset": 2.0, "pool_gate": True}, {"stride": 2}]
 )

@@ -237,3 +237,45 @@ def test_one_configuration_serves_cp_and_stock_models(name, tmp_path, capsys):
     assert described(trainer.optimizer.param_groups) == described(optimizer.param_groups)
     make_optimizer(MODELS[f"cp_{name}"](), arguments(tmp_path), 1e-2)
     assert capsys.readouterr().out == ""
+
+
+# ------------------------------------------------------------------------------- learning rates of their own
+
+
+def tiny_model() -> CPBertForSequenceClassification:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    return CPBertForSequenceClassification(CPBertConfig(vocab_size=20, pool_gate=True, **sizes))
+
+
+def test_param_groups_hold_every_trainable_parameter_once():
+    model = tiny_model()
+    model.bert.embeddings.requires_grad_(False)
+    grouped = [id(parameter) for group in param_groups(model, 1e-4) for parameter in group["params"]]
+    assert sorted(grouped) == sorted(id(parameter) for parameter in model.parameters() if parameter.requires_grad)
+
+
+def test_the_pooling_gets_its_own_learning_rate_and_vectors_no_weight_decay():
+    model = tiny_model()
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for group in param_groups(model, 1e-4, 1e-3, weight_decay=0.1):
+        for parameter in group["params"]:
+            assert group["lr"] == (1e-3 if "context_pool" in names[id(parameter)] else 1e-4)
+            assert group["weight_decay"] == (0.1 if parameter.ndim > 1 else 0.0)
+
+
+def test_only_the_weights_of_layers_decay_in_a_vit():
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    model = CPViTForImageClassification(CPViTConfig(image_size=8, patch_size=4, **sizes))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decaying = {
+        names[id(parameter)]
+        for group in param_groups(model, 1e-4, weight_decay=0.1)
+        for parameter in group["params"]
+        if group["weight_decay"]
+    }
+    layers = (torch.nn.Linear, torch.nn.Conv2d)
+    assert decaying == {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, layers)}
+
+
+def test_without_a_pool_learning_rate_all_learn_alike():
+    assert {group["lr"] for group in param_groups(tiny_model(), 1e-4)} == {1e-4}

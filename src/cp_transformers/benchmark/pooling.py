@@ -17,8 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..families import FAMILIES, Family
 from ..files import rounded, write_csv
-from ..models.context_pool import ContextPool, choose_implementation
+from ..models.context_pool import ContextPool
 from ..models.modeling_context_pool import build_context_pool
+from ..models.pool_implementation import choose_implementation
 from .timing import (
     ACCELERATOR_TOKENS,
     PeakMemory,

