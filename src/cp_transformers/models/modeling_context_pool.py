@@ -294,7 +294,7 @@ def pooling_forward(forward: Callable, pool_arguments: Sequence[str] = ()) -> Ca
     # One step away: what wraps a model's bound `forward` takes over the function's own attributes, and with an own
     # signature its `self`.
     described.__signature__ = signature.replace(parameters=[*named, rest])  # type: ignore[attr-defined]
-    wrapper.__wrapped__ = described  # type: ignore[attr-defined]
+    wrapper.__wrapped__ = described
     return wrapper
 
 
