@@ -21,7 +21,6 @@ from cp_transformers.benchmark.models import (
     groups,
     measure_models,
     num_layers,
-    run_models,
 )
 from cp_transformers.benchmark.pooling import (
     ACCELERATOR_POOLS,
@@ -179,7 +178,7 @@ def test_models_are_compared_with_the_first_of_their_group(tmp_path, capsys):
     configs = by_layers("BERT", (3, 2, 1), tiny(BertConfig), tiny(CPBertConfig))
     images = by_layers("ViT", (2, 1), tiny(ViTConfig), tiny(CPViTConfig))
     compared = [Group("text", 2, 6, configs), Group("images", 2, None, images)]
-    rows = run_models(tmp_path / "out.csv", rounds=2, threads=1, compared=compared)
+    rows = benchmark_models.run(tmp_path / "out.csv", rounds=2, threads=1, compared=compared)
     written = list(csv.DictReader((tmp_path / "out.csv").open()))
     assert len(written) == len(rows) == 2 * (len(configs) + len(images))
     first = [row for row in rows if row["model"] == "BERT, 3 layers"]
@@ -255,7 +254,7 @@ def test_other_devices_are_given_more_at_once_in_bfloat16(tmp_path, monkeypatch)
         (pool, tokens, batch, "") for pool in ACCELERATOR_POOLS for tokens, batch in ((6, 5), (7, 4))
     }
     group = Group("text", 2, 4, by_layers("BERT", (2, 1), tiny(BertConfig), tiny(CPBertConfig)))
-    rows = run_models(tmp_path / "models.csv", rounds=2, threads=1, compared=[group], device="cpu:0")
+    rows = benchmark_models.run(tmp_path / "models.csv", rounds=2, threads=1, compared=[group], device="cpu:0")
     assert {(row["batch"], row["gflops"]) for row in rows} == {(7, "")}
     modules = [module for each in seen for module in ([each[0], *each[1].values()] if type(each) is tuple else [each])]
     assert {parameter.dtype for module in modules for parameter in module.parameters()} == {torch.bfloat16}

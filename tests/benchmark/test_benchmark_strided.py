@@ -10,7 +10,7 @@ from transformers import BertConfig
 
 from cp_transformers import CPBertConfig
 from cp_transformers.benchmark import strided as benchmark_strided
-from cp_transformers.benchmark.strided import Merging, _group, groups, run_strided
+from cp_transformers.benchmark.strided import Merging, _group, groups
 
 
 def test_tokens_are_merged_into_the_most_similar_of_those_that_stay():
@@ -45,10 +45,9 @@ def test_each_comparison_begins_with_the_stock_model_and_has_what_drops_tokens()
         assert any(name.startswith("merging") for name in group.configs)
 
 
-def test_the_suite_writes_a_row_a_model_and_pass(tmp_path, monkeypatch):
+def test_the_suite_writes_a_row_a_model_and_pass(tmp_path):
     tiny = _group("BERT", 2, 9, (BertConfig, CPBertConfig), {**TINY_BERT, "vocab_size": 1000}, 1, [(1,)])
-    monkeypatch.setattr(benchmark_strided, "groups", lambda: [tiny])
-    rows = run_strided(tmp_path / "out.csv", rounds=2, threads=1)
+    rows = benchmark_strided.run(tmp_path / "out.csv", rounds=2, threads=1, compared=[tiny])
     with open(tmp_path / "out.csv", newline="") as file:
         written = list(csv.DictReader(file))
     assert len(written) == len(rows) == 2 * len(tiny.configs)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ..files import check_csv
+from . import models, strided
 from .pooling import blocks, run_pooling
 from .timing import ACCELERATOR_TOKENS, keep_freed_memory
 
@@ -63,7 +64,14 @@ def main(args: Sequence[str] | None = None) -> None:
         help="of each measurement, of which slow ones stop early, but not before the fifth (default: %(default)s)",
     )
     parser.add_argument("--threads", type=int, default=2, help="default: %(default)s")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="two rounds of a suite's first comparison alone: shows that it works, and its figures mean nothing",
+    )
     options = parser.parse_args(args)
+    if options.quick and options.models:
+        raise ValueError("--quick is for a suite; for --models give fewer --rounds.")
     if options.rounds < 2 or options.threads < 1:
         raise ValueError("Give --rounds of 2 or more, and --threads of 1 or more.")
     for name in ("batch", "length"):
@@ -76,8 +84,8 @@ def main(args: Sequence[str] | None = None) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     suffix = "" if device.type == "cpu" else f"_{device.type}"
-    suite = "checkpoints" if options.models else options.suite
-    output = options.output or Path(f"results/benchmark_{suite}{suffix}.csv")
+    name = "checkpoints" if options.models else options.suite + "_quick" * options.quick
+    output = options.output or Path(f"results/benchmark_{name}{suffix}.csv")
     check_csv(output)
     torch.set_num_threads(options.threads)
     if options.models:
@@ -92,14 +100,11 @@ def main(args: Sequence[str] | None = None) -> None:
         return
     import matplotlib  # noqa: F401  (before any work, so that a missing extra is found now)
 
-    from .models import run_models
-
+    rounds, first = (2, slice(1)) if options.quick else (options.rounds, slice(None))
     if options.suite == "pooling":
-        run_pooling(output, options.rounds, options.threads, seconds=20.0, device=options.device)
+        run_pooling(output, rounds, options.threads, 20.0, blocks()[first], options.device)
     else:
-        from .strided import run_strided
-
+        suite = models if options.suite == "models" else strided
         keep_freed_memory()
-        run_whole = run_models if options.suite == "models" else run_strided
-        run_whole(output, options.rounds, options.threads, seconds=35.0, device=options.device)
+        suite.run(output, rounds, options.threads, 35.0, suite.groups()[first], options.device)
     print(f"\nWritten to {output} and {output.with_suffix('.png')}.")

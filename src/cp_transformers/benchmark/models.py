@@ -242,7 +242,7 @@ def _gflops(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> float
     return counter.get_total_flops() / 1e9
 
 
-def run_models(
+def run(
     output: Path,
     rounds: int,
     threads: int,

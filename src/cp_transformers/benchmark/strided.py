@@ -123,8 +123,13 @@ def build_strided(name: str, config: PreTrainedConfig) -> PreTrainedModel:
     return model
 
 
-def run_strided(
-    output: Path, rounds: int, threads: int, seconds: float = math.inf, device: str = "cpu"
+def run(
+    output: Path,
+    rounds: int,
+    threads: int,
+    seconds: float = math.inf,
+    compared: Sequence[Group] | None = None,
+    device: str = "cpu",
 ) -> list[dict[str, Any]]:
     """Measures every group, prints what is found and writes it to a CSV file and, beside it, a picture.
 
@@ -133,7 +138,7 @@ def run_strided(
     """
     rows: list[dict[str, Any]] = []
     register()
-    for group in groups():
+    for group in groups() if compared is None else compared:
         if device != "cpu":
             group = replace(group, batch=max(1, ACCELERATOR_TOKENS // (group.tokens or PATCHES)))
         inputs = group.inputs(device)
