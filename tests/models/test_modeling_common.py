@@ -4,12 +4,14 @@
 
 import copy
 import importlib.util
+import inspect
 import math
 import shutil
 import sys
 import threading
 import warnings
 from collections import Counter
+from functools import wraps
 from itertools import cycle
 from pathlib import Path
 
@@ -259,11 +261,15 @@ def test_a_head_loads_the_base_model(case, tmp_path):
     torch.testing.assert_close(getattr(model, name).state_dict(), base.state_dict(), rtol=0.0, atol=0.0)
 
 
+@every_model
+def test_the_base_model_is_what_upstreams_prefix_names(case):
+    model = case.fresh_model()
+    assert model.base_model is getattr(model, model.base_model_prefix, model)
+
+
 @every_head
 def test_the_base_model_of_a_head_is_its_cp_model(case):
-    model = case.fresh_model()
-    assert model.base_model is getattr(model, model.base_model_prefix)
-    assert type(model.base_model) is next(
+    assert type(case.fresh_model().base_model) is next(
         base.model_class for base in MODELS if base not in HEADS and type(base.config()) is type(case.config())
     )
 
@@ -650,6 +656,15 @@ def test_outputs_with_support_sizes_can_be_copied(case):
     assert_same_outputs(copy.deepcopy(outputs), outputs)
 
 
+@every_model
+def test_what_wraps_a_bound_forward_has_its_signature(case):
+    """As the hooks of accelerate and the exporters of transformers wrap it, and then look at its arguments."""
+    forward = case.fresh_model().forward
+    arguments = inspect.signature(forward).parameters
+    assert list(inspect.signature(wraps(forward)(lambda *args, **kwargs: None)).parameters) == list(arguments)
+    assert {*case.model_class.pool_arguments, *case.inputs()} <= arguments.keys()
+
+
 # ------------------------------------------------------------------------------------------------------- attention
 
 
@@ -665,6 +680,15 @@ def test_eager_and_sdpa_are_the_same(case, variant):
 @every_layered_model
 def test_the_attention_implementation_is_that_of_the_config(case):
     assert case.fresh_model(attn_implementation="eager").config._attn_implementation == "eager"
+
+
+@every_layered_model
+def test_the_attention_implementation_can_be_changed_where_upstreams_can(case):
+    model = case.fresh_model(attn_implementation="eager")
+    stock = case.stock_class(case.stock_config(attn_implementation="eager"))
+    for each in (model, stock):
+        each.set_attn_implementation("sdpa")
+    assert model.config._attn_implementation == stock.config._attn_implementation
 
 
 @every_layered_model

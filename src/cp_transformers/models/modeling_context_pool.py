@@ -257,7 +257,7 @@ def pooling_forward(forward: Callable, pool_arguments: Sequence[str] = ()) -> Ca
         requested = self.config.output_support_sizes if requested is None else requested
         if "pool_inputs" in kwargs:  # of a model within another, which has seen to everything
             return _with_whole_maps(self.config, forward(self, *args, **kwargs), kwargs["pool_inputs"])
-        if self.base_model is self:
+        if self.reads_inputs:
             if not self.hands_keywords_down and "pool_inputs" not in (aside := _from_aside()):
                 kwargs = {**aside, **kwargs}  # from the head that this model is in
             kwargs |= self.make_pool_inputs({**dict(zip(positional, args)), **kwargs})
@@ -286,7 +286,15 @@ def pooling_forward(forward: Callable, pool_arguments: Sequence[str] = ()) -> Ca
     wrapper.pool_arguments = pool_arguments  # type: ignore[attr-defined]
     # Without its name in the signature, Trainer would take a column out of the data.
     named += [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in pool_arguments]
-    wrapper.__signature__ = signature.replace(parameters=[*named, rest])  # type: ignore[attr-defined]
+
+    @wraps(forward)
+    def described(self, *args, **kwargs):
+        return forward(self, *args, **kwargs)
+
+    # One step away: what wraps a model's bound `forward` takes over the function's own attributes, and with an own
+    # signature its `self`.
+    described.__signature__ = signature.replace(parameters=[*named, rest])  # type: ignore[attr-defined]
+    wrapper.__wrapped__ = described
     return wrapper
 
 
@@ -353,6 +361,12 @@ class PooledModel(PreTrainedModel):
         """The family's classes of models, layers and attentions, each of which has upstream's for its last base."""
         raise NotImplementedError
 
+    @property
+    def reads_inputs(self) -> bool:
+        """Whether the model itself makes hidden states of its inputs, and with them its `pool_inputs`; else the base
+        model in it does."""
+        return self.base_model is self
+
     def post_init(self) -> None:
         """Upstream's, after the modules that upstream's constructor has built have been turned into the family's."""
         self.config.validate_context_pool()
@@ -365,7 +379,7 @@ class PooledModel(PreTrainedModel):
                 PreTrainedModel.__init__(own_class.__new__(own_class), module.config)
                 vars(module).pop("_no_split_modules", None)  # upstream's, over those of the class
                 module.post_init()
-        if self.base_model is self:
+        if self.reads_inputs:
             self.insert_pools(own)
         super().post_init()
 
@@ -415,6 +429,12 @@ class PooledModel(PreTrainedModel):
             family whose layers differ in it dicts by layer type.
         """
         return None
+
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        """Whether upstream's model can: upstream looks for the attention in the code of a model's own module."""
+        models: Iterator[Any] = (each for each in cls.__mro__ if issubclass(each, PreTrainedModel))
+        return next(each for each in models if not issubclass(each, PooledModel))._can_set_attn_implementation()
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
         """Upstream's, which of custom code passes over what owns no parameters: upstream's own `_init_weights` draws

@@ -46,9 +46,9 @@ class CPDINOv3ViTPreTrainedModel(PooledImageModel, DINOv3ViTPreTrainedModel):
         return CPDINOv3ViTModel, CPDINOv3ViTEncoder, CPDINOv3ViTLayer, CPDINOv3ViTAttention
 
     @property
-    def base_model(self):
-        """This model: upstream's prefix is the name that the bare model has for its layers."""
-        return self
+    def reads_inputs(self) -> bool:
+        """True, although there is a base model in every model: upstream's prefix is the name of the layers."""
+        return True
 
     @property
     def num_prefix_tokens(self) -> int:
