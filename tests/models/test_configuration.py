@@ -258,6 +258,12 @@ def test_a_value_out_of_range_is_refused_in_layers(config_class, field, value, a
         config_class(**{field: value})
 
 
+@every_layered_config
+def test_a_width_that_attention_cannot_split_is_left_to_upstream(config_class):
+    config = config_class(hidden_size=37, num_attention_heads=4)
+    assert config.hidden_size % config.pool_num_heads
+
+
 @every_config
 @pytest.mark.parametrize(
     ("field", "value"),

@@ -201,6 +201,7 @@ class LayerPoolConfigMixin(ContextPoolConfigMixin):
     if TYPE_CHECKING:  # of the upstream configuration
         hidden_size: ClassVar[int]
         num_hidden_layers: ClassVar[int]
+        num_attention_heads: ClassVar[int]
 
     pool_num_heads: int = 4
     pool_placement: str = "attention"
@@ -241,7 +242,9 @@ class LayerPoolConfigMixin(ContextPoolConfigMixin):
                 f"pool_implementation must be one of {', '.join(POOL_IMPLEMENTATIONS)}, not "
                 f'"{self.pool_implementation}".'
             )
-        self._validate_pool_num_heads("hidden_size", self.hidden_size)
+        # A width that does not fit the attention's heads is upstream's to refuse, when a model is made.
+        if self.hidden_size % max(1, self.num_attention_heads) == 0:
+            self._validate_pool_num_heads("hidden_size", self.hidden_size)
         if self.pool_layers is not None:
             outside = [layer for layer in self.pool_layers if not 0 <= layer < self.num_hidden_layers]
             if outside:
