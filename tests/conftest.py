@@ -53,23 +53,23 @@ def error_on_logged_deprecation():
 # first heads are in the slow tier. Their further heads, which share the code of these, are in the tier of families.
 # Tests that start processes of their own, by these fixtures, are slow.
 FAST_FAMILIES = {"bert", "vit", "resnet"}
-FURTHER_HEADS = {
-    model
-    for family in FAMILIES.values()
-    if family.model_type not in FAST_FAMILIES
-    for model in list(family.models.values())[2:]
-}
+FURTHER_HEADS = {model for family in FAMILIES.values() for model in list(family.models.values())[2:]}
 OF_EVERY_FAMILY = {
     "test_a_reloaded_model_has_the_same_parameters_and_outputs",
     "test_convert_tells_the_defaults_that_the_configurations_have",
     "test_every_head_has_a_loss",
 }
-# Tests that compile or export, and so take long: of the other families they are in the tier of families.
+# Tests that compile or export, and so take long: in the slow tier of the bare models and first heads of the three
+# families alone, of all others in the tier of families.
 COSTLY = {
+    "test_a_compiled_model_has_the_same_outputs",
     "test_a_strided_model_is_the_same_compiled_exported_and_offloaded",
-    "test_the_graph_of_a_model_that_drops_tokens_takes_other_shapes",
-    "test_the_graph_computes_what_the_model_does_for_other_shapes",
+    "test_an_exported_model_has_the_same_outputs_for_other_shapes",
     "test_construction_draws_hardly_more_numbers_than_the_stock_class",
+    "test_support_sizes_are_not_those_of_a_compiled_model_in_another_thread",
+    "test_support_sizes_come_out_of_parts_that_are_compiled_by_themselves",
+    "test_the_graph_computes_what_the_model_does_for_other_shapes",
+    "test_the_graph_of_a_model_that_drops_tokens_takes_other_shapes",
 }
 PROCESSES = {"environment", "hub", "killed", "two", "two_processes"}
 
@@ -81,14 +81,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     others |= {FAMILIES[name].config_class.model_type for name in others}
     for item in items:
         parameters = list(item.callspec.params.values()) if hasattr(item, "callspec") else []
-        models = [getattr(each, "model_class", each) for each in parameters if _model_type(each) in others]
-        if item.originalname in OF_EVERY_FAMILY:
-            models = []
+        models = [getattr(each, "model_class", each) for each in parameters]
         further = any(isinstance(each, type) and each in FURTHER_HEADS for each in models)
-        if further or (models and item.originalname in COSTLY):
+        of_others = item.originalname not in OF_EVERY_FAMILY and any(_model_type(each) in others for each in models)
+        if (further and of_others) or (item.originalname in COSTLY and (further or of_others)):
             item.own_markers[:] = [mark for mark in item.own_markers if mark.name != "slow"]
             item.add_marker("families")
-        elif models or PROCESSES & {*item.fixturenames}:
+        elif of_others or PROCESSES & {*item.fixturenames}:
             item.add_marker("slow")
 
 

@@ -540,7 +540,7 @@ def test_what_cannot_be_is_refused_before_any_work(texts, images, tmp_path, caps
     assert "by one of --dataset_name, --data_dir" in refused("--do_eval")
     assert "Give the texts to train on by --train_file" in refused("--do_train", *texts[2:])
     assert "reads texts" in refused("--do_eval", "--data_dir", images)
-    assert "has 16 positions, fewer than --max_length" in refused("--do_eval", *texts, "--max_length", 17)
+    assert "has 16 positions, fewer than --max_length, 17." in refused("--do_eval", *texts, "--max_length", 17)
     assert "There is no file" in refused("--do_eval", "--validation_file", tmp_path / "none.txt")
     assert "flip must be from 0 to 1" in refused("--do_eval", *texts, "--flip", 2)
     assert "leave out --do_predict" in refused("--do_eval", "--do_predict", *texts)

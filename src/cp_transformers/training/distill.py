@@ -306,7 +306,9 @@ def _load_texts(
     if arguments.data_dir is not None:
         raise ValueError(f"{name} reads texts: give them by --train_file and --validation_file, or --dataset_name.")
     if max_tokens(config) < arguments.max_length:
-        raise ValueError(f"{name} has {max_tokens(config)} positions, fewer than --max_length.")
+        raise ValueError(
+            f"{name} has {max_tokens(config)} positions, fewer than --max_length, {arguments.max_length}."
+        )
     tokenizer = load_tokenizer(name)
     teacher_config = load_config(teacher, AutoModel)
     theirs = load_teacher_tokenizer(teacher, teacher_config, tokenizer, arguments.max_length)
