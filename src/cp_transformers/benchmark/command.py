@@ -27,8 +27,8 @@ def main(args: Sequence[str] | None = None) -> None:
         "layer's pooling with the block that it is put before, forward and in training, for the shapes of "
         f"{', '.join(dict.fromkeys(shape.model for shape in blocks()))}; `models` whole models with stock ones, with "
         "fewer layers of these, and with what else transformers has; `strided` those that keep fewer tokens. "
-        "Each takes ten to twenty minutes on two cores, on a GPU less. With --models it compares checkpoints of your own. "
-        "Run it with nothing else on the machine.",
+        "Each takes ten to twenty minutes on two cores, on a GPU less. With --models it compares checkpoints of your "
+        "own. Run it with nothing else on the machine.",
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
