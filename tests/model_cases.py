@@ -168,6 +168,7 @@ def layers_on_disk(model: PreTrainedModel) -> dict[str, str]:
     ]
     owners = {name.rpartition(".")[0] for name, _ in (*model.named_parameters(), *model.named_buffers())}
     rest = [name for name in sorted(owners) if not any(f"{name}.".startswith(f"{each}.") for each in whole)]
+    rest = rest or [whole.pop()]  # older versions of accelerate refuse a model that is on the disk whole
     return {**dict.fromkeys(whole, "disk"), **dict.fromkeys(rest, "cpu")}
 
 
