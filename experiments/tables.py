@@ -121,6 +121,13 @@ def demo_table() -> str:
     return markdown(["model", "times as fast", "1 - cosine", "rho"], rows)
 
 
+def recipe_table() -> str:
+    """The sentence encoder of the guide to faster models, before and after it has learned."""
+    results = json.loads((RESULTS / "halved_minilm.json").read_text(encoding="utf-8"))
+    rows = [[when, f"{found['embedding']:.3f}", f"{found['rho']:.3f}"] for when, found in results["metrics"].items()]
+    return markdown(["distillation", "1 - cosine", "rho"], rows)
+
+
 def seeds_table(name: str) -> str:
     """How much nearer to the full model ContextPool is than the means, in each seed of a demo."""
     rows = []
@@ -443,6 +450,7 @@ def pools_table() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "families": families_table,
     "demo": demo_table,
+    "recipe": recipe_table,
     **{f"demo output {name}": partial(demo_output, name) for name in ("text", "image", "digits")},
     **{f"demo seeds {name}": partial(seeds_table, name) for name in ("text", "image")},
     **{f"experiment {name}": partial(experiment_table, name) for name in CONFIGS},
