@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# Checks the Triton kernels on a GPU, measures blocks and whole models on it, and trains a model in bfloat16: about twelve
-# minutes, without network. A part that fails or takes too long is named at the end, and the others are run all the same.
+# Checks the Triton kernels on a GPU, measures blocks and whole models on it, and trains a model in bfloat16: at most
+# thirteen minutes, without network. A part that fails or reaches its limit of time is named at the end, and leaves no
+# file; the others are run all the same.
 #
 #   pip install -e '.[test]' && scripts/gpu_check.sh OUTPUT
 #   DEVICE=cpu scripts/gpu_check.sh OUTPUT    # a little, to see that the script works
 #
-# Into the folder OUTPUT it writes log.txt, with the name of each test as it ends, a CSV file and a picture of each suite
-# of `cp-transformers benchmark`, and training.json.
+# Into the folder OUTPUT it writes log.txt, with the name of each test as it ends, a CSV file and a picture of each
+# suite of `cp-transformers benchmark`, and training.json.
 set -uo pipefail
 if [ $# -ne 1 ]; then
-  sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
   exit 2
 fi
 mkdir -p "$1" && output=$(cd "$1" && pwd) || exit 1

@@ -348,7 +348,7 @@ def test_auto_is_dense_for_float64_for_segments_and_in_graphs():
 
 def test_triton_without_its_device_is_dense_with_one_warning():
     module._warn_of_triton.cache_clear()
-    with pytest.warns(UserWarning, match='"dense" takes its place'):
+    with pytest.warns(UserWarning, match='here "dense" takes its place'):
         assert choose_implementation("triton", zeros(8)) == "dense"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -433,10 +433,17 @@ def test_triton_that_fails_is_dense_with_one_warning(monkeypatch):
     monkeypatch.delitem(module._TRITON_RUNS, device)
 
 
+@pytest.mark.parametrize("of_gradient", [False, True], ids=["output", "gradient"])
 @pytest.mark.parametrize("error", [0.0, 0.1, math.nan])
-def test_triton_that_computes_something_else_is_dense_with_a_warning(triton_pool, triton_device, error, monkeypatch):
-    def wrong(*args, right=triton_pool.triton_context_pool, **kwargs):
-        return right(*args, **kwargs) * (1 + error)
+def test_triton_that_computes_something_else_is_dense_with_a_warning(
+    triton_pool, triton_device, error, of_gradient, monkeypatch
+):
+    def wrong(hidden_states, weights, *args, right=triton_pool.triton_context_pool, **kwargs):
+        if of_gradient:
+            weights = weights.clone()
+            weights.register_hook(lambda gradient: gradient * (1 + error))
+        pooled = right(hidden_states, weights, *args, **kwargs)
+        return pooled if of_gradient else pooled * (1 + error)
 
     device = torch.device(triton_device, 0)
     monkeypatch.setattr(module, "_TRITON_RUNS", {})

@@ -48,7 +48,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--output",
         type=Path,
-        help="CSV file; a picture is drawn beside that of a suite. Default: results/benchmark_<suite>.csv, or "
+        help="CSV file; a picture is drawn beside that of a suite. Default: out/benchmark_<suite>.csv, or "
         "_<suite>_cuda.csv, and of --models benchmark_checkpoints.csv",
     )
     parser.add_argument(
@@ -85,7 +85,7 @@ def main(args: Sequence[str] | None = None) -> None:
         torch.cuda.set_device(device)
     suffix = "" if device.type == "cpu" else f"_{device.type}"
     name = "checkpoints" if options.models else options.suite + "_quick" * options.quick
-    output = options.output or Path(f"results/benchmark_{name}{suffix}.csv")
+    output = options.output or Path(f"out/benchmark_{name}{suffix}.csv")
     check_csv(output)
     torch.set_num_threads(options.threads)
     if options.models:

@@ -1,7 +1,7 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """Support sizes as outputs: the classes of what a model returns when it is asked by `output_support_sizes=True`, and
-the way of the sizes past upstream's modules, which hand nothing new up."""
+the list in which the sizes get there, since upstream's modules would not hand them up."""
 
 import threading
 from dataclasses import dataclass
