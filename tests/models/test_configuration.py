@@ -259,9 +259,15 @@ def test_a_value_out_of_range_is_refused_in_layers(config_class, field, value, a
 
 
 @every_layered_config
-def test_a_width_that_attention_cannot_split_is_left_to_upstream(config_class):
-    config = config_class(hidden_size=37, num_attention_heads=4)
-    assert config.hidden_size % config.pool_num_heads
+def test_a_width_that_attention_cannot_split_is_refused_where_upstream_refuses_it(config_class):
+    def is_refused(some_class):
+        try:
+            some_class(hidden_size=37, num_attention_heads=4)
+        except StrictDataclassError:
+            return True
+        return False
+
+    assert is_refused(config_class) == is_refused(config_class.__bases__[-1])
 
 
 @every_config
