@@ -6,17 +6,37 @@ Each has the arguments and the outputs of [`ContextPool`], so that it can stand 
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import nn
 
-from cp_transformers.demo.group_mean import GroupMean, replace_pools
-from cp_transformers.models.context_pool import ContextPool
+from cp_transformers.benchmark.strided import Merging
+from cp_transformers.demo.group_reduction import GroupMean, GroupReduction, replace_pools
+from cp_transformers.models.context_pool import BaseContextPool, ContextPool
+from cp_transformers.models.token_groups import group_means, group_sigma, in_groups
 
 
 def channels_of(pool: ContextPool) -> int:
     return (pool.conv if pool.reduce is None else pool.reduce).in_channels
+
+
+def options_of(pool: ContextPool) -> dict[str, Any]:
+    """What makes another ContextPool like it."""
+    return {
+        "hidden_size": channels_of(pool),
+        "pool_hidden_size": pool.conv.out_channels,
+        "pool_kernel_size": pool.conv.kernel_size[1],
+        "pool_range": pool.pool_range,
+        "pool_num_heads": pool.pool_num_heads,
+        "pool_max_offset": pool.pool_max_offset,
+        "pool_gate": pool.gate is not None,
+        "pool_factored": pool.reduce is not None,
+        "pool_implementation": pool.pool_implementation,
+        "num_dims": pool.num_dims,
+        "stride": pool.stride,
+    }
 
 
 class FixedContextPool(ContextPool):
@@ -30,18 +50,7 @@ class FixedContextPool(ContextPool):
     """
 
     def __init__(self, pool: ContextPool, sigma: float | None = None, equal_weights: bool = False):
-        super().__init__(
-            channels_of(pool),
-            pool.conv.out_channels,
-            pool.conv.kernel_size[1],
-            pool.pool_range,
-            pool.pool_num_heads,
-            pool.pool_max_offset,
-            pool.gate is not None,
-            pool.reduce is not None,
-            pool.pool_implementation,
-            pool.num_dims,
-        )
+        super().__init__(**options_of(pool))
         self.load_state_dict(pool.state_dict())
         self.sigma, self.equal_weights = sigma, equal_weights
         if sigma is not None and equal_weights:  # nothing is left to predict
@@ -134,12 +143,138 @@ class ConvBottleneck(LocalControl):
         return feature_map + self.out(nn.functional.gelu(self.conv(feature_map)))
 
 
+class PartlyLearnedPool(ContextPool):
+    """A strided ContextPool of which only some of the weights, sizes and offsets are predicted. The others stay where
+    all start: equal weights, sizes of the groups' own spread, and no offsets.
+
+    Args:
+        pool: what it takes the place of, and the options from.
+        learned: of "weights", "sizes" and "offsets", those that are predicted.
+
+    Raises:
+        ValueError: `learned` has another name.
+    """
+
+    def __init__(self, pool: ContextPool, learned: Collection[str]):
+        if unknown := {*learned} - {"weights", "sizes", "offsets"}:
+            raise ValueError(f"A pool learns weights, sizes and offsets, not {', '.join(sorted(unknown))}.")
+        super().__init__(**options_of(pool))
+        self.load_state_dict(pool.state_dict())
+        self.learned = frozenset(learned)
+
+    def predict(
+        self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        weights, sigma, offsets = super().predict(hidden_states, *args, **kwargs)
+        return (
+            weights if "weights" in self.learned else torch.zeros_like(weights),
+            sigma if "sizes" in self.learned else torch.full_like(sigma, group_sigma(self.stride)),
+            offsets if "offsets" in self.learned else None,
+        )
+
+
+class FirstOfGroup(GroupReduction):
+    """The first valid token of each group; the others are left out."""
+
+    def reduce(
+        self, hidden_states: torch.Tensor, mask: torch.Tensor | None, grid_size: tuple[int, int] | None
+    ) -> torch.Tensor:
+        return in_groups(hidden_states.transpose(1, 2), grid_size, self.stride)[..., 0].transpose(1, 2)
+
+
+class WeightedGroup(GroupReduction):
+    """The mean of each group's own tokens, with weights that are predicted as a ContextPool's are: nothing is pooled
+    of other groups."""
+
+    def __init__(self, pool: ContextPool):
+        super().__init__(pool)
+        options = options_of(pool)
+        names = ("hidden_size", "pool_hidden_size", "pool_kernel_size", "pool_num_heads", "pool_factored", "num_dims")
+        self.predictor = BaseContextPool(numbers_a_head=1, pool_gate=False, **{name: options[name] for name in names})
+
+    def reduce(
+        self, hidden_states: torch.Tensor, mask: torch.Tensor | None, grid_size: tuple[int, int] | None
+    ) -> torch.Tensor:
+        valid = hidden_states.new_ones(hidden_states.shape[:2]).bool() if mask is None else mask
+        tokens = hidden_states.masked_fill(~valid[..., None], 0.0)
+        feature_map = tokens.transpose(1, 2).unflatten(2, grid_size or (1, -1))
+        weights = in_groups(self.predictor.predict_numbers(feature_map)[..., 0], grid_size, self.stride)
+        within = in_groups(valid.to(torch.uint8), grid_size, self.stride)[:, None].bool()
+        p = weights.masked_fill(~within, torch.finfo(weights.dtype).min).softmax(dim=-1) * within
+        slices = in_groups(tokens.transpose(1, 2), grid_size, self.stride).unflatten(1, (self.num_heads, -1))
+        return (slices * p.to(slices.dtype)[:, :, None]).sum(dim=-1).flatten(1, 2).transpose(1, 2)
+
+
+class StridedConv(GroupReduction):
+    """A depthwise convolution with a kernel of twice the stride around each group, which starts as the group's mean.
+    Of texts alone."""
+
+    def __init__(self, pool: ContextPool):
+        super().__init__(pool)
+        channels, kernel = channels_of(pool), 2 * self.stride
+        self.conv = nn.Conv1d(channels, channels, kernel, stride=self.stride, groups=channels, bias=False)
+        first = self.stride // 2
+        with torch.no_grad():
+            self.conv.weight.zero_()
+            self.conv.weight[:, :, first : first + self.stride] = 1 / self.stride
+
+    def reduce(
+        self, hidden_states: torch.Tensor, mask: torch.Tensor | None, grid_size: tuple[int, int] | None
+    ) -> torch.Tensor:
+        return _convolve(self.conv, hidden_states, mask) * _whole_to_valid(hidden_states, mask, self.stride)
+
+
+class StridedBottleneck(GroupReduction):
+    """The mean of each group, and `linear(gelu(conv))` of about as many parameters as the ContextPool has, which is
+    zero at the start: a convolution with a kernel of twice the stride around the group. Of texts alone."""
+
+    def __init__(self, pool: ContextPool):
+        super().__init__(pool)
+        channels, kernel = channels_of(pool), 2 * self.stride
+        parameters = sum(each.numel() for each in pool.parameters())
+        hidden = round((parameters - channels) / (channels * (kernel + 1) + 1))
+        self.conv = nn.Conv1d(channels, hidden, kernel, stride=self.stride)
+        self.out = nn.Linear(hidden, channels)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def reduce(
+        self, hidden_states: torch.Tensor, mask: torch.Tensor | None, grid_size: tuple[int, int] | None
+    ) -> torch.Tensor:
+        means = group_means(hidden_states.transpose(1, 2), mask, grid_size, self.stride).transpose(1, 2)
+        return means + self.out(nn.functional.gelu(_convolve(self.conv, hidden_states, mask)))
+
+
+def _convolve(conv: nn.Conv1d, hidden_states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """`(batch, groups, channels)` of a convolution whose kernel reaches half a stride, rounded down, before each group
+    and as far behind it as is left."""
+    kernel, stride = conv.kernel_size[0], conv.stride[0]
+    tokens = hidden_states if mask is None else hidden_states.masked_fill(~mask[..., None], 0.0)
+    groups = -(-tokens.shape[1] // stride)
+    before = stride // 2
+    after = (groups - 1) * stride + kernel - before - tokens.shape[1]
+    return conv(nn.functional.pad(tokens.transpose(1, 2), (before, after))).transpose(1, 2)
+
+
+def _whole_to_valid(hidden_states: torch.Tensor, mask: torch.Tensor | None, stride: int) -> torch.Tensor:
+    """`(batch, groups, 1)`, a whole group's tokens to those that are valid; 0 where none is."""
+    valid = hidden_states.new_ones(1, hidden_states.shape[1]) if mask is None else mask.to(hidden_states)
+    counted = in_groups(valid, None, stride).sum(dim=-1)
+    return torch.where(counted > 0, stride / counted.clamp(min=1), 0)[..., None]
+
+
 CONTROLS: dict[str, type[nn.Module]] = {
     "fixed": FixedContextPool,
     "depthwise": DepthwiseConv,
     "mean": Mean,
     "bottleneck": ConvBottleneck,
+    "partly_learned": PartlyLearnedPool,
     "group_mean": GroupMean,
+    "group_first": FirstOfGroup,
+    "group_weights": WeightedGroup,
+    "strided_conv": StridedConv,
+    "strided_bottleneck": StridedBottleneck,
+    "merging": Merging,
 }
 
 

@@ -3,10 +3,9 @@
 """The tasks that the models of an experiment are trained for and judged by: each has data, a head and metrics."""
 
 import tempfile
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -16,7 +15,6 @@ from datasets import Dataset, disable_progress_bars
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForMaskedLM,
@@ -49,6 +47,9 @@ from cp_transformers.training.recovery import RecoveryArguments, RecoveryTrainer
 from cp_transformers.training.rows import Drawn
 from cp_transformers.training.texts import encode as encode_texts
 
+from .embeddings import Embeddings
+from .task import Metric, Run, Task
+
 
 BATCH = 32
 # Of the texts' task: the vocabulary, the longest text, and the fine-tuning.
@@ -60,95 +61,6 @@ FINE_TUNING_RATE = 3e-4
 DISTILLATION_RATE = 5e-4
 DISTILLATION_POOL_RATE = 1e-2
 POOL_RATE = 1e-3
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One figure of a run.
-
-    Args:
-        name: its column.
-        title: in tables and pictures.
-        scale: what it is multiplied by there.
-        decimals: how many it is given there.
-        lower_is_better: otherwise higher is.
-    """
-
-    name: str
-    title: str
-    scale: float = 1
-    decimals: int = 1
-    lower_is_better: bool = False
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run that a task is asked for.
-
-    Args:
-        make_model: gives a new model of the arm with a head, one of transformers' Auto classes.
-        options: the arm's.
-        train_samples: how many of the training examples.
-        steps: of training, in batches of 32.
-        learning_rate: the highest.
-        seed: draws the examples, the weights and the order, alike for all arms.
-        split: "validation" or "test", what the model is judged on.
-        held_out: how many of its examples; None: all.
-    """
-
-    make_model: Callable[[Any], PreTrainedModel]
-    options: Mapping[str, Any]
-    train_samples: int
-    steps: int
-    learning_rate: float
-    seed: int
-    split: str
-    held_out: int | None = None
-
-    def choose(self, available: int) -> np.ndarray:
-        """The numbers of the training examples, in the order of the seed.
-
-        Raises:
-            ValueError: there are not so many.
-        """
-        if self.train_samples > available:
-            raise ValueError(f"There are {available} training examples, fewer than {self.train_samples}.")
-        return np.random.default_rng(self.seed).permutation(available)[: self.train_samples]
-
-
-class Task(ABC):
-    """See the module; the first of `metrics` chooses the learning rates."""
-
-    unit: str
-    head: Any
-    metrics: tuple[Metric, ...]
-    config: dict[str, Any]  # of every model
-
-    def make_model(self, options: Mapping[str, Any], head: Any) -> PreTrainedModel:
-        """A new model by an arm's options."""
-        options = {**self.config, **options}
-        return head.from_config(AutoConfig.for_model(options.pop("model_type"), **options))
-
-    @abstractmethod
-    def prepare(self) -> None:
-        """Fetches what is missing, before any work.
-
-        Raises:
-            ImportError: the `demo` extra is not installed.
-            OSError: the data cannot be fetched.
-        """
-
-    @abstractmethod
-    def inputs(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
-        """One example, whose forward pass is counted, with labels."""
-
-    @abstractmethod
-    def examples(self, number: int) -> list[dict[str, torch.Tensor]]:
-        """The first held-out ones, each a batch of one."""
-
-    @abstractmethod
-    def run(self, run: Run) -> tuple[PreTrainedModel, dict[str, float | None]]:
-        """A trained model, and the metrics."""
 
 
 class Images(Task):
@@ -404,6 +316,7 @@ TASKS: dict[str, Task] = {
     "texts": Texts(),
     "texts_by_mean": TextsByMean(),
     "pretrained": Pretrained(),
+    "embeddings": Embeddings(),
 }
 
 

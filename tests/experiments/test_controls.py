@@ -86,6 +86,105 @@ def test_the_mean_of_a_group_on_a_grid_is_that_of_its_square(seeded):
     torch.testing.assert_close(groups[:, 3], tokens[:, [10, 11]].mean(dim=1))
 
 
+STRIDED = {
+    "group_mean": {},
+    "group_first": {},
+    "group_weights": {},
+    "strided_conv": {},
+    "strided_bottleneck": {},
+    "merging": {},
+    "merging of neighbours": {"neighbours": True},
+    "partly_learned": {"learned": ["weights", "offsets"]},
+}
+
+
+def strided(name: str, stride: int = 2) -> torch.nn.Module:
+    """The control, with random parameters where it has any."""
+    control = CONTROLS[name.split(" ")[0]](ContextPool(8, 16, stride=stride, pool_num_heads=2), **STRIDED[name])
+    for parameter in control.parameters():
+        torch.nn.init.normal_(parameter)
+    return control
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("stride", [2, 3])
+@pytest.mark.parametrize("name", STRIDED)
+def test_what_keeps_fewer_tokens_does_not_depend_on_padding(seeded, name, stride, side):
+    control = strided(name, stride)
+    tokens = torch.randn(1, 7, 8)
+    alone, sizes = control(tokens)
+    padding = torch.full((1, 4, 8), 1e3)
+    padded = torch.cat([tokens, padding] if side == "right" else [padding, tokens], dim=1)
+    mask = (padded != 1e3).all(dim=-1)
+    groups, _ = control(padded, mask=mask)
+    torch.testing.assert_close(groups[:, : alone.shape[1]], alone)
+    assert alone.shape == (1, -(-7 // stride), 8) and sizes.shape == (1, 2, alone.shape[1])
+
+
+@pytest.mark.parametrize("name", ["strided_conv", "strided_bottleneck"])
+@pytest.mark.parametrize("stride", [2, 3])
+def test_a_strided_convolution_starts_as_the_mean_of_valid_tokens(seeded, name, stride):
+    tokens, mask = torch.randn(2, 12, 8), torch.ones(2, 12, dtype=torch.bool)
+    mask[1, 7:] = False
+    pool = ContextPool(8, 16, stride=stride)
+    means, _ = CONTROLS["group_mean"](pool)(tokens, mask=mask)
+    torch.testing.assert_close(CONTROLS[name](pool)(tokens, mask=mask)[0], means)
+
+
+def test_a_strided_bottleneck_has_about_as_many_parameters_as_what_it_replaces():
+    pool = ContextPool(64, 64, pool_num_heads=4, stride=2)
+    ours, theirs = (
+        sum(each.numel() for each in module.parameters()) for module in (CONTROLS["strided_bottleneck"](pool), pool)
+    )
+    assert ours == pytest.approx(theirs, rel=0.02)
+
+
+def test_a_strided_convolution_sees_half_a_stride_on_either_side(seeded):
+    tokens = torch.randn(1, 12, 8, requires_grad=True)
+    strided("strided_conv")(tokens)[0][:, 2].sum().backward()
+    assert tokens.grad.abs().sum(dim=-1).nonzero()[:, 1].tolist() == [3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("num_dims", [1, 2])
+def test_weights_of_a_group_alone_are_those_of_its_valid_tokens(seeded, inputs, num_dims):
+    tokens, mask = inputs
+    grid = (3, 4) if num_dims == 2 else None
+    control = CONTROLS["group_weights"](ContextPool(8, 16, pool_num_heads=2, stride=2, num_dims=num_dims))
+    torch.nn.init.normal_(control.predictor.proj.weight)
+    groups, _ = control(tokens, mask=mask, grid_size=grid)
+    valid = tokens * mask[..., None]
+    weights = control.predictor.predict_numbers(valid.transpose(1, 2).unflatten(2, grid or (1, 12)))[..., 0]
+    members = [4, 5] if grid is None else [2, 3, 6, 7]  # of a group that is whole in both examples but for token 7
+    for example in (0, 1):
+        own = [token for token in members if mask[example, token]]
+        p = weights[example, :, own].softmax(dim=-1)
+        expected = torch.einsum("hj,jhd->hd", p, tokens[example, own].unflatten(-1, (2, 4))).flatten()
+        torch.testing.assert_close(groups[example, 2 if grid is None else 1], expected)
+
+
+@pytest.mark.parametrize("learned", [[], ["weights"], ["sizes"], ["offsets"], ["weights", "sizes", "offsets"]])
+def test_what_a_pool_does_not_learn_stays_at_its_start(seeded, learned):
+    tokens = torch.randn(2, 12, 8)
+    pool = ContextPool(8, 16, stride=2, pool_num_heads=2)
+    torch.nn.init.normal_(pool.proj.weight)
+    weights, sigma, offsets = pool.predict(tokens)
+    weights = weights if "weights" in learned else torch.zeros_like(weights)
+    sigma = sigma if "sizes" in learned else torch.full_like(sigma, 0.5)  # the deviation of two positions
+    expected = context_pool(tokens, weights, sigma, offsets if "offsets" in learned else None, stride=2)
+    torch.testing.assert_close(CONTROLS["partly_learned"](pool, learned=learned)(tokens)[0], expected)
+
+
+def test_what_a_pool_cannot_learn_is_named():
+    with pytest.raises(ValueError, match="weights, sizes and offsets, not shapes"):
+        CONTROLS["partly_learned"](ContextPool(8, stride=2), learned=["shapes"])
+
+
+def test_the_first_of_a_group_is_its_first_valid_token(seeded):
+    tokens, mask = torch.randn(1, 7, 8), torch.tensor([[False, True, True, True, True, True, False]])
+    groups, _ = CONTROLS["group_first"](ContextPool(8, stride=2))(tokens, mask=mask)
+    assert torch.equal(groups[0, :3], tokens[0, [1, 3, 5]])
+
+
 def test_the_mean_is_that_of_valid_neighbours(pool, inputs):
     tokens, mask = inputs
     mixed, _ = CONTROLS["mean"](pool)(tokens, mask=mask, grid_size=(3, 4))

@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 from transformers import FunnelConfig, PreTrainedConfig, PreTrainedModel
 
+from ..demo.group_reduction import GroupReduction, replace_pools
 from ..families import register
 from ..files import write_csv
+from ..models.context_pool import ContextPool
 from ..models.token_groups import in_groups
 from .models import COLUMNS, PATCHES, Group, build, measure_side_by_side, named, show
 from .timing import ACCELERATOR_TOKENS, dtype_on
@@ -28,31 +29,38 @@ from .timing import ACCELERATOR_TOKENS, dtype_on
 MERGING = "merging by similarity"  # what the names of such models begin with
 
 
-class Merging(nn.Module):
+class Merging(GroupReduction):
     """Merges tokens into those that they are most similar to: the bipartite matching of Bolya et al., "Token Merging:
-    Your ViT But Faster", ICLR 2023, of the tokens themselves, here of all that are to go in one step. It is put in the
-    place of a strided ContextPool, and takes no mask."""
+    Your ViT But Faster", ICLR 2023, of the tokens themselves, here of all that are to go in one step. The first token
+    of every group stays.
 
-    def __init__(self, stride: int):
-        super().__init__()
-        self.stride = stride
+    Args:
+        pool: the [`ContextPool`] whose place it takes.
+        neighbours: whether a token goes to its own group's first token or the next group's alone. Of texts.
+    """
 
-    def forward(
-        self, hidden_states: torch.Tensor, grid_size: tuple[int, int] | None = None, **unused: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """From `(batch, tokens, channels)` to `(batch, groups, channels)`: every first token of a group stays. The
-        support sizes that a pool would give are zeros."""
-        num_tokens = hidden_states.shape[1]
-        is_first = torch.arange(num_tokens, device=hidden_states.device) % self.stride == 0
-        if grid_size is not None:
-            index = in_groups(torch.arange(num_tokens, device=hidden_states.device), grid_size, self.stride)
-            is_first = torch.isin(torch.arange(num_tokens, device=hidden_states.device), index[:, 0])
+    def __init__(self, pool: ContextPool, neighbours: bool = False):
+        super().__init__(pool)
+        self.neighbours = neighbours
+
+    def reduce(
+        self, hidden_states: torch.Tensor, mask: torch.Tensor | None, grid_size: tuple[int, int] | None
+    ) -> torch.Tensor:
+        index = torch.arange(hidden_states.shape[1], device=hidden_states.device)
+        is_first = torch.isin(index, in_groups(index, grid_size, self.stride)[:, 0])
         stay, go = hidden_states[:, is_first], hidden_states[:, ~is_first]
         likeness = F.normalize(go, dim=-1) @ F.normalize(stay, dim=-1).transpose(1, 2)
+        counted = go.new_ones(1, go.shape[1]) if mask is None else mask[:, ~is_first].to(go)
+        if mask is not None:
+            likeness = likeness.masked_fill(~mask[:, None, is_first], -math.inf)
+        if self.neighbours:
+            far = (index[~is_first, None] - index[is_first]).abs() >= self.stride
+            likeness = likeness.masked_fill(far, -math.inf)
         target = likeness.argmax(dim=-1)
+        go = go * counted[..., None]
         total = stay.scatter_add(1, target[..., None].expand_as(go), go)
-        count = stay.new_ones(stay.shape[:2]).scatter_add(1, target, go.new_ones(target.shape))
-        return total / count[..., None], stay.new_zeros(len(stay), 1, stay.shape[1], dtype=torch.float32)
+        count = stay.new_ones(stay.shape[:2]).scatter_add(1, target, counted.expand(target.shape))
+        return total / count[..., None]
 
 
 def strides(num_layers: int, *before: int) -> list[int]:
@@ -114,12 +122,10 @@ def groups() -> list[Group]:
 
 
 def build_strided(name: str, config: PreTrainedConfig) -> PreTrainedModel:
-    """[`build`], with [`Merging`] in the place of the strided pools of a model whose name says so."""
+    """[`build`], with [`Merging`] in the place of the pools of a model whose name says so."""
     model = build(config)
     if name.startswith(MERGING):
-        for module in list(model.modules()):
-            if getattr(module, "pool_placement", None) == "stride":
-                module.context_pool = Merging(module.context_pool.stride)
+        replace_pools(model, Merging)
     return model
 
 

@@ -22,7 +22,7 @@ from ..checkpoints.conversion import convert_model, cut_layers
 from ..files import write_json
 from ..training.metrics import Accuracy
 from ..training.optimizer import param_groups, pool_parameters
-from .group_mean import GroupMean, replace_pools
+from .group_reduction import GroupMean, replace_pools
 
 
 def check_positive(options: Mapping[str, float | None]) -> None:
@@ -105,7 +105,7 @@ def make_trainer(
 
 
 def learn(
-    name: str,
+    name: str | None,
     model: nn.Module,
     loss: Callable[[nn.Module, int], torch.Tensor],
     *,
@@ -115,7 +115,7 @@ def learn(
 ) -> float:
     """Trains a model in evaluation mode, as dropout would only blur what it learns of another's outputs: with AdamW, a
     warm-up over a tenth of the steps and linear decay to zero. `loss` is given the model and the number of the step.
-    Returns the seconds that it took."""
+    Prints the loss now and then, unless `name` is None. Returns the seconds that it took."""
     groups = param_groups(model, learning_rate, pool_learning_rate if pool_parameters(model)[0] else None, 0.01)
     optimizer = torch.optim.AdamW(groups, fused=True)
     schedule = transformers.get_linear_schedule_with_warmup(optimizer, max(1, steps // 10), steps)
@@ -129,7 +129,7 @@ def learn(
         schedule.step()
         optimizer.zero_grad()
         recent.append(value.item())
-        if len(recent) == 50 or step + 1 == steps:
+        if name is not None and (len(recent) == 50 or step + 1 == steps):
             print(f"  {name}, step {step + 1} of {steps}: loss {statistics.mean(recent):.3f}", flush=True)
             recent = []
     return time.perf_counter() - start

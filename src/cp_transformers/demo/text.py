@@ -87,10 +87,15 @@ class Sentences:
         return dict(self.tokenizer.pad({"input_ids": [self.input_ids[i] for i in indices]}, return_tensors="pt"))
 
     @torch.no_grad()
-    def embeddings(self, model: PreTrainedModel) -> torch.Tensor:
-        """`(sentences, channels)`, computed in batches of like lengths."""
-        order = sorted(range(len(self.input_ids)), key=lambda index: len(self.input_ids[index]))
-        parts = [embed(model, self.batch(order[start : start + 64])) for start in range(0, len(order), 64)]
+    def embeddings(self, model: PreTrainedModel, chosen: Sequence[int] | None = None) -> torch.Tensor:
+        """`(sentences, channels)` of all sentences, or of those with the numbers `chosen`, in their order. Batches are
+        of like lengths."""
+        chosen = range(len(self.input_ids)) if chosen is None else chosen
+        order = sorted(range(len(chosen)), key=lambda place: len(self.input_ids[chosen[place]]))
+        parts = [
+            embed(model, self.batch([chosen[place] for place in order[start : start + 64]]))
+            for start in range(0, len(order), 64)
+        ]
         return torch.cat(parts)[torch.tensor(order).argsort()]
 
 

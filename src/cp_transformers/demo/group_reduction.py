@@ -1,7 +1,8 @@
 # Copyright 2026 The cp_transformers authors.
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
-"""Means of groups of tokens, which the demos compare with ContextPool."""
+"""Other ways to keep one token of each group, which can take the place of a strided ContextPool in comparisons."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -11,12 +12,28 @@ from ..models.context_pool import ContextPool
 from ..models.token_groups import group_means, lay_out
 
 
-class GroupMean(nn.Module):
-    """The mean of each group's valid tokens, in the place of a strided ContextPool; it has no parameters."""
+class GroupReduction(nn.Module, ABC):
+    """One token for each group, in the place of a strided ContextPool; subclasses define `reduce`.
+
+    Args:
+        pool: the [`ContextPool`] whose place it takes.
+    """
 
     def __init__(self, pool: ContextPool):
         super().__init__()
         self.stride, self.num_dims, self.num_heads = pool.stride, pool.num_dims, pool.pool_num_heads
+
+    @abstractmethod
+    def reduce(
+        self, hidden_states: torch.Tensor, mask: torch.Tensor | None, grid_size: tuple[int, int] | None
+    ) -> torch.Tensor:
+        """From `(batch, tokens, channels)` to `(batch, groups, channels)`.
+
+        Args:
+            hidden_states: every `stride` of them, from the first on, are a group; on a grid every square.
+            mask: `(batch, tokens)`, True where a token is valid. None: all are.
+            grid_size: (rows, columns) of a grid. None: the tokens are a sequence.
+        """
 
     def forward(
         self,
@@ -30,8 +47,17 @@ class GroupMean(nn.Module):
         mask = None if mask is None else mask.bool()
         if self.num_dims == 1 and not laid_out and (layout := lay_out(mask, segments, self.stride)) is not None:
             hidden_states, mask = layout.take(hidden_states), layout.mask
-        means = group_means(hidden_states.transpose(1, 2), mask, grid_size, self.stride).transpose(1, 2)
-        return means, means.new_zeros(len(means), self.num_heads, means.shape[1], dtype=torch.float32)
+        groups = self.reduce(hidden_states, mask, grid_size)
+        return groups, groups.new_zeros(len(groups), self.num_heads, groups.shape[1], dtype=torch.float32)
+
+
+class GroupMean(GroupReduction):
+    """The mean of each group's valid tokens; it has no parameters."""
+
+    def reduce(
+        self, hidden_states: torch.Tensor, mask: torch.Tensor | None, grid_size: tuple[int, int] | None
+    ) -> torch.Tensor:
+        return group_means(hidden_states.transpose(1, 2), mask, grid_size, self.stride).transpose(1, 2)
 
 
 def replace_pools(model: nn.Module, control: type[nn.Module], **options: Any) -> nn.Module:
