@@ -15,7 +15,7 @@ from torch import nn
 from cp_transformers.benchmark.strided import Merging
 from cp_transformers.demo.group_reduction import GroupMean, GroupReduction, replace_pools
 from cp_transformers.models.context_pool import BaseContextPool, ContextPool
-from cp_transformers.models.token_groups import group_means, group_sigma, in_groups
+from cp_transformers.models.token_groups import group_grid, group_means, group_sigma, in_groups
 
 
 def channels_of(pool: ContextPool) -> int:
@@ -161,11 +161,22 @@ class PartlyLearnedPool(ContextPool):
         super().__init__(**options_of(pool))
         self.load_state_dict(pool.state_dict())
         self.learned = frozenset(learned)
+        if not learned:  # nothing is left to predict
+            del self.reduce, self.conv, self.proj
 
     def predict(
-        self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any
+        self,
+        hidden_states: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        grid_size: tuple[int, int] | None = None,
+        segments: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        weights, sigma, offsets = super().predict(hidden_states, *args, **kwargs)
+        if not self.learned:
+            rows, columns = group_grid(grid_size, hidden_states.shape[1], self.stride)
+            shape = len(hidden_states), self.pool_num_heads
+            weights = hidden_states.new_zeros(*shape, hidden_states.shape[1])
+            return weights, weights.new_full((*shape, rows * columns), group_sigma(self.stride)), None
+        weights, sigma, offsets = super().predict(hidden_states, mask, grid_size, segments)
         return (
             weights if "weights" in self.learned else torch.zeros_like(weights),
             sigma if "sizes" in self.learned else torch.full_like(sigma, group_sigma(self.stride)),
