@@ -18,7 +18,7 @@ import os
 import statistics
 import threading
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -35,13 +35,16 @@ from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 import cp_transformers  # noqa: F401  (registers the models)
+from cp_transformers.benchmark.timing import FEWEST_ROUNDS
 from cp_transformers.demo.comparison import MAY_DIFFER
 from cp_transformers.families import family_of
 from cp_transformers.files import check_csv, write_csv
 from cp_transformers.training.arguments import Loader
 
 from .controls import replace_pools_by
-from .tasks import TASKS, Metric, Run, Task
+from .task import Metric, Run, Task
+from .tasks import TASKS
+from .times import measure, times_as_fast
 
 
 SEARCH_SEED = 0
@@ -62,6 +65,8 @@ class Experiment:
         arms: for each its configuration: `model_type`, its fields, and `control`, what takes the place of its pools:
             the `name` of one of [`CONTROLS`] and its options.
         comparisons: pairs of arms, the second the control of the first.
+        series: for the picture of the first metric against time, arms of one kind by the name of the kind. None: there
+            is no such picture.
         held_out: on how many examples the models are judged; None, and in files: on the whole split.
     """
 
@@ -73,6 +78,7 @@ class Experiment:
     model: dict[str, Any]
     arms: dict[str, dict[str, Any]]
     comparisons: list[list[str]]
+    series: dict[str, list[str]] | None = None
     held_out: int | None = None
 
     def __post_init__(self) -> None:
@@ -83,6 +89,8 @@ class Experiment:
         for pair in self.comparisons:
             if len(pair) != 2 or not {*pair} <= {*self.arms}:
                 raise ValueError(f"A comparison is a pair of arms, which {pair} is not.")
+        if unknown := {arm for arms in (self.series or {}).values() for arm in arms} - {*self.arms}:
+            raise ValueError(f"A series is of arms, which {', '.join(sorted(unknown))} are not.")
 
     @classmethod
     def read(cls, path: Path) -> "Experiment":
@@ -92,8 +100,8 @@ class Experiment:
             ValueError: it lacks an entry or has one that is not known, or an arm cannot be made.
         """
         values = yaml.load(path.read_text(encoding="utf-8"), Loader)
-        expected = {field.name for field in fields(cls)} - {"held_out"}
-        if not isinstance(values, dict) or {*values} != expected:
+        expected = {field.name for field in fields(cls)} - {"held_out", "series"}
+        if not isinstance(values, dict) or {*values} - {"series"} != expected:
             raise ValueError(f"{path} must have the entries {', '.join(sorted(expected))}, and no others.")
         experiment = cls(**values)
         for name in experiment.arms:
@@ -121,6 +129,7 @@ class Experiment:
             train_samples=[size for size in self.train_samples if train_samples is None or size in train_samples],
             seeds=self.seeds[:seeds],
             comparisons=[pair for pair in self.comparisons if arms is None or {*pair} <= {*arms}],
+            series=None,
         )
 
     def digest(self, arm: str) -> str:
@@ -153,6 +162,12 @@ def make_model(experiment: Experiment, arm: str, head: Any = None) -> PreTrained
     if control is not None:
         replace_pools_by(model, **control)
     return model
+
+
+def workloads(experiment: Experiment) -> dict[str, Callable[[], Any]]:
+    """For each arm what its time is measured on, by a model that has not been trained."""
+    task = TASKS[experiment.task]
+    return {arm: task.workload(make_model(experiment, arm).eval()) for arm in experiment.arms}
 
 
 def make_run(experiment: Experiment, cell: Cell) -> Run:
@@ -351,12 +366,21 @@ def sizes_and_metrics(experiment: Experiment, results: Results) -> list[tuple[in
     return [(size, metric, metric.title) for size in sizes for metric in task.metrics]
 
 
-def summary(experiment: Experiment, results: Results) -> str:
+def times_path(output: Path) -> Path:
+    """The file of the arms' times beside a file of runs."""
+    return output.with_name(f"{output.stem}_times.csv")
+
+
+def summary(experiment: Experiment, results: Results, speeds: Mapping[str, float] | None = None) -> str:
     """Two tables in Markdown: what each arm reaches, with the standard deviation over the seeds, and the paired
-    differences with their 95 % confidence intervals."""
+    differences with their 95 % confidence intervals; with [`times_as_fast`] how fast each is, too."""
     columns = sizes_and_metrics(experiment, results)
     heads = " | ".join(title for _, _, title in columns)
-    lines = [f"| model | parameters | MFLOPs | {heads} |", "|---|---|---|" + "---|" * len(columns)]
+    fast = " times as fast |" if speeds else ""
+    lines = [
+        f"| model | parameters | MFLOPs |{fast} {heads} |",
+        "|---|---|---|" + "---|" * (len(columns) + bool(speeds)),
+    ]
     for arm in experiment.arms:
         known = next((figures for cell, figures in results.items() if cell.arm == arm), None)
         if known is None:
@@ -366,6 +390,8 @@ def summary(experiment: Experiment, results: Results) -> str:
             reached = values(results, metric, arm, size).values()
             spread = f" ± {statistics.stdev(reached):.{metric.decimals}f}" if len(reached) > 1 else ""
             cells.append(f"{statistics.mean(reached):.{metric.decimals}f}{spread}" if reached else "-")
+        if speeds:
+            cells.insert(0, f"{speeds[arm]:.2f}")
         lines.append(
             f"| {arm} | {known['parameters'] / 1e3:.0f} k | {1e3 * known['gflops']:.1f} | {' | '.join(cells)} |"
         )
@@ -447,6 +473,43 @@ def draw(experiment: Experiment, results: Results, path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+def draw_against_time(
+    experiment: Experiment, results: Results, speeds: Mapping[str, float], path: Path, train_samples: int
+) -> None:
+    """The first metric against the time, to the first arm's, of the arms of each of the experiment's series, with the
+    standard deviations over the seeds."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    task = TASKS[experiment.task]
+    metric = task.metrics[0]
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    markers = cycle("os^DvP*X<>")
+    for name, arms in (experiment.series or {}).items():
+        reached = {arm: list(values(results, metric, arm, train_samples).values()) for arm in arms}
+        known = sorted((arm for arm in arms if reached[arm]), key=lambda arm: speeds[arm])
+        axes.errorbar(
+            [1 / speeds[arm] for arm in known],
+            [statistics.mean(reached[arm]) for arm in known],
+            yerr=[statistics.stdev(reached[arm]) if len(reached[arm]) > 1 else 0 for arm in known],
+            label=name,
+            marker=next(markers),
+            linestyle="-" if len(known) > 1 else "none",
+            linewidth=1,
+            capsize=3,
+        )
+    axes.set(
+        xlabel=f"time to that of {next(iter(experiment.arms))}, on a CPU",
+        ylabel=f"{metric.title} (held-out {task.unit})",
+        ylim=(0, None),
+    )
+    axes.legend(fontsize="small")
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=150)
+
+
 def quick(experiment: Experiment) -> Experiment:
     """A smoke run of an experiment: all arms, but a handful of steps on few examples, and two seeds."""
     return replace(
@@ -473,7 +536,12 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, help="of the seeds in it, how many to run (default: all)")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each (default: 2)")
     parser.add_argument("--summary", action="store_true", help="run nothing; print what is there")
-    parser.add_argument("--draw", action="store_true", help="with --summary: draw the picture anew, too")
+    parser.add_argument("--draw", action="store_true", help="with --summary: draw the pictures anew, too")
+    parser.add_argument(
+        "--times",
+        action="store_true",
+        help="run nothing; measure how fast the arms are, side by side, in results/<name>_times.csv",
+    )
     parser.add_argument("--quick", action="store_true", help="a smoke run, in out/<name>_quick.csv")
     options = parser.parse_args(args)
     disable_progress_bar()
@@ -482,12 +550,18 @@ def main(args: Sequence[str] | None = None) -> None:
     output = options.output or Path("out" if options.quick else "results") / f"{name}.csv"
     check_csv(output)
     part = experiment.part(options.arms, options.train_samples, options.seeds)
+    if options.times:
+        TASKS[experiment.task].prepare()
+        measure(workloads(part), times_path(output), *[FEWEST_ROUNDS][: options.quick])
+        print(f"\n{times_path(output)} has the times.")
+        return
     if options.quick:
         experiment, part = quick(experiment), quick(part)
     results = read_results(experiment, output) if options.summary else run(experiment, output, options.workers, part)
     if not results:
         raise ValueError(f"{output.resolve()} has no runs; run the experiment without --summary first.")
-    print("\n" + summary(experiment, results))
+    speeds = times_as_fast(times_path(output))
+    print("\n" + summary(experiment, results, speeds))
     missing = [arm for arm in part.arms if all(cell.arm != arm for cell in results)]
     if missing:
         print(f"\nNot run: {'; '.join(missing)}.")
@@ -497,6 +571,10 @@ def main(args: Sequence[str] | None = None) -> None:
     contents = "a smoke run, whose figures mean nothing" if options.quick else "the runs"
     drawn = ""
     if options.draw or not options.summary:
-        draw(experiment, results, output.with_suffix(".png"))
-        drawn = f", {output.with_suffix('.png')} the picture"
+        pictures = [output.with_suffix(".png")]
+        draw(experiment, results, pictures[0])
+        if speeds and experiment.series:
+            pictures.append(times_path(output).with_suffix(".png"))
+            draw_against_time(experiment, results, speeds, pictures[1], part.train_samples[-1])
+        drawn = f", {' and '.join(map(str, pictures))} the {'picture' if len(pictures) == 1 else 'pictures'}"
     print(f"\n{output} has {contents}{drawn}.")

@@ -25,8 +25,9 @@ from cp_transformers.demo import digits as demo_digits, image as demo_image, tex
 from cp_transformers.families import FAMILIES, Family
 from cp_transformers.training.arguments import Loader
 
-from .grids import Experiment, paired_interval, read_results, summary, values
+from .grids import Experiment, paired_interval, read_results, summary, times_path, values
 from .tasks import TASKS
+from .times import times_as_fast
 
 
 ROOT = Path(__file__).parents[1]
@@ -171,7 +172,7 @@ def experiment(name: str) -> tuple[Experiment, Any]:
 
 def experiment_table(name: str) -> str:
     """The two tables of an experiment: what each model reaches, and the differences."""
-    return summary(*experiment(name))
+    return summary(*experiment(name), times_as_fast(times_path(RESULTS / f"{name}.csv")))
 
 
 def core_hours_table() -> str:

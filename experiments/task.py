@@ -5,6 +5,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,11 @@ class Task(ABC):
     @abstractmethod
     def inputs(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
         """One example, whose forward pass is counted, with labels."""
+
+    def workload(self, model: PreTrainedModel) -> Callable[[], Any]:
+        """What the model's time is measured on: a forward pass over 32 times that example."""
+        inputs = {name: each.expand(32, *each.shape[1:]) for name, each in self.inputs(model).items()}
+        return partial(model, **{name: each for name, each in inputs.items() if name != "labels"})
 
     @abstractmethod
     def examples(self, number: int) -> list[dict[str, torch.Tensor]]:

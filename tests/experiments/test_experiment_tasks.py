@@ -3,18 +3,22 @@
 """The tasks that the models of experiments are trained for and judged by, and the arms of every experiment."""
 
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from experiment_cases import CONFIGS, ROOT, experiment_of
 from torch.testing import assert_close
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
+from cp_transformers.demo.text import embed
 from cp_transformers.training.mlm import Collator, Masking
 from cp_transformers.training.packages import minilm_folder
 from cp_transformers.training.rows import Drawn
-from experiments import grids as experiments, tasks as experiment_tasks
+from experiments import embeddings as experiment_embeddings, grids as experiments, tasks as experiment_tasks
+from experiments.embeddings import Embeddings
 from experiments.grids import Cell, Experiment
 from experiments.tasks import (
     BATCH,
@@ -33,7 +37,7 @@ pytestmark = pytest.mark.slow
 def narrow_minilm(tmp_path_factory) -> Path:
     """A model of MiniLM's vocabulary and depth, which trains in a tenth of the time."""
     folder = tmp_path_factory.mktemp("minilm")
-    config = AutoConfig.from_pretrained(minilm_folder(), hidden_size=48, intermediate_size=96)
+    config = AutoConfig.from_pretrained(minilm_folder(), hidden_size=48, intermediate_size=96, initializer_range=0.2)
     AutoModel.from_config(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(minilm_folder()).save_pretrained(folder)
     return folder
@@ -41,7 +45,13 @@ def narrow_minilm(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def with_narrow_minilm(narrow_minilm, monkeypatch):
-    monkeypatch.setattr(experiment_tasks, "minilm_folder", lambda: narrow_minilm)
+    for module in (experiment_tasks, experiment_embeddings):
+        monkeypatch.setattr(module, "minilm_folder", lambda: narrow_minilm)
+    Embeddings.data.cache_clear()
+    Embeddings.reference.cache_clear()
+    yield
+    Embeddings.data.cache_clear()
+    Embeddings.reference.cache_clear()
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -50,8 +60,11 @@ def test_every_arm_of_an_experiment_trains(name, with_narrow_minilm):
     for arm in experiment.arms:
         torch.manual_seed(0)
         model = experiments.make_model(experiment, arm)
-        model(**TASKS[experiment.task].inputs(model)).loss.backward()
-        unused = [name for name, each in model.named_parameters() if each.grad is None]
+        outputs = model(**TASKS[experiment.task].inputs(model))
+        (outputs["loss"] if "loss" in outputs else outputs["last_hidden_state"].sum()).backward()
+        # Sentence embeddings are means of the last hidden states, and not what BERT's pooler makes of the first.
+        pooler = () if "loss" in outputs else ("pooler.dense.weight", "pooler.dense.bias")
+        unused = [name for name, each in model.named_parameters() if each.grad is None and name not in pooler]
         # Longformer has weights of its own for tokens that attend to all, of which there are none here.
         assert [name for name in unused if "_global" not in name] == []
 
@@ -150,6 +163,31 @@ def test_each_part_of_a_pretrained_run_has_its_steps_and_its_rates(monkeypatch, 
     experiment = experiments.quick(experiment_of("pretrained"))
     experiments.run_cell(experiment, Cell("test", arm, 64, 0.002, 1))
     assert taken == expected
+
+
+def test_embeddings_are_learned_and_compared_with_the_full_model_s(with_narrow_minilm):
+    experiment = replace(experiments.quick(experiment_of("embeddings")), steps=20)
+    arms = {arm: {**options, "distilled": False} for arm, options in experiment.arms.items()}
+    untaught = replace(experiment, arms=arms)
+
+    def errors(arm: str) -> list[float]:
+        cell = Cell("test", arm, 64, 2e-4, 1)
+        return [experiments.run_cell(each, cell)["error"] for each in (experiment, untaught)]
+
+    assert errors("all layers and tokens") == pytest.approx([0, 0], abs=1e-6)
+    for arm in ("4 layers", "means", "ContextPool"):
+        after, before = errors(arm)
+        assert 0 < after < before
+
+
+def test_the_embeddings_of_the_teacher_are_computed_where_they_are_needed(with_narrow_minilm):
+    task = TASKS["embeddings"]
+    chosen = np.array([5, 2, 9])
+    targets = task.targets(chosen)
+    data = task.data()
+    assert (~data["targets"].isnan().any(dim=1)).nonzero().flatten().tolist() == [2, 5, 9]
+    one = data["train"].batch([9])
+    assert_close(targets[2:], embed(data["full"], one).detach())
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -40,6 +40,7 @@ def write(path: Path, **changes: object) -> Path:
     [
         ({"seeds": [0, 1]}, "Seed 0 chooses the learning rates"),
         ({"comparisons": [["ViT", "ViP"]]}, "a pair of arms"),
+        ({"series": {"stock": ["ViP"]}}, "A series is of arms, which ViP are not"),
         ({"rate": 1}, "must have the entries arms, comparisons"),
         ({"task": "sounds"}, "no task 'sounds'; choose one of images"),
         ({"arms": {"A": {"model_type": "cp_vit", "pool_num_heads": 3}}, "comparisons": []}, "A cannot be made"),
@@ -107,6 +108,33 @@ def test_an_interval_is_students():
     mean, half, n = experiments.paired_interval({1: 0.5, 2: 0.7, 3: 0.9, 4: 1.0}, {1: 0.4, 2: 0.5, 3: 0.6})
     assert (mean, n) == (pytest.approx(0.2), 3)
     assert half == pytest.approx(4.302652729911275 * 0.1 / 3**0.5)  # t of two degrees of freedom at 97.5 %
+
+
+def test_the_times_of_the_arms_stand_beside_what_they_reach(tmp_path, capsys):
+    config = write(tmp_path / "tiny.yaml", series={"stock": ["ViT"], "pooled": ["CP-ViT"]})
+    output = tmp_path / "tiny.csv"
+    arguments = ["--config", str(config), "--output", str(output)]
+    experiments.main([*arguments, "--times", "--quick"])
+    assert not output.exists()
+    measured = rows(tmp_path / "tiny_times.csv")
+    assert [row["arm"] for row in measured] == ["CP-ViT", "ViT"]  # as the file has them
+    assert {row["threads"] for row in measured} == {"2"} and {row["rounds"] for row in measured} == {"5"}
+    assert float(measured[0]["ratio"]) == 1
+
+    experiment = Experiment.read(config)
+    figures = {"accuracy": 0.5, "parameters": 1, "gflops": 1.0, "seconds": 1.0}
+    results = {
+        Cell("test", arm, 32, 0.001, seed): {**figures, "digest": experiment.digest(arm)}
+        for arm in experiment.arms
+        for seed in experiment.seeds
+    }
+    experiments.write_results(experiment, results, output)
+    capsys.readouterr()
+    experiments.main([*arguments, "--summary", "--draw"])
+    printed = capsys.readouterr().out
+    assert "| model | parameters | MFLOPs | times as fast | 32 images |" in printed
+    assert "| CP-ViT | 0 k | 1000.0 | 1.00 | 50.0 ± 0.0 |" in printed
+    assert (tmp_path / "tiny_times.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow

@@ -100,7 +100,7 @@ class Sentences:
 
 
 def classified_right(
-    train: torch.Tensor, labels: Sequence[int], test: torch.Tensor, truth: Sequence[int]
+    train: torch.Tensor, labels: Sequence[float], test: torch.Tensor, truth: Sequence[float]
 ) -> np.ndarray:
     """Which of the test sentences a logistic regression on the embeddings of the training ones gets right."""
     from sklearn.linear_model import LogisticRegression
