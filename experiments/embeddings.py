@@ -127,14 +127,15 @@ class Embeddings(Task):
         return data["news"][split].embeddings(data["full"], range(number))
 
     def run(self, run: Run) -> tuple[PreTrainedModel, dict[str, float | None]]:
-        set_seed(run.seed)
-        model = run.make_model(self.head).eval()
-        if run.options.get("distilled", True):
-            self.distil(model, run)
+        model = self.train(run)
         return model, self.measure(model, run)
 
-    def distil(self, model: PreTrainedModel, run: Run) -> None:
-        data = self.data()
+    def train(self, run: Run) -> PreTrainedModel:
+        """A model of the arm that has been taught, unless it is not to be."""
+        set_seed(run.seed)
+        model, data = run.make_model(self.head).eval(), self.data()
+        if not run.options.get("distilled", True):
+            return model
         chosen = run.choose(len(data["texts"]))
         train = Sentences([data["texts"][index] for index in chosen], data["tokenizer"], MAX_TRAIN_TOKENS)
         targets, batches = self.targets(chosen), train.batches(run.steps, run.seed)
@@ -145,6 +146,7 @@ class Embeddings(Task):
 
         pool_rate = run.options.get("pool_learning_rate", POOL_RATE)
         learn(None, model, loss, steps=run.steps, learning_rate=run.learning_rate, pool_learning_rate=pool_rate)
+        return model
 
     def measure(self, model: PreTrainedModel, run: Run) -> dict[str, float | None]:
         data = self.data()
