@@ -194,6 +194,16 @@ LONGFORMER, FUNNEL = "Longformer, 2 layers, window of 8", "Funnel, 1 + 1 layers 
 
 # By the claim: experiment (and number of training examples), model, what it is compared with, metric.
 CLAIMS: dict[str, list[tuple[str, str, str, str]]] = {
+    "fewer tokens": [
+        ("embeddings", "ContextPool", "means", "error"),
+        ("embeddings", "ContextPool", "4 layers", "error"),
+        ("embeddings", "ContextPool", "5 layers", "error"),
+        ("embeddings", "ContextPool", "weights of the group alone", "error"),
+        ("embeddings", "ContextPool", "means", "film_reviews"),
+        ("embeddings", "ContextPool", "4 layers", "film_reviews"),
+        ("embeddings", "ContextPool", "means", "product_reviews"),
+        ("embeddings", "ContextPool", "4 layers", "product_reviews"),
+    ],
     "fewer layers": [
         ("texts", "CP-BERT, 2 layers", "BERT, 6 layers", "loss"),
         ("texts", "CP-BERT, 2 layers", "BERT, 6 layers", "film_reviews"),
@@ -448,6 +458,13 @@ def pools_table() -> str:
     return "\n".join(lines)
 
 
+def kept_tokens_table(number: int = 12) -> str:
+    """The tokens with the largest shares of their pairs' pools, beside those with the smallest."""
+    rows = [(row["token"], f"{float(row['share']):.2f}") for row in read_csv("kept_tokens")]
+    pairs = zip(rows[:number], reversed(rows[-number:]))
+    return markdown(["kept most", "share", "fades most", "share"], [[*kept, *faded] for kept, faded in pairs])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "families": families_table,
     "demo": demo_table,
@@ -459,6 +476,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "core hours": core_hours_table,
     "dinov2": dinov2_table,
     "pools": pools_table,
+    "kept tokens": kept_tokens_table,
     "costs pooling": lambda: cost_table(read_csv("benchmark_pooling")),
     "costs pooling, short": lambda: short_cost_table(read_csv("benchmark_pooling")),
     "costs models": lambda: models_table(read_csv("benchmark_models")),

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """Shared fixtures. Nothing here or in the tests reaches beyond this machine."""
 
+import gc
 import importlib
 import io
 import logging
@@ -89,6 +90,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("families")
         elif of_others or PROCESSES & {*item.fixturenames}:
             item.add_marker("slow")
+
+
+def pytest_collection_finish() -> None:
+    """Takes what has been imported and collected out of Python's garbage collection, which accelerate has run in full
+    for every training: to look through so many objects takes a third of a second."""
+    gc.collect()
+    gc.freeze()
 
 
 def _model_type(parameter: Any) -> str | None:
