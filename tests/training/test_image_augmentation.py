@@ -201,10 +201,19 @@ def test_mixup_blends_with_the_image_before():
         torch.testing.assert_close(mixed["labels"], share[0] * one_hot + (1 - share[0]) * one_hot.roll(1, 0))
 
 
-def test_mixing_leaves_the_global_generator_alone():
+def test_what_is_drawn_leaves_all_generators_alone(monkeypatch):
+    """A GPU's, too, by which a model in the same process draws its dropout."""
+
+    def seeded_for_all_devices(*args):
+        raise AssertionError("Drawing an image has seeded other devices.")
+
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded_for_all_devices)
     before = torch.get_rng_state()
     mixed = [MixingCollator(6, 0.8, 1.0)(batch(seed))["labels"] for seed in range(3)]
-    assert torch.equal(torch.get_rng_state(), before) and not torch.equal(mixed[0], mixed[1])
+    assert not torch.equal(mixed[0], mixed[1])
+    augment = Augmentation((8, 8), 0.5, 0.5, 9, 0.5, [0.5] * 3, [0.5] * 3, "bilinear")
+    assert not torch.equal(*(augment(picture(), seed) for seed in (0, 1)))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)

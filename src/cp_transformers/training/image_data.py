@@ -508,7 +508,7 @@ class Augmentation:
     def __call__(self, image: Any, seed: int) -> torch.Tensor:
         """`(channels, rows, columns)` in float32, the same for the same seed."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             return torch.Tensor(self.transform(image))
 
 
@@ -574,6 +574,6 @@ class MixingCollator:
             mixing = [v2.MixUp(alpha=self.mixup, num_classes=self.num_labels)] if self.mixup else []
             mixing += [v2.CutMix(alpha=self.cutmix, num_classes=self.num_labels)] if self.cutmix else []
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(examples[0]["seed"])
+                torch.default_generator.manual_seed(examples[0]["seed"])
                 pixel_values, labels = v2.RandomChoice(mixing)(pixel_values, labels)
         return {"pixel_values": pixel_values, "labels": labels}
