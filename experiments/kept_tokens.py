@@ -24,6 +24,7 @@ from .tasks import TASKS
 CONFIG = Path(__file__).parent / "configs" / "embeddings.yaml"
 ARM = "ContextPool"
 FEWEST = 30  # occurrences of a token that is written
+OTHERS = "(all rarer ones)"
 COLUMNS = ["token", "occurrences", "share", "spread"]
 
 
@@ -59,7 +60,8 @@ def main(args: Sequence[str] | None = None) -> None:
         prog="python -m experiments.kept_tokens",
         description=f"Train the arm {ARM!r} of experiments/configs/embeddings.yaml again, with its first seed, and "
         "write for the tokens of sentences from the news their share of what their pair pools of its two tokens: the "
-        f"mean and the standard deviation, a row for each token that occurs {FEWEST} times or more.",
+        f"mean and the standard deviation, a row for each token that occurs {FEWEST} times or more, and one for all "
+        "others.",
     )
     parser.add_argument("--output", type=Path, default=Path("out/kept_tokens.csv"), help="default: %(default)s")
     parser.add_argument("--examples", type=int, default=1000, help="sentences (default: %(default)s)")
@@ -74,13 +76,15 @@ def main(args: Sequence[str] | None = None) -> None:
     cell = Cell("search", ARM, experiment.train_samples[0], experiment.learning_rates[0], experiment.seeds[0])
     model = task.train(make_run(experiment, cell))
     found = shares(model, task.examples(options.examples), task.data()["tokenizer"])
+    common = {token: each for token, each in found.items() if len(each) >= FEWEST}
+    common[OTHERS] = [share for token, each in found.items() if token not in common for share in each]
     rows = [
         (token, len(each), rounded(statistics.mean(each)), rounded(statistics.stdev(each)))
-        for token, each in found.items()
-        if len(each) >= FEWEST
+        for token, each in common.items()
+        if len(each) > 1
     ]
     write_csv(options.output, COLUMNS, sorted(rows, key=lambda row: -row[2]))
-    print(f"{options.output} has {len(rows)} tokens.")
+    print(f"{options.output} has {len(rows)} rows.")
 
 
 if __name__ == "__main__":

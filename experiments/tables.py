@@ -460,7 +460,7 @@ def pools_table() -> str:
 
 def kept_tokens_table(number: int = 12) -> str:
     """The tokens with the largest shares of their pairs' pools, beside those with the smallest."""
-    rows = [(row["token"], f"{float(row['share']):.2f}") for row in read_csv("kept_tokens")]
+    rows = [(f"`{row['token']}`", f"{float(row['share']):.2f}") for row in read_csv("kept_tokens")]
     pairs = zip(rows[:number], reversed(rows[-number:]))
     return markdown(["kept most", "share", "fades most", "share"], [[*kept, *faded] for kept, faded in pairs])
 
