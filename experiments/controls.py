@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cp_transformers.benchmark.strided import Merging
-from cp_transformers.demo.group_reduction import GroupMean, GroupReduction, replace_pools
+from cp_transformers.benchmark.group_reduction import GroupMean, GroupReduction, Merging, replace_pools
 from cp_transformers.models.context_pool import BaseContextPool, ContextPool
 from cp_transformers.models.token_groups import group_grid, group_means, group_sigma, in_groups
 

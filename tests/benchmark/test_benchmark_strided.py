@@ -10,7 +10,8 @@ from transformers import BertConfig
 
 from cp_transformers import CPBertConfig
 from cp_transformers.benchmark import strided as benchmark_strided
-from cp_transformers.benchmark.strided import Merging, _group, groups
+from cp_transformers.benchmark.group_reduction import Merging
+from cp_transformers.benchmark.strided import _group, groups
 from cp_transformers.models.context_pool import ContextPool
 
 

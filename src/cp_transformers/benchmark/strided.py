@@ -14,53 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from transformers import FunnelConfig, PreTrainedConfig, PreTrainedModel
 
-from ..demo.group_reduction import GroupReduction, replace_pools
 from ..families import register
 from ..files import write_csv
-from ..models.context_pool import ContextPool
-from ..models.token_groups import in_groups
+from .group_reduction import Merging, replace_pools
 from .models import COLUMNS, PATCHES, Group, build, measure_side_by_side, named, show
 from .timing import ACCELERATOR_TOKENS, dtype_on
 
 
 MERGING = "merging by similarity"  # what the names of such models begin with
-
-
-class Merging(GroupReduction):
-    """Merges tokens into those that they are most similar to: the bipartite matching of Bolya et al., "Token Merging:
-    Your ViT But Faster", ICLR 2023, of the tokens themselves, here of all that are to go in one step. The first token
-    of every group stays.
-
-    Args:
-        pool: the [`ContextPool`] whose place it takes.
-        neighbours: whether a token goes to its own group's first token or the next group's alone. Of texts.
-    """
-
-    def __init__(self, pool: ContextPool, neighbours: bool = False):
-        super().__init__(pool)
-        self.neighbours = neighbours
-
-    def reduce(
-        self, hidden_states: torch.Tensor, mask: torch.Tensor | None, grid_size: tuple[int, int] | None
-    ) -> torch.Tensor:
-        index = torch.arange(hidden_states.shape[1], device=hidden_states.device)
-        is_first = torch.isin(index, in_groups(index, grid_size, self.stride)[:, 0])
-        stay, go = hidden_states[:, is_first], hidden_states[:, ~is_first]
-        likeness = F.normalize(go, dim=-1) @ F.normalize(stay, dim=-1).transpose(1, 2)
-        counted = go.new_ones(1, go.shape[1]) if mask is None else mask[:, ~is_first].to(go)
-        if mask is not None:
-            likeness = likeness.masked_fill(~mask[:, None, is_first], -math.inf)
-        if self.neighbours:
-            far = (index[~is_first, None] - index[is_first]).abs() >= self.stride
-            likeness = likeness.masked_fill(far, -math.inf)
-        target = likeness.argmax(dim=-1)
-        go = go * counted[..., None]
-        total = stay.scatter_add(1, target[..., None].expand_as(go), go)
-        count = stay.new_ones(stay.shape[:2]).scatter_add(1, target, counted.expand(target.shape))
-        return total / count[..., None]
 
 
 def strides(num_layers: int, *before: int) -> list[int]:

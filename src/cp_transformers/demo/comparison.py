@@ -17,12 +17,12 @@ from torch import nn
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from .. import __version__
+from ..benchmark.group_reduction import GroupMean, replace_pools
 from ..benchmark.timing import interleaved
 from ..checkpoints.conversion import convert_model, cut_layers
 from ..files import write_json
 from ..training.metrics import Accuracy
 from ..training.optimizer import param_groups, pool_parameters
-from .group_reduction import GroupMean, replace_pools
 
 
 def check_positive(options: Mapping[str, float | None]) -> None:

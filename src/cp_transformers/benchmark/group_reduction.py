@@ -2,14 +2,16 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """Other ways to keep one token of each group, which can take the place of a strided ContextPool in comparisons."""
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ..models.context_pool import ContextPool
-from ..models.token_groups import group_means, lay_out
+from ..models.token_groups import group_means, in_groups, lay_out
 
 
 class GroupReduction(nn.Module, ABC):
@@ -58,6 +60,40 @@ class GroupMean(GroupReduction):
         self, hidden_states: torch.Tensor, mask: torch.Tensor | None, grid_size: tuple[int, int] | None
     ) -> torch.Tensor:
         return group_means(hidden_states.transpose(1, 2), mask, grid_size, self.stride).transpose(1, 2)
+
+
+class Merging(GroupReduction):
+    """Merges tokens into those that they are most similar to: the bipartite matching of Bolya et al., "Token Merging:
+    Your ViT But Faster", ICLR 2023, of the tokens themselves, here of all that are to go in one step. The first token
+    of every group stays.
+
+    Args:
+        pool: the [`ContextPool`] whose place it takes.
+        neighbours: whether a token goes to its own group's first token or the next group's alone. Of texts.
+    """
+
+    def __init__(self, pool: ContextPool, neighbours: bool = False):
+        super().__init__(pool)
+        self.neighbours = neighbours
+
+    def reduce(
+        self, hidden_states: torch.Tensor, mask: torch.Tensor | None, grid_size: tuple[int, int] | None
+    ) -> torch.Tensor:
+        index = torch.arange(hidden_states.shape[1], device=hidden_states.device)
+        is_first = torch.isin(index, in_groups(index, grid_size, self.stride)[:, 0])
+        stay, go = hidden_states[:, is_first], hidden_states[:, ~is_first]
+        likeness = F.normalize(go, dim=-1) @ F.normalize(stay, dim=-1).transpose(1, 2)
+        counted = go.new_ones(1, go.shape[1]) if mask is None else mask[:, ~is_first].to(go)
+        if mask is not None:
+            likeness = likeness.masked_fill(~mask[:, None, is_first], -math.inf)
+        if self.neighbours:
+            far = (index[~is_first, None] - index[is_first]).abs() >= self.stride
+            likeness = likeness.masked_fill(far, -math.inf)
+        target = likeness.argmax(dim=-1)
+        go = go * counted[..., None]
+        total = stay.scatter_add(1, target[..., None].expand_as(go), go)
+        count = stay.new_ones(stay.shape[:2]).scatter_add(1, target, counted.expand(target.shape))
+        return total / count[..., None]
 
 
 def replace_pools(model: nn.Module, control: type[nn.Module], **options: Any) -> nn.Module:
