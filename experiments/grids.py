@@ -501,7 +501,7 @@ def draw_against_time(
             capsize=3,
         )
     axes.set(
-        xlabel=f"time to that of {next(iter(experiment.arms))}, on a CPU",
+        xlabel=f"time on a CPU, relative to {next(iter(experiment.arms))}",
         ylabel=f"{metric.title} (held-out {task.unit})",
         ylim=(0, None),
     )
