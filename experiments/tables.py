@@ -450,22 +450,22 @@ def pools_table() -> str:
 
 
 def short_embeddings_table() -> str:
-    """The principal arms of `embeddings`: how fast each is, and the means and deviations of its figures.
+    """The principal arms of `embeddings`: how fast each is, and the means of its figures.
 
     Raises:
         ValueError: one of them, but the first, which learns nothing, was not run with five seeds.
     """
     grid, runs = experiment("embeddings")
     speeds = times_as_fast(times_path(RESULTS / "embeddings.csv"))
-    metrics = [each for each in TASKS[grid.task].metrics if each.name != "neighbours"]
+    metrics = [each for each in TASKS[grid.task].metrics if each.name not in ("rho", "neighbours")]
     arms = {
         "all layers and tokens": "all layers and tokens",
         "5 layers": "5 layers",
         "4 layers": "4 layers",
-        "means": "means of pairs, before 2",
-        "ContextPool before 3": "ContextPool of pairs, before 3",
-        "ContextPool": "ContextPool of pairs, before 2",
-        "ContextPool before 1": "ContextPool of pairs, before 1",
+        "means": "means, before 2",
+        "ContextPool before 3": "ContextPool, before 3",
+        "ContextPool": "ContextPool, before 2",
+        "ContextPool before 1": "ContextPool, before 1",
     }
     rows = []
     for arm, title in arms.items():
@@ -474,9 +474,7 @@ def short_embeddings_table() -> str:
             reached = values(runs, metric, arm, grid.train_samples[0]).values()
             if len(reached) != 5 and grid.arms[arm].get("distilled", True):
                 raise ValueError(f"results/embeddings.csv has {len(reached)} seeds of {arm!r}, not five.")
-            decimals = min(metric.decimals, 3)
-            spread = f" ± {statistics.stdev(reached):.{decimals}f}" if len(reached) > 1 else ""
-            cells.append(f"{statistics.mean(reached):.{decimals}f}{spread}")
+            cells.append(f"{statistics.mean(reached):.{min(metric.decimals, 3)}f}")
         rows.append([title, f"{speeds[arm]:.2f}", *cells])
     return markdown(["model", "times as fast", *(metric.title for metric in metrics)], rows)
 

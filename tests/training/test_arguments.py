@@ -257,8 +257,8 @@ def test_the_help_has_the_command_s_own_options_first_under_headings(capsys):
     places = [text.index(f"\n{heading}") for heading in headings]
     assert places == sorted(places)
     sections = [text[start:end] for start, end in zip(places, [*places[1:], None])]
-    for section, option in zip(sections, ("--config FILE", "--seeds SEEDS", "--teacher TEACHER", "--output_dir OUT")):
-        assert [part for part in sections if f"  {option}" in part] == [section]
+    for section, option in zip(sections, ("--config FILE", "--seeds SEEDS", "--teacher TEACHER", "--output_dir")):
+        assert [part for part in sections if f"\n  {option}" in part] == [section]
     assert len(text.splitlines()) < 150
 
 
