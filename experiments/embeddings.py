@@ -44,7 +44,7 @@ class Embeddings(Task):
 
     Each arm learns the full model's embeddings of review sentences, but for those with `distilled: false`; the loss is
     1 - cosine. What it then reaches is measured on sentences from the news, and by linear models on its embeddings of
-    review sentences that it has not seen. An arm may have a `pool_learning_rate`, which is otherwise 1e-3.
+    review sentences that it has not been taught.
     """
 
     unit = "sentences"
@@ -63,7 +63,7 @@ class Embeddings(Task):
         load_film_reviews()
 
     def make_model(self, options: Mapping[str, Any], head: Any) -> PreTrainedModel:
-        options = {name: options[name] for name in options if name not in ("distilled", "pool_learning_rate")}
+        options = {name: options[name] for name in options if name != "distilled"}
         model_type = options.pop("model_type")
         model, layers = head.from_pretrained(minilm_folder()), options.pop("layers", None)
         if model_type == model.config.model_type:
@@ -84,7 +84,7 @@ class Embeddings(Task):
     @staticmethod
     @lru_cache(maxsize=1)
     def data() -> dict[str, Any]:
-        """The sentences as token ids; the full model's embeddings of those to learn from and of the news."""
+        """The full model, the sentences as token ids, and a place for its embeddings of those to learn from."""
         disable_progress_bars()
         tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
         full = AutoModel.from_pretrained(minilm_folder()).eval()
@@ -144,8 +144,7 @@ class Embeddings(Task):
             embeddings = embed(student, train.batch(batches[step]))
             return (1 - (embeddings * targets[batches[step]]).sum(dim=-1)).mean()
 
-        pool_rate = run.options.get("pool_learning_rate", POOL_RATE)
-        learn(None, model, loss, steps=run.steps, learning_rate=run.learning_rate, pool_learning_rate=pool_rate)
+        learn(None, model, loss, steps=run.steps, learning_rate=run.learning_rate, pool_learning_rate=POOL_RATE)
         return model
 
     def measure(self, model: PreTrainedModel, run: Run) -> dict[str, float | None]:

@@ -44,7 +44,7 @@ from cp_transformers.training.arguments import Loader
 from .controls import replace_pools_by
 from .task import Metric, Run, Task
 from .tasks import TASKS
-from .times import measure, times_as_fast
+from .times import ROUNDS, measure, times_as_fast
 
 
 SEARCH_SEED = 0
@@ -391,7 +391,7 @@ def summary(experiment: Experiment, results: Results, speeds: Mapping[str, float
             spread = f" ± {statistics.stdev(reached):.{metric.decimals}f}" if len(reached) > 1 else ""
             cells.append(f"{statistics.mean(reached):.{metric.decimals}f}{spread}" if reached else "-")
         if speeds:
-            cells.insert(0, f"{speeds[arm]:.2f}")
+            cells.insert(0, f"{speeds[arm]:.2f}" if arm in speeds else "-")
         lines.append(
             f"| {arm} | {known['parameters'] / 1e3:.0f} k | {1e3 * known['gflops']:.1f} | {' | '.join(cells)} |"
         )
@@ -489,7 +489,7 @@ def draw_against_time(
     markers = cycle("os^DvP*X<>")
     for name, arms in (experiment.series or {}).items():
         reached = {arm: list(values(results, metric, arm, train_samples).values()) for arm in arms}
-        known = sorted((arm for arm in arms if reached[arm]), key=lambda arm: speeds[arm])
+        known = sorted((arm for arm in arms if reached[arm] and arm in speeds), key=lambda arm: speeds[arm])
         axes.errorbar(
             [1 / speeds[arm] for arm in known],
             [statistics.mean(reached[arm]) for arm in known],
@@ -552,7 +552,7 @@ def main(args: Sequence[str] | None = None) -> None:
     part = experiment.part(options.arms, options.train_samples, options.seeds)
     if options.times:
         TASKS[experiment.task].prepare()
-        measure(workloads(part), times_path(output), *[FEWEST_ROUNDS][: options.quick])
+        measure(workloads(experiment), times_path(output), FEWEST_ROUNDS if options.quick else ROUNDS)
         print(f"\n{times_path(output)} has the times.")
         return
     if options.quick:

@@ -20,7 +20,7 @@ COLUMNS = "arm milliseconds ratio lower_quartile upper_quartile rounds threads t
 
 
 @torch.no_grad()
-def measure(workloads: Mapping[str, Callable[[], Any]], output: Path, rounds: int = ROUNDS) -> None:
+def measure(workloads: Mapping[str, Callable[[], Any]], output: Path, rounds: int) -> None:
     """Writes a row an arm: the median time of its workload, in two threads, and the median and the quartiles of its
     ratio to the first arm's in the same round.
 

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """The tasks that the models of experiments are trained for and judged by, and the arms of every experiment."""
 
+import csv
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,12 @@ from cp_transformers.demo.text import embed
 from cp_transformers.training.mlm import Collator, Masking
 from cp_transformers.training.packages import minilm_folder
 from cp_transformers.training.rows import Drawn
-from experiments import embeddings as experiment_embeddings, grids as experiments, tasks as experiment_tasks
+from experiments import (
+    embeddings as experiment_embeddings,
+    grids as experiments,
+    kept_tokens,
+    tasks as experiment_tasks,
+)
 from experiments.embeddings import Embeddings
 from experiments.grids import Cell, Experiment
 from experiments.tasks import (
@@ -181,6 +187,17 @@ def test_embeddings_are_learned_and_compared_with_the_full_model_s(with_narrow_m
     # Of random weights halves of the tokens say as much as all: there is little to learn.
     after, before = errors("ContextPool")
     assert 0 < after < 0.01 and 0 < before < 0.01 and after != before
+
+
+def test_the_shares_of_all_tokens_are_a_half_on_average(with_narrow_minilm, tmp_path):
+    output = tmp_path / "kept.csv"
+    kept_tokens.main(["--output", str(output), "--examples", "40", "--steps", "2"])
+    with output.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert kept_tokens.OTHERS in {row["token"] for row in rows}
+    shares, counts = ([float(row[name]) for row in rows] for name in ("share", "occurrences"))
+    assert shares == sorted(shares, reverse=True)
+    assert np.average(shares, weights=counts) == pytest.approx(0.5, abs=1e-3)
 
 
 def test_the_embeddings_of_the_teacher_are_computed_where_they_are_needed(with_narrow_minilm):
