@@ -50,9 +50,8 @@ def error_on_logged_deprecation():
         logging.getLogger(name).removeHandler(handler)
 
 
-# Everything of three families is in the fast tier, and of the others these tests. The other families' bare models and
-# first heads are in the slow tier. Their further heads, which share the code of these, are in the tier of families.
-# Tests that start processes of their own, by these fixtures, are slow.
+# Everything of three families is in the fast tier but what compiles or exports their further heads, and of the others
+# these tests. Tests that start processes of their own, by these fixtures, are slow.
 FAST_FAMILIES = {"bert", "vit", "resnet"}
 FURTHER_HEADS = {model for family in FAMILIES.values() for model in list(family.models.values())[2:]}
 OF_EVERY_FAMILY = {
@@ -60,8 +59,7 @@ OF_EVERY_FAMILY = {
     "test_convert_tells_the_defaults_that_the_configurations_have",
     "test_every_head_has_a_loss",
 }
-# Tests that compile or export, and so take long: in the slow tier of the bare models and first heads of the three
-# families alone, of all others in the tier of families.
+# Tests that compile or export, and so take long.
 COSTLY = {
     "test_a_compiled_model_has_the_same_outputs",
     "test_a_strided_model_is_the_same_compiled_exported_and_offloaded",
@@ -77,7 +75,7 @@ PROCESSES = {"environment", "hub", "killed", "two", "two_processes"}
 
 @pytest.hookimpl(tryfirst=True)  # before pytest chooses by the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks tests as of the second or of the third tier."""
+    """Marks tests as of the slow tier."""
     others = {name for name in FAMILIES if name not in FAST_FAMILIES}
     others |= {FAMILIES[name].config_class.model_type for name in others}
     for item in items:
@@ -85,10 +83,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         models = [getattr(each, "model_class", each) for each in parameters]
         further = any(isinstance(each, type) and each in FURTHER_HEADS for each in models)
         of_others = item.originalname not in OF_EVERY_FAMILY and any(_model_type(each) in others for each in models)
-        if (further and of_others) or (item.originalname in COSTLY and (further or of_others)):
-            item.own_markers[:] = [mark for mark in item.own_markers if mark.name != "slow"]
-            item.add_marker("families")
-        elif of_others or PROCESSES & {*item.fixturenames}:
+        if of_others or (further and item.originalname in COSTLY) or PROCESSES & {*item.fixturenames}:
             item.add_marker("slow")
 
 

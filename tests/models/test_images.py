@@ -389,11 +389,13 @@ def test_trainer_evaluates_the_same_with_support_sizes_in_the_config(family, tmp
 @pytest.mark.parametrize("use_reentrant", [False, True], ids=["saved_tensors", "reentrant"])
 @every_family
 def test_trainer_learns_the_same_with_gradient_checkpointing(family, use_reentrant, output_support_sizes, tmp_path):
-    plain = trainer(family, tmp_path, max_steps=2)
+    # AdamW would make steps of one length of what rounding leaves of gradients that are zero.
+    options: dict[str, Any] = {"max_steps": 2, "optim": "sgd", "learning_rate": 0.1}
+    plain = trainer(family, tmp_path, **options)
     plain.train()
-    options = {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": use_reentrant}}
+    options |= {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": use_reentrant}}
     config = {"output_support_sizes": output_support_sizes}
-    checkpointed = trainer(family, tmp_path, max_steps=2, config=config, **options)
+    checkpointed = trainer(family, tmp_path, config=config, **options)
     checkpointed.train()
     assert checkpointed.model.is_activation_checkpointing
     torch.testing.assert_close(checkpointed.model.state_dict(), plain.model.state_dict(), rtol=0.0, atol=1e-6)
