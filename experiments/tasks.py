@@ -48,6 +48,7 @@ from cp_transformers.training.rows import Drawn
 from cp_transformers.training.texts import encode as encode_texts
 
 from .embeddings import Embeddings
+from .photographs import Photographs
 from .task import Metric, Run, Task
 
 
@@ -317,6 +318,7 @@ TASKS: dict[str, Task] = {
     "texts_by_mean": TextsByMean(),
     "pretrained": Pretrained(),
     "embeddings": Embeddings(),
+    "photographs": Photographs(),
 }
 
 

@@ -8,12 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from experiment_cases import CONFIGS, ROOT, experiment_of
 from torch.testing import assert_close
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
+from cp_transformers.demo.dinov2_small import DINOV2_SMALL
+from cp_transformers.demo.image import last_hidden_states
 from cp_transformers.demo.text import embed
 from cp_transformers.training.mlm import Collator, Masking
 from cp_transformers.training.packages import minilm_folder
@@ -22,10 +25,12 @@ from experiments import (
     embeddings as experiment_embeddings,
     grids as experiments,
     kept_tokens,
+    photographs as experiment_photographs,
     tasks as experiment_tasks,
 )
 from experiments.embeddings import Embeddings
 from experiments.grids import Cell, Experiment
+from experiments.photographs import Photographs
 from experiments.tasks import (
     BATCH,
     TASKS,
@@ -59,6 +64,24 @@ def with_narrow_minilm(narrow_minilm, monkeypatch):
     yield
     Embeddings.data.cache_clear()
     Embeddings.reference.cache_clear()
+
+
+@pytest.fixture
+def with_narrow_dinov2(monkeypatch):
+    """A model of DINOv2-small's depth and patches, and noise in the place of photographs."""
+    noise = np.random.default_rng(0).integers(0, 256, (9, 240, 240, 3), dtype=np.uint8)
+    images = [PIL.Image.fromarray(each) for each in noise]
+    sizes = {"hidden_size": 24, "num_attention_heads": 4, "image_size": 140, "initializer_range": 0.2}
+    monkeypatch.setattr(experiment_photographs, "DINOV2_SMALL", {**DINOV2_SMALL, **sizes})
+    monkeypatch.setattr(experiment_photographs, "load_photographs", lambda: {"train": images[:7], "test": images[7:]})
+    monkeypatch.setattr(experiment_photographs, "CROPS", {"train": 64, "validation": 8, "test": 8})
+    monkeypatch.setattr(Photographs, "load_weights", lambda self: None)
+    cached = Photographs.full, Photographs.crops, Photographs.known_targets
+    for each in cached:
+        each.cache_clear()
+    yield
+    for each in cached:
+        each.cache_clear()
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -187,6 +210,33 @@ def test_embeddings_are_learned_and_compared_with_the_full_model_s(with_narrow_m
     # Of random weights halves of the tokens say as much as all: there is little to learn.
     after, before = errors("ContextPool")
     assert 0 < after < 0.01 and 0 < before < 0.01 and after != before
+
+
+def test_features_of_photographs_are_learned_and_compared_with_the_full_model_s(with_narrow_dinov2):
+    experiment = replace(experiments.quick(experiment_of("photographs")), steps=20)
+    arms = {arm: {**options, "distilled": False} for arm, options in experiment.arms.items()}
+    untaught = replace(experiment, arms=arms)
+
+    def found(arm: str, of: Experiment = experiment) -> dict[str, float]:
+        return experiments.run_cell(of, Cell("test", arm, 64, 3e-3, 1))
+
+    whole = found("all layers and patches")
+    assert [whole[name] for name in ("error", "class_token", "squares", "patches")] == pytest.approx([0] * 4, abs=1e-5)
+    after, before = found("6 layers"), found("6 layers", untaught)
+    assert 0 < after["error"] < 0.5 * before["error"]
+    assert after["error"] == pytest.approx((after["class_token"] + after["squares"]) / 2)
+    assert 0 <= after["digits"] <= 1
+    # Of random weights and noise a quarter of the patches says nearly as much as all: there is little to learn.
+    after, before = found("ContextPool"), found("ContextPool", untaught)
+    assert 0 < after["error"] < 0.3 and 0 < before["error"] < 0.3 and after["error"] != before["error"]
+
+
+def test_the_features_of_the_teacher_are_computed_once_and_where_they_are_needed(with_narrow_dinov2):
+    task = TASKS["photographs"]
+    targets = task.targets("train", [5, 2])
+    assert {*task.known_targets("train")} == {2, 5}
+    assert_close(targets, last_hidden_states(task.full(), task.crops()["train"][[5, 2]]))
+    assert_close(task.targets("train", [2, 7])[0], targets[1])
 
 
 def test_the_shares_of_all_tokens_are_a_half_on_average(with_narrow_minilm, tmp_path):

@@ -79,6 +79,14 @@ def crops(images: Sequence[PIL.Image.Image], number: int, seed: int) -> torch.Te
     return torch.stack(cut)
 
 
+def draw_batches(number: int, steps: int, seed: int) -> torch.Tensor:
+    """`(steps, BATCH)`, which of `number` crops each step learns from: all of them, in another order each time."""
+    generator = torch.Generator().manual_seed(seed)
+    passes = -(-steps * BATCH // number)
+    order = torch.cat([torch.randperm(number, generator=generator) for _ in range(passes)])
+    return order[: steps * BATCH].unflatten(0, (steps, BATCH))
+
+
 def squares(hidden_states: torch.Tensor) -> torch.Tensor:
     """The means of the patches' states in squares of 2 x 2, `(batch, channels, squares)`."""
     side = CROP // PATCH
@@ -154,12 +162,10 @@ def run(
     full = AutoModel.from_pretrained(stock).eval()
     print(f"Encoding {train_crops} crops with all layers and patches ...", flush=True)
     targets, test_targets = (last_hidden_states(full, each) for each in (train, test))
-    generator = torch.Generator().manual_seed(seed)
-    passes = -(-steps * BATCH // train_crops)
-    order = torch.cat([torch.randperm(train_crops, generator=generator) for _ in range(passes)])
+    batches = draw_batches(train_crops, steps, seed)
 
     def loss(model: Any, step: int) -> torch.Tensor:
-        indices = order[step * BATCH : (step + 1) * BATCH]
+        indices = batches[step]
         found = differences(model(train[indices]).last_hidden_state, targets[indices])
         return found["class_token"].mean() + found["squares"].mean()
 
