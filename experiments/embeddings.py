@@ -11,7 +11,6 @@ import torch
 from datasets import disable_progress_bars
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, set_seed
 
-from cp_transformers.checkpoints.conversion import convert_model, cut_layers
 from cp_transformers.demo.comparison import learn
 from cp_transformers.demo.text import (
     MAX_TOKENS,
@@ -29,7 +28,7 @@ from cp_transformers.training.film_reviews import (
 from cp_transformers.training.metrics import Spearman, rank_correlation
 from cp_transformers.training.packages import minilm_folder
 
-from .task import Metric, Run, Task
+from .task import Metric, Run, Task, made_faster
 
 
 POOL_RATE = 1e-3
@@ -63,12 +62,7 @@ class Embeddings(Task):
         load_film_reviews()
 
     def make_model(self, options: Mapping[str, Any], head: Any) -> PreTrainedModel:
-        options = {name: options[name] for name in options if name != "distilled"}
-        model_type = options.pop("model_type")
-        model, layers = head.from_pretrained(minilm_folder()), options.pop("layers", None)
-        if model_type == model.config.model_type:
-            return model if layers is None else cut_layers(model, layers)
-        return convert_model(model, layers, **options)
+        return made_faster(head.from_pretrained(minilm_folder()), options)
 
     def inputs(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
         ids = torch.arange(5, 5 + MAX_TOKENS)[None]

@@ -58,7 +58,7 @@ class Experiment:
     Args:
         task: what the models are trained for and judged by, one of [`TASKS`].
         train_samples: sizes of the training set, in the order in which they are run.
-        steps: of training, in batches of 32.
+        steps: of training, in batches of 32, of `photographs` of 8.
         learning_rates: those that each arm chooses from, or the one that all have.
         seeds: those that count.
         model: fields of every arm's configuration.

@@ -13,7 +13,6 @@ import torch
 from datasets import Dataset, disable_progress_bars
 from transformers import AutoConfig, AutoModel, PreTrainedModel, set_seed
 
-from cp_transformers.checkpoints.conversion import convert_model, cut_layers
 from cp_transformers.demo.comparison import learn
 from cp_transformers.demo.dinov2_small import DINOV2_SMALL, onnx_file, save_stock
 from cp_transformers.demo.image import CROP, crops, differences, draw_batches, last_hidden_states, normalized
@@ -21,7 +20,7 @@ from cp_transformers.demo.photographs import load_photographs
 from cp_transformers.demo.text import classified_right
 from cp_transformers.training.digits import load_digits
 
-from .task import Metric, Run, Task
+from .task import Metric, Run, Task, made_faster
 
 
 POOL_RATE = 3e-3
@@ -57,11 +56,7 @@ class Photographs(Task):
         load_digits()
 
     def make_model(self, options: Mapping[str, Any], head: Any) -> PreTrainedModel:
-        options = {name: options[name] for name in options if name != "distilled"}
-        model_type, layers, full = options.pop("model_type"), options.pop("layers", None), self.full()
-        if model_type != full.config.model_type:
-            return convert_model(full, layers, **options)
-        return cut_layers(full, layers or range(full.config.num_hidden_layers))
+        return made_faster(self.full(), options)
 
     def inputs(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
         return {"pixel_values": torch.randn(1, 3, CROP, CROP, generator=torch.Generator().manual_seed(0))}

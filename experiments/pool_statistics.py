@@ -16,9 +16,9 @@ from transformers import PreTrainedModel
 from cp_transformers.cli import run
 from cp_transformers.files import check_csv, rounded, write_csv
 from cp_transformers.inspection.pools import Prediction, recorded_pools
-from cp_transformers.models.context_pool import INITIAL_SIGMA, MIN_SIGMA, pooling_weights
+from cp_transformers.models.context_pool import INITIAL_SIGMA, MIN_SIGMA, ContextPool, pooling_weights
 
-from .grids import Experiment, make_run, read_results
+from .grids import Experiment, make_model, make_run, read_results
 from .tasks import TASKS
 
 
@@ -27,6 +27,21 @@ SATURATED = 0.025
 FIGURES = """
 sigma_at_start sigma sigma_spread sigma_saturated weight_spread offset offset_spread own_weight effective_tokens gate
 """.split()
+
+
+def check_pools(model: PreTrainedModel) -> None:
+    """
+    Raises:
+        ValueError: the model has no ContextPool, or one that keeps fewer tokens.
+    """
+    pools = [module for module in model.modules() if isinstance(module, ContextPool)]
+    if not pools:
+        raise ValueError(f"{type(model).__name__} has no ContextPool.")
+    if any(pool.stride > 1 for pool in pools):
+        raise ValueError(
+            f"The {type(model).__name__} keeps fewer tokens, and these are figures of pools that keep all; "
+            "experiments.kept_tokens shows what such pools keep."
+        )
 
 
 @torch.no_grad()
@@ -44,13 +59,12 @@ def pool_statistics(model: PreTrainedModel, examples: Sequence[Mapping[str, torc
     - `gate`, the mean over the head's channels of its absolute value, 1 where there is none.
 
     Raises:
-        ValueError: the model has no ContextPool.
+        ValueError: see [`check_pools`].
     """
+    check_pools(model)
     with recorded_pools(model.eval()) as records:
         for example in examples:
             model(**example)
-    if not records:
-        raise ValueError(f"{type(model).__name__} has no ContextPool.")
     rows = []
     for layer, (pool, predictions) in enumerate(records.items()):
         figures_of_heads = torch.stack([_figures(pool, each) for each in predictions]).mean(dim=0)
@@ -113,6 +127,7 @@ def main(args: Sequence[str] | None = None) -> None:
     for arm in options.arms:
         if arm not in counted:
             raise ValueError(f"{known} has no runs of {arm!r}; it has {', '.join(counted) or 'none at all'}.")
+        check_pools(make_model(experiment, arm))
     task.prepare()
     rows: list[dict[str, Any]] = []
     columns = ["arm", "seed", "layer", "head", *FIGURES]

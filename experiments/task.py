@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from transformers import AutoConfig, PreTrainedModel
 
+from cp_transformers.checkpoints.conversion import convert_model, cut_layers
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -40,7 +42,7 @@ class Run:
         make_model: gives a new model of the arm with a head, one of transformers' Auto classes.
         options: the arm's.
         train_samples: how many of the training examples.
-        steps: of training, in batches of 32.
+        steps: of training, in batches of 32, of `photographs` of 8.
         learning_rate: the highest.
         seed: draws the examples, the weights and the order, alike for all arms.
         split: "validation" or "test", what the model is judged on.
@@ -65,6 +67,16 @@ class Run:
         if self.train_samples > available:
             raise ValueError(f"There are {available} training examples, fewer than {self.train_samples}.")
         return np.random.default_rng(self.seed).permutation(available)[: self.train_samples]
+
+
+def made_faster(full: PreTrainedModel, options: Mapping[str, Any]) -> PreTrainedModel:
+    """A copy of a pretrained model by an arm's options: with some of its `layers`, or all; and if the arm's
+    `model_type` is that of a CP model, one by [`~cp_transformers.convert_model`] with the options that are left."""
+    options = {name: options[name] for name in options if name != "distilled"}
+    layers = options.pop("layers", None)
+    if options.pop("model_type") != full.config.model_type:
+        return convert_model(full, layers, **options)
+    return cut_layers(full, range(full.config.num_hidden_layers) if layers is None else layers)
 
 
 class Task(ABC):

@@ -130,7 +130,7 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
 
 
 def rounded(value: Any) -> Any:
-    """To four digits that mean something."""
-    if not isinstance(value, float) or not value:
+    """To four digits that mean something; what is not finite stays as it is."""
+    if not isinstance(value, float) or not value or not math.isfinite(value):
         return value
     return round(value, 3 - math.floor(math.log10(abs(value))))

@@ -375,6 +375,7 @@ def test_a_source_in_float64_loses_nothing(tmp_path):
     assert record["parity"] == {"max_abs_difference": 0.0, "dtype": "float64"}
     theirs, ours = (load_file(tmp_path / name / "model.safetensors") for name in ("source", "cp"))
     assert all(torch.equal(ours[name], each) for name, each in theirs.items())
+    assert "was 0.0 in float64" in (tmp_path / "cp" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("license", ["no", "2024-01-01", "2.0"])

@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 import yaml
+from experiment_cases import CONFIGS, ROOT
 
 from cp_transformers import CPBertConfig, CPBertModel, CPViTConfig, CPViTModel
 from cp_transformers.models.context_pool import ContextPool
@@ -110,3 +111,11 @@ def test_the_arms_of_an_experiment_are_trained_again(tmp_path, capsys, in_this_p
 def test_a_model_that_does_not_pool_is_refused():
     with pytest.raises(ValueError, match="CPBertModel has no ContextPool"):
         pool_statistics(CPBertModel(CPBertConfig(**SIZES, pool_layers=[])), [])
+    with pytest.raises(ValueError, match="CPBertModel keeps fewer tokens"):
+        pool_statistics(CPBertModel(CPBertConfig(**SIZES, pool_strides=[1, 2])), [])
+
+
+def test_an_arm_that_keeps_fewer_tokens_is_refused_before_it_is_trained(tmp_path):
+    arguments = ["--config", str(CONFIGS["embeddings"]), "--results", str(ROOT / "results" / "embeddings.csv")]
+    with pytest.raises(ValueError, match="keeps fewer tokens"):
+        statistics.main([*arguments, "--arms", "ContextPool", "--output", str(tmp_path / "pools.csv")])

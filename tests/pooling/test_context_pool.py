@@ -21,6 +21,7 @@ from cp_transformers.models.context_pool import (
     pooling_weights,
 )
 from cp_transformers.models.feature_map_pool import WindowedContextPool
+from cp_transformers.models.pool_inputs import class_tokens
 
 
 BATCH_SIZE, NUM_TOKENS, HIDDEN_SIZE = 4, 15, 6
@@ -737,6 +738,17 @@ def test_a_packed_sequence_is_pooled_as_if_it_stood_alone(options):
         total = total + (alone * direction[row, start:stop]).sum() + sigma_alone.square().sum()
     packed = (pooled * direction)[segments != 0].sum() + sigma.square().sum()
     assert_close(gradients(packed), gradients(total))
+
+
+def test_what_is_predicted_of_packed_rows_takes_memory_in_proportion_to_the_tokens():
+    module, peaks = ContextPool(8, pool_hidden_size=4), []
+    for tokens in (500, 1000):
+        states, segments = torch.randn(1, tokens, 8), torch.arange(tokens)[None] // 7
+        with PeakMemory() as memory, torch.no_grad():
+            module.predict(states, segments=segments)
+            class_tokens(segments > 3, segments)
+        peaks.append(memory.peak)
+    assert peaks[1] < 2.2 * peaks[0]
 
 
 @with_and_without_offsets

@@ -146,6 +146,8 @@ class DataArguments:
     [
         ("dataset_name: a\ndataset_config_name: b", ["--train_file", "c"], DataArguments(train_file="c")),
         ("dataset_name: a", ["--data_dir=c"], DataArguments(data_dir="c")),
+        ("train_file: a", ["--dataset-name", "c"], DataArguments(dataset_name="c")),
+        ("train-file: a", ["--data_dir", "c"], DataArguments(data_dir="c")),
         ("train_file: a\nvalidation_file: b", ["--dataset_name", "c"], DataArguments(dataset_name="c")),
         ("train_file: a", ["--validation_file", "c"], DataArguments(train_file="a", validation_file="c")),
         ("dataset_name: a\ndataset_config_name: b", ["--max_steps", "1"], DataArguments("a", "b")),

@@ -2,9 +2,11 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """Files of data that are read, and files of figures that are written."""
 
+import math
+
 import pytest
 
-from cp_transformers.files import check_csv
+from cp_transformers.files import check_csv, rounded
 from cp_transformers.training.data_files import load_file
 
 
@@ -40,3 +42,11 @@ def test_where_figures_cannot_be_written_is_known_before_they_are_measured(name,
         check_csv(tmp_path / name)
     check_csv(tmp_path / "new" / "out.csv")
     assert [*(tmp_path / "new").iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(0.0123456, 0.01235), (-98765.4321, -98770.0), (0.0, 0.0), (7, 7), (math.inf, math.inf)]
+)
+def test_figures_are_rounded_to_four_digits(value, expected):
+    assert rounded(value) == expected
+    assert math.isnan(rounded(math.nan))

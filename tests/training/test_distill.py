@@ -248,6 +248,15 @@ def test_a_checkpoint_of_sentence_transformers_learns_its_embedding_and_nothing_
     assert f"{after['embedding']:.4g}"[:5] in card and "rho against the teacher" in card
 
 
+def test_a_model_that_has_diverged_has_no_results(texts, tmp_path, capsys):
+    teacher = save_bert(tmp_path / "teacher", BertModel)
+    convert_checkpoint(teacher, tmp_path / "student", layers=[0, 2])
+    more = ["--model_name_or_path", tmp_path / "student", "--teacher", teacher, "--output_dir", tmp_path / "out"]
+    assert cli(["distill", *map(str, [*more, *QUIET, *texts, *TRAIN, "--learning_rate", "1e30"])]) == 1
+    assert "its training has diverged" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
 def test_the_held_out_embeddings_are_compared_text_by_text(taught_sentences):
     folder, results = taught_sentences
     tokenizer = AutoTokenizer.from_pretrained(folder / "teacher")

@@ -38,7 +38,7 @@ from glue_cases import (
     weights,
     write,
 )
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from torch.testing import assert_close
@@ -341,6 +341,16 @@ def test_a_model_that_has_diverged_has_no_results(material, tmp_path, capsys):
     assert cli(["glue", *options("sst2", material / "cp", material / "sst2", tmp_path / "out", *more)]) == 1
     assert "its training has diverged" in capsys.readouterr().err
     assert not (tmp_path / "out" / "results.json").exists()
+
+
+def test_a_model_that_has_diverged_predicts_nothing(material, tmp_path, capsys):
+    model = save_model(tmp_path / "model", CPBertForSequenceClassification, LABELS["sst2"])
+    weights = load_file(model / "model.safetensors")
+    weights["classifier.bias"].fill_(torch.nan)
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
+    assert cli(["glue", *options("sst2", model, material / "sst2", tmp_path / "out", "--do_predict")]) == 1
+    assert "its training has diverged" in capsys.readouterr().err
+    assert not list((tmp_path / "out").rglob("*.tsv"))
 
 
 def test_training_stops_early(material, tmp_path):

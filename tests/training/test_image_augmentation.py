@@ -127,6 +127,12 @@ def test_another_process_does_not_name_an_image_again(tmp_path):
     assert (tmp_path / "corrupt.txt").read_text() == "1.png: broken\n"
 
 
+def test_an_image_is_named_although_its_name_is_the_end_of_another_s(tmp_path):
+    for name in ("11.png: broken", "1.png: broken"):
+        CorruptImages(tmp_path / "corrupt.txt")(name)
+    assert (tmp_path / "corrupt.txt").read_text() == "11.png: broken\n1.png: broken\n"
+
+
 def test_training_without_a_single_image_that_can_be_read_is_refused():
     with pytest.raises(ValueError, match="None of the training images can be read"):
         TrainingImages(rows_with(b"text", b"text"), draw, 0, lambda message: None)[0]

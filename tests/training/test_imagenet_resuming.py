@@ -146,7 +146,7 @@ def test_a_stream_that_is_split_among_processes_goes_on_with_each_ones_own(shard
         assert len({*seen}) == len(seen) == 24 - 2 * done
 
 
-@pytest.mark.parametrize("change", ["model", "crop", "normalisation", "folder", "real labels", "anew"])
+@pytest.mark.parametrize("change", ["model", "crop", "size", "normalisation", "folder", "real labels", "anew"])
 def test_the_count_of_another_evaluation_is_not_gone_on_with(change, parquet, material, tmp_path):
     data = write_pictures(tmp_path / "data", names="ILSVRC2012_val_{:08d}" if change == "real labels" else "{}")
     output, model, images, more = tmp_path / "out", material / "vit", ["--data_dir", data], []
@@ -158,10 +158,11 @@ def test_the_count_of_another_evaluation_is_not_gone_on_with(change, parquet, ma
         model = save_model(tmp_path / "other", seed=5)
     elif change == "crop":
         more = ["--crop_pct", "0.7"]
-    elif change == "normalisation":  # of the same weights
+    elif change in ("size", "normalisation"):  # of the same weights
         model = shutil.copytree(model, tmp_path / "other")
+        other = {"image_std": [0.25, 0.25, 0.25]} if change == "normalisation" else {"resample": 0}
         processor = json.loads((model / "preprocessor_config.json").read_text())
-        (model / "preprocessor_config.json").write_text(json.dumps({**processor, "image_std": [0.25, 0.25, 0.25]}))
+        (model / "preprocessor_config.json").write_text(json.dumps({**processor, **other}))
     elif change == "folder":
         images = ["--data_dir", rename(data, tmp_path / "renamed", CLASSES[::-1])]
     elif change == "real labels":

@@ -561,8 +561,8 @@ def _report(options: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
     reference = "the source cut to these layers, not from the whole source" if cut else "the source"
     with_all = ", with all tokens" if record["start"] else ""
     lines.append(
-        f"largest difference of any output, in float32{with_all}: {record['parity']['max_abs_difference']}, from "
-        f"{reference}"
+        f"largest difference of any output, in {record['parity']['dtype']}{with_all}: "
+        f"{record['parity']['max_abs_difference']}, from {reference}"
     )
     if record["start"]:
         strides = record["pool_config"]["pool_strides"]

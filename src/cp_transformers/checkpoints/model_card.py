@@ -480,7 +480,7 @@ def _conversion(record: dict[str, Any]) -> str:
     return (
         f"From {kind}`{record['source']}`{commit}, `{record['source_class']}`, {layers}; {digests}. On the "
         "conversion's seeded inputs the largest difference of any output from the source's (cut to the same layers) "
-        f"was {record['parity'].get('max_abs_difference')} in float32"
+        f"was {record['parity'].get('max_abs_difference')} in {record['parity'].get('dtype', 'float32')}"
         + (
             ""
             if record["pool_config"].get("pool_gate") or record.get("start")

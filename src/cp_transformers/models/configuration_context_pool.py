@@ -42,7 +42,8 @@ class ContextPoolConfigMixin:
             grid is several times cheaper, or convolves all channels, as in checkpoints of format 1. The latter wants
             more of them: set `pool_hidden_size` (64 was measured) with it.
         output_support_sizes: whether the models return the predicted support sizes as `support_sizes`, a tuple with
-            one float32 tensor for each module that pools, in order; sigma in positions, zero at what is not pooled.
+            one float32 tensor for each module that pools, in order, but for CP-ResNet's global pooling; sigma in
+            positions, zero at what is not pooled.
         context_pool_version: the format of the checkpoint; not to be set.
 
     With a configuration, and so with every model, the modules that define its family are saved, and an `auto_map` that

@@ -37,7 +37,16 @@ from torch import nn
 
 from .linear_pool import MIN_WEIGHT, can_be_read, is_traced, linear_context_pool
 from .pool_implementation import choose_implementation
-from .token_groups import centre_shifts, group_grid, group_means, group_sigma, lay_out, take, valid_groups
+from .token_groups import (
+    centre_shifts,
+    group_grid,
+    group_means,
+    group_sigma,
+    lay_out,
+    number_runs,
+    take,
+    valid_groups,
+)
 
 
 # The floor of sigma, in positions: of equal weights, the next neighbour's is then exp(-50) of the token's own.
@@ -92,8 +101,9 @@ def pooling_weights(
         token; and so are weights of at most `MIN_WEIGHT`. Rows of groups without a valid token are zero.
 
     Raises:
-        ValueError: `grid_size` does not hold as many positions as there are tokens; `offsets` or `sigma` has the wrong
-            shape; `stride` is less than 1; or, with a `stride`, there are segments in a grid or in a traced graph.
+        ValueError: `grid_size` does not hold as many positions as there are tokens; `offsets` has not one coordinate a
+            dimension; `stride` is less than 1; or, with a `stride`, `sigma` is not of as many groups as there are, or
+            there are segments in a grid or in a traced graph.
     """
     num_tokens = weights.shape[-1]
     _check_grid(grid_size, num_tokens)
@@ -480,8 +490,9 @@ class ContextPool(BaseContextPool):
         elif grid_size is not None:
             extent = max(grid_size)
         elif segments is not None:
-            counted = _same_segment(segments) if mask is None else _same_segment(segments) & mask.bool()[:, None]
-            extent = counted.sum(dim=-1, dtype=numbers.dtype)[:, None]
+            run = number_runs(segments)
+            counted = torch.ones_like(run, dtype=numbers.dtype) if mask is None else mask.to(numbers.dtype)
+            extent = torch.zeros_like(counted).scatter_add(1, run, counted).gather(1, run)[:, None]
         elif mask is not None:
             extent = mask.sum(dim=-1, dtype=numbers.dtype)[:, None, None]
         else:
@@ -623,11 +634,6 @@ def _check_stride(stride: int, grid_size: tuple[int, int] | None, segments: torc
         raise ValueError(f"stride must be at least 1, not {stride}.")
     if stride > 1 and grid_size is not None and segments is not None:
         raise ValueError("With a stride, segments are for sequences.")
-
-
-def _same_segment(segments: torch.Tensor) -> torch.Tensor:
-    """`(batch, tokens, tokens)`, True where both tokens are of one segment."""
-    return segments[:, :, None] == segments[:, None, :]
 
 
 def _zero_invalid(hidden_states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

@@ -57,7 +57,8 @@ def linear_context_pool(
     """[`~cp_transformers.models.context_pool.context_pool`] in linear time, to an error of about 1e-5 of the result.
 
     Tokens at which a Gaussian has fallen below exp(-REACH^2 / 2) of its peak may be left out of its pool, however
-    large their weight, and a token with no valid token in its reach, as there are among invalid ones, gets zeros.
+    large their weight. What a token gets that has no valid token in its reach, as there are among invalid ones, means
+    nothing.
 
     Args:
         hidden_states: `(batch, tokens, channels)`, zero where `mask` is False.

@@ -339,6 +339,9 @@ class PooledModel(PreTrainedModel):
     hands_keywords_down: ClassVar[bool] = True
     # Whether a head makes feature maps of hidden states, each of which then is of all tokens.
     makes_maps = False
+    # Whether the weights of the predictors' last layers are drawn here: as small as most of upstream's families draw
+    # them, so that sigma and the weights start near what the biases say. Some leave them at torch's larger ones.
+    draws_projections: ClassVar[bool] = False
     pool_num_dims: ClassVar[int]  # of what the layers pool: 1 for sequences, 2 for grids
 
     def __init_subclass__(cls, **kwargs) -> None:
@@ -444,8 +447,11 @@ class PooledModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, PoolProjection) and module.bias is not None:
-            init.copy_(module.bias, module.initial_bias())
+        if isinstance(module, PoolProjection):
+            if self.draws_projections:
+                init.normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                init.copy_(module.bias, module.initial_bias())
         elif isinstance(module, (FactoredConv, ContextRestore)):
             module.reset_parameters()
         elif isinstance(module, BaseContextPool) and module.gate is not None:
@@ -543,6 +549,7 @@ class PooledImageModel(PooledModel):
     """
 
     pool_num_dims = 2
+    takes_attention_mask: ClassVar[bool] = True  # whether upstream's models do
 
     @staticmethod
     def check_square(pixel_values: torch.Tensor | None) -> None:
@@ -568,6 +575,8 @@ class PooledImageModel(PooledModel):
         pixel_values, mask = arguments.get("pixel_values"), arguments.get("attention_mask")
         if pixel_values is None:
             raise ValueError("You have to specify pixel_values.")
+        if mask is not None and not self.takes_attention_mask:
+            raise ValueError(f"{type(self).__name__} takes no attention_mask: all patches are seen and pooled.")
         if mask is not None and mask.ndim != 2:
             raise ValueError(
                 f"{type(self).__name__} takes an attention_mask of shape (batch, tokens), which says of each patch "
@@ -590,8 +599,4 @@ class PooledTowerModel(PooledImageModel):
     an `attention_mask`, which upstream's towers do not take."""
 
     base_model_prefix = "vision_model"
-
-    def make_pool_inputs(self, arguments: dict[str, Any]) -> dict[str, PoolInputs]:
-        if arguments.get("attention_mask") is not None:
-            raise ValueError(f"{type(self).__name__} takes no attention_mask: all patches are seen and pooled.")
-        return super().make_pool_inputs(arguments)
+    takes_attention_mask = False

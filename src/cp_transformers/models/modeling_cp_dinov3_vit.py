@@ -40,6 +40,7 @@ class CPDINOv3ViTPreTrainedModel(PooledImageModel, DINOv3ViTPreTrainedModel):
 
     config: CPDINOv3ViTConfig
     _no_split_modules = ["DINOv3ViTEmbeddings", "CPDINOv3ViTLayer"]
+    takes_attention_mask = False
 
     @classmethod
     def pooled_classes(cls):
@@ -53,11 +54,6 @@ class CPDINOv3ViTPreTrainedModel(PooledImageModel, DINOv3ViTPreTrainedModel):
     @property
     def num_prefix_tokens(self) -> int:
         return 1 + self.config.num_register_tokens
-
-    def make_pool_inputs(self, arguments):
-        if arguments.get("attention_mask") is not None:
-            raise ValueError(f"{type(self).__name__} takes no attention_mask: all patches are seen and pooled.")
-        return super().make_pool_inputs(arguments)
 
     def make_position_embeddings(self, states, arguments, centres):
         rows, columns = self.grid_size(arguments["pixel_values"])

@@ -12,7 +12,6 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.resnet.modeling_resnet import (
     ResNetBackbone,
@@ -23,7 +22,6 @@ from transformers.models.resnet.modeling_resnet import (
 )
 
 from .configuration_cp_resnet import CPResNetConfig
-from .context_pool import PoolProjection
 from .feature_map_pool import GlobalContextPool, WindowedContextPool
 from .modeling_context_pool import PooledModel, predictor_options
 from .support_sizes import record_support_sizes
@@ -110,11 +108,7 @@ class CPResNetPreTrainedModel(PooledModel, ResNetPreTrainedModel):
             self.pooler.__class__ = CPResNetGlobalPool
             self.pooler.context_pool = GlobalContextPool(config.hidden_sizes[-1], **predictor_options(config))
 
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, PoolProjection):
-            # Small, as in the other families, so that sigma and the weights start near what the biases say.
-            init.normal_(module.weight, std=0.02)
+    draws_projections = True
 
 
 class CPResNetModel(CPResNetPreTrainedModel, ResNetModel):

@@ -2,8 +2,6 @@
 # Licensed under the Apache License, Version 2.0. See the LICENSE file at the root of this repository.
 """PyTorch models of CP-SigLIP's image tower, on transformers' own classes."""
 
-from torch import nn
-from transformers import initialization as init
 from transformers.models.siglip.modeling_siglip import (
     SiglipAttention,
     SiglipEncoderLayer,
@@ -13,7 +11,6 @@ from transformers.models.siglip.modeling_siglip import (
 )
 
 from .configuration_cp_siglip_vision_model import CPSiglipVisionConfig
-from .context_pool import PoolProjection
 from .modeling_context_pool import PooledAttention, PooledLayer, PooledTowerModel
 
 
@@ -39,11 +36,7 @@ class CPSiglipPreTrainedModel(PooledTowerModel, SiglipPreTrainedModel):
     def num_prefix_tokens(self) -> int:
         return 0
 
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, PoolProjection):
-            # Small, as in the other families, so that sigma and the weights start near what the biases say.
-            init.normal_(module.weight, std=0.02)
+    draws_projections = True
 
 
 class CPSiglipVisionModel(CPSiglipPreTrainedModel, SiglipVisionModel):

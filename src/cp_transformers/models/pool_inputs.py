@@ -14,7 +14,7 @@ from transformers.utils.generic import is_flash_attention_requested
 
 from .context_pool import ContextPool
 from .linear_pool import can_be_read, is_traced
-from .token_groups import group_grid, lay_out, repeat_groups, take, valid_groups
+from .token_groups import group_grid, lay_out, number_runs, repeat_groups, take, valid_groups
 
 
 if TYPE_CHECKING:
@@ -337,11 +337,16 @@ def packed_segments(config: PreTrainedConfig, tokens: torch.Tensor, arguments: d
 
 
 def class_tokens(valid: torch.Tensor, segments: torch.Tensor | None = None) -> torch.Tensor:
-    """`(batch, tokens)`, True at the first token of each row, or of each of its segments, that is True in `valid`."""
+    """`(batch, tokens)`, True at the first `valid` token of each row, or of each of its segments, which are runs of
+    tokens."""
     if segments is None:
         return valid & (valid.cumsum(dim=1) == 1)
-    of_one = segments[:, :, None] == segments[:, None, :]
-    return valid & ~(of_one & valid[:, None]).tril(-1).any(dim=-1)
+    run = number_runs(segments)
+    num_tokens = run.shape[1]
+    index = torch.arange(num_tokens, device=run.device).expand_as(run)
+    candidates = torch.where(valid, index, num_tokens)
+    first = torch.full_like(index, num_tokens).scatter_reduce(1, run, candidates, "amin")
+    return valid & (index == first.gather(1, run))
 
 
 def without_class_tokens(

@@ -41,6 +41,11 @@ def take(tokens: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[-1]))
 
 
+def number_runs(segments: torch.Tensor) -> torch.Tensor:
+    """`(batch, tokens)`, which of its row's runs of equal `segments`, `(batch, tokens)`, each token is in, from 0."""
+    return F.pad((segments[:, 1:] != segments[:, :-1]).long(), (1, 0)).cumsum(dim=1)
+
+
 def lay_out(mask: torch.Tensor | None, segments: torch.Tensor | None, stride: int) -> Layout | None:
     """The layout of a sequence's tokens; None where they stand so already.
 
@@ -71,7 +76,7 @@ def _lay_out_packed(mask: torch.Tensor | None, segments: torch.Tensor, stride: i
     num_tokens = segments.shape[1]
     index = torch.arange(num_tokens, device=segments.device).expand_as(segments)
     valid = torch.ones_like(segments, dtype=torch.bool) if mask is None else mask
-    run = F.pad((segments[:, 1:] != segments[:, :-1]).long(), (1, 0)).cumsum(dim=1)
+    run = number_runs(segments)
     # Of each run the first and the last valid token.
     first = torch.full_like(index, num_tokens).scatter_reduce(1, run, torch.where(valid, index, num_tokens), "amin")
     last = torch.full_like(index, -1).scatter_reduce(1, run, torch.where(valid, index, -1), "amax")

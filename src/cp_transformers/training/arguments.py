@@ -220,12 +220,17 @@ def as_mapping(name: str, text: str) -> dict[str, Any]:
 
 def _without_other_data(from_file: Sequence[str], command_line: Sequence[str]) -> list[str]:
     """The options of a file without those that name other data than the command line does."""
-    given = {option.partition("=")[0].removeprefix("--") for option in command_line if option.startswith("--")}
+    given = {_option_name(each) for each in command_line if each.startswith("--")}
     others = [names for names in DATA_OPTIONS if not given & set(names)]
     if len(others) == len(DATA_OPTIONS):
         return list(from_file)
-    left_out = {f"--{name}" for names in others for name in names}
-    return [option for option in from_file if option.partition("=")[0] not in left_out]
+    left_out = {name for names in others for name in names}
+    return [option for option in from_file if _option_name(option) not in left_out]
+
+
+def _option_name(argument: str) -> str:
+    """The name of an option, which may be written with hyphens as with underscores."""
+    return argument.partition("=")[0].removeprefix("--").replace("-", "_")
 
 
 def resolve(*parsed: Any) -> dict[str, Any]:

@@ -305,7 +305,7 @@ def _load_texts(
     name, teacher = arguments.model_name_or_path, str(distillation.teacher)
     if arguments.data_dir is not None:
         raise ValueError(f"{name} reads texts: give them by --train_file and --validation_file, or --dataset_name.")
-    if max_tokens(config) < arguments.max_length:
+    if 0 < max_tokens(config) < arguments.max_length:
         raise ValueError(
             f"{name} has {max_tokens(config)} positions, fewer than --max_length, {arguments.max_length}."
         )

@@ -468,7 +468,9 @@ def _run_seed(arguments: GlueArguments, run_folder: RunFolder, shared: _Shared) 
             values[split] = {"loss": measured["eval_loss"], **own}
     if training.do_predict:
         for split, name in task.server_files.items():
-            predicted = to_numbers(trainer.predict(shared.rows["predict", split]).predictions)
+            scores = trainer.predict(shared.rows["predict", split]).predictions
+            check_finite(scores)
+            predicted = to_numbers(scores)
             if trainer.is_world_process_zero():
                 write_predictions(run_folder.path / "predictions" / f"{name}.tsv", predicted, task)
     return values

@@ -89,7 +89,8 @@ def evaluate_checkpoint(
         progress=progress,
         resume=training.resume_from_checkpoint is not None,
         show_progress=not training.disable_tqdm,
-        fingerprint=f"{weights} {preprocessing.options} {normalization(preprocessing.processor)} {training.bf16} "
+        fingerprint=f"{weights} {preprocessing.options} {preprocessing.image_size} {preprocessing.crop_pct} "
+        f"{preprocessing.interpolation} {normalization(preprocessing.processor)} {training.bf16} "
         f"{training.bf16_full_eval} {arguments.real_labels} {arguments.max_eval_samples}",
     )
     reduced = training.bf16 or training.bf16_full_eval

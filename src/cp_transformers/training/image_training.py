@@ -222,7 +222,7 @@ class CorruptImages:
             return
         self.seen.add(message)
         line = f"{message}\n".encode()
-        if self.path.is_file() and line in self.path.read_bytes():
+        if self.path.is_file() and line in self.path.read_bytes().splitlines(keepends=True):
             return
         file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         try:

@@ -306,7 +306,7 @@ def _check_fit(config: Any, arguments: MlmArguments, tokenizer: PreTrainedTokeni
 
 def _check_positions(config: Any, arguments: MlmArguments) -> None:
     """Refuses a model with fewer positions than the rows."""
-    if max_tokens(config) < arguments.max_length:
+    if 0 < max_tokens(config) < arguments.max_length:
         raise ValueError(
             f"The model has {max_tokens(config)} positions, fewer than max_length, {arguments.max_length}."
         )

@@ -23,7 +23,7 @@ from .distillation import (
     soft_label_loss,
 )
 from .image_data import as_pair
-from .metrics import rank_correlation
+from .metrics import check_finite, rank_correlation
 
 
 # The metrics by their names, with what each measures.
@@ -185,6 +185,7 @@ def mean_scores(prediction: EvalPrediction, distillation: RecoveryArguments) -> 
     hidden, tokens, soft, agreed, rows, embedding, first, examples = values.sum(axis=0).tolist()
     if not examples:
         raise ValueError("None of the held-out images can be read.")
+    check_finite(values)
     sums = {"hidden": (hidden, tokens), "logits": (soft, rows)}
     sums |= {"embedding": (embedding, examples), "class_token": (first, examples)}
     weights = distillation.weights
