@@ -194,6 +194,10 @@ CLAIMS: dict[str, list[tuple[str, str, str, str]]] = {
         ("embeddings", "ContextPool", "means", "product_reviews"),
         ("embeddings", "ContextPool before 1", "4 layers", "product_reviews"),
         ("embeddings", "ContextPool before 3", "5 layers", "product_reviews"),
+        ("photographs", "ContextPool", "means", "error"),
+        ("photographs", "ContextPool before 7", "means before 7", "error"),
+        ("photographs", "ContextPool", "means", "digits"),
+        ("photographs", "ContextPool before 7", "means before 7", "digits"),
     ],
     "fewer layers": [
         ("texts", "CP-BERT, 2 layers", "BERT, 6 layers", "loss"),

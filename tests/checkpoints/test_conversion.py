@@ -269,6 +269,14 @@ def test_after_a_cut_the_command_says_what_is_equal_and_what_comes_next(name, co
     assert f"cp-transformers distill --teacher {tmp_path / 'source'} --model_name_or_path {tmp_path / 'cut'}" in said
     named = [each for each in ("glue", "mlm", "imagenet") if f"cp-transformers {each} " in said]
     assert named == ([command] if command else [])
+    rates = "1e-5 --pool_learning_rate 3e-3" if name.startswith("ViT") else "2e-4 --pool_learning_rate 1e-3"
+    assert f"--learning_rate {rates} --warmup_steps" in said
+
+
+def test_after_a_cut_without_pooling_no_rate_of_the_pooling_is_named(tmp_path, capsys):
+    tiny_stock("BertModel").save_pretrained(tmp_path / "source")
+    assert cli(["convert", str(tmp_path / "source"), str(tmp_path / "cut"), "--layers", "0,1", "--no-pool"]) == 0
+    assert "--learning_rate 2e-4 --warmup_steps" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("options", [(), ("--layers", "first:4"), ("--layers", "0,1,2,3")])

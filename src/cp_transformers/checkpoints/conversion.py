@@ -586,11 +586,16 @@ def _what_comes_next(options: Mapping[str, Any], source_class: str) -> list[str]
     if family.pretraining_model is not None:
         commands["ForPreTraining"] = commands["ForMaskedLM"]
     command = next((each for end, each in commands.items() if source_class.endswith(end)), None)
-    data = "--train_file TEXTS.txt" if family.is_text else "--data_dir IMAGES"
+    if family.is_text:
+        data, rates, pool_rate = "--train_file TEXTS.txt", "--learning_rate 2e-4", "1e-3"
+    else:
+        data, rates, pool_rate = "--data_dir IMAGES", "--learning_rate 1e-5", "3e-3"
+    if options.get("pool_layers") != []:
+        rates += f" --pool_learning_rate {pool_rate}"
     lines = [
         "The model is worse than the whole source until it has learned from it. Next, with texts or images of yours:",
         f"  cp-transformers distill --teacher {source} --model_name_or_path {output} \\",
-        f"      {data} --do_train --do_eval --learning_rate 2e-4 --warmup_steps 0.1 \\",
+        f"      {data} --do_train --do_eval {rates} --warmup_steps 0.1 \\",
         f"      --per_device_train_batch_size 32 --output_dir {result}",
     ]
     return lines + (

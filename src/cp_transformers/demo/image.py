@@ -46,12 +46,12 @@ BATCH, TRAIN_CROPS, TEST_CROPS = 8, 960, 140
 SHOWN = 1  # of the photographs that are not trained on, the one in the picture
 # What results/demo_image.json holds, which no package brings.
 RECORDED: dict[str, Any] = {
-    "settings": {"seed": 0, "steps": 200, "learning_rate": 0.0001, "pool_learning_rate": 0.001},
+    "settings": {"seed": 0, "steps": 200, "learning_rate": 1e-05, "pool_learning_rate": 0.003},
     "error": {
-        "all layers and patches": 4.002026149204799e-08,
-        "6 of the layers": 0.7359452000686101,
-        "means of 2 x 2": 0.5424892072166715,
-        "ContextPool of 2 x 2": 0.5424824348517827,
+        "all layers and patches": 3.3208302089146206e-08,
+        "6 of the layers": 0.7136512377432415,
+        "means of 2 x 2": 0.26495473427431926,
+        "ContextPool of 2 x 2": 0.22627054282597134,
     },
     "torch": "2.14.1+cu130",
 }
@@ -115,8 +115,8 @@ def run(
     *,
     seed: int = 0,
     steps: int = 200,
-    learning_rate: float = 1e-4,
-    pool_learning_rate: float = 1e-3,
+    learning_rate: float = 1e-5,
+    pool_learning_rate: float = 3e-3,
     quick: bool = False,
 ) -> dict[str, Any]:
     """Runs the demo and writes `results.json`, `error.png`, `pooled.png` and three checkpoints to `output`.
