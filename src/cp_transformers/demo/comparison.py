@@ -223,12 +223,15 @@ def draw_against_cost(
     figure = Figure(figsize=(6, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
+    times = [row["milliseconds_a_batch"] for row in results["arms"]]
     for row in results["arms"]:
         color = "tab:orange" if "CP" in row["model"] or "ContextPool" in row["model"] else "tab:blue"
         x, y, error = row["milliseconds_a_batch"], scale * row[metric], scale * row[f"{metric}_standard_error"]
         axes.errorbar(x, y, yerr=error, fmt="o", capsize=3, color=color)
-        axes.annotate(row["model"], (x, y - error), (0, -14), textcoords="offset points", ha="center", color=color)
-    axes.margins(x=0.25, y=0.2)
+        # Beside the point, on the side where there is room.
+        offset, side = (8, "left") if 2 * x < min(times) + max(times) else (-8, "right")
+        axes.annotate(row["model"], (x, y), (offset, 0), textcoords="offset points", ha=side, va="center", color=color)
+    axes.margins(x=0.1, y=0.1)
     axes.set_xlabel(f"forward pass, ms {cost_label} ({results['threads']} threads)")
     axes.set_ylabel(label)
     axes.set_title(title + (" (quick run: no evidence)" if results["quick"] else ""))
