@@ -130,6 +130,14 @@ def test_differences_are_zero_to_oneself_and_of_squares_by_their_means():
     assert found["patches"].min() > 0
 
 
+def test_each_pass_of_the_batches_is_over_all_crops_in_another_order():
+    batches = demo_image.draw_batches(16, 5, seed=0)
+    assert batches.shape == (5, demo_image.BATCH)
+    first, second = batches[:2].flatten().tolist(), batches[2:4].flatten().tolist()
+    assert sorted(first) == sorted(second) == list(range(16)) and first != second
+    assert not torch.equal(demo_image.draw_batches(16, 5, seed=1), batches)
+
+
 def test_pictures_of_a_wheel_are_read_and_large_ones_reduced(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "wheel", "w") as wheel:
         for name, size in {"b.jpg": (1000, 2400), "a.png": (300, 200)}.items():

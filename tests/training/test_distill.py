@@ -32,6 +32,8 @@ from transformers import (
     ViTForImageClassification,
     ViTImageProcessorPil,
     ViTModel,
+    XLNetConfig,
+    XLNetModel,
 )
 
 from cp_transformers import CPBertForSequenceClassification, CPBertModel, CPViTModel
@@ -246,6 +248,18 @@ def test_a_checkpoint_of_sentence_transformers_learns_its_embedding_and_nothing_
     ]
     card = (folder / "out" / "README.md").read_text()
     assert f"{after['embedding']:.4g}"[:5] in card and "rho against the teacher" in card
+
+
+def test_a_student_without_a_limit_of_positions_learns(texts, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(save_bert(tmp_path / "bert", BertModel))
+    config = XLNetConfig(vocab_size=len(tokenizer), d_model=16, n_layer=2, n_head=2, d_inner=16, pad_token_id=0)
+    for seed, name in enumerate(("teacher", "student")):
+        torch.manual_seed(seed)
+        XLNetModel(config).save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    results = distill(tmp_path / "student", tmp_path / "teacher", tmp_path / "out", *texts, *TRAIN)
+    before, after = (results["metrics"][when]["hidden"] for when in ("before", "after"))
+    assert after < before
 
 
 def test_a_model_that_has_diverged_has_no_results(texts, tmp_path, capsys):
